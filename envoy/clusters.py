@@ -1,0 +1,86 @@
+"""The services Envoy calls: how their replicas are found, judged and protected."""
+
+from shapes import TYPES, Yaml, address
+
+from services.kit.topology import Service
+
+BUFFER_BYTES = 32 * 1024
+"""How much of a connection's data waits in Envoy before the sender is made to wait, each way."""
+
+
+def cluster(service: Service) -> Yaml:
+    """The replicas of a service, found by DNS: one record for each, so that each gets its share of the calls."""
+    endpoint = {"endpoint": {"address": address(service.name, service.port)}}
+    return {
+        "name": service.name,
+        "type": "STRICT_DNS",
+        "dns_lookup_family": "V4_PREFERRED",
+        "dns_refresh_rate": "5s",
+        "connect_timeout": "1s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "lb_policy": "LEAST_REQUEST",
+        "load_assignment": {"cluster_name": service.name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        **_health(),
+        **_limits(),
+    }
+
+
+def _health() -> Yaml:
+    """Which replicas are used. Never one that is known to be dead, not even when it is the only one.
+
+    A reply is a sign of life whatever its status, so only failures to reach a replica eject it: an UNAVAILABLE for
+    want of a shared store would eject them all, and for longer than the store is away.
+    """
+    return {
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": "2s",
+                "unhealthy_interval": "1s",
+                "no_traffic_interval": "1s",
+                "no_traffic_healthy_interval": "2s",
+                "unhealthy_threshold": 2,
+                "healthy_threshold": 1,
+                "grpc_health_check": {},
+            }
+        ],
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "enforcing_success_rate": 0,
+            "enforcing_local_origin_success_rate": 0,
+            "interval": "2s",
+            "base_ejection_time": "10s",
+            "max_ejection_percent": 50,
+        },
+    }
+
+
+def _limits() -> Yaml:
+    """How much is sent to a service at once. Envoy's defaults would end at 1,024 requests."""
+    threshold = {
+        "priority": "DEFAULT",
+        "max_connections": 64,
+        "max_pending_requests": 256,
+        "max_requests": 12_000,
+        "retry_budget": {"budget_percent": {"value": 20.0}, "min_retry_concurrency": 3},
+        "track_remaining": True,
+    }
+    http2 = {
+        "max_concurrent_streams": 1000,
+        "initial_stream_window_size": 65536,
+        "initial_connection_window_size": 1048576,
+        "connection_keepalive": {"interval": "30s", "timeout": "5s"},
+    }
+    protocol = {
+        "@type": f"{TYPES}extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"idle_timeout": "300s"},
+        "explicit_http_config": {"http2_protocol_options": http2},
+    }
+    return {
+        "circuit_breakers": {"thresholds": [threshold]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+    }

@@ -1,0 +1,1 @@
+"""Myriad's hand-written code: one folder a service, and what they share."""

@@ -1,0 +1,72 @@
+"""What the kernel knows of processes: who is who after a pid was used again, who belongs to a stack, how much memory."""
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "MYRIAD_STACK"
+"""Variable in the environment of every process of a stack; its value is the stack's own."""
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process as it was when looked at."""
+
+    pid: int
+    session: int
+    """Pid of the process that began its session: that of the part it belongs to."""
+
+    started: str
+    """When it started. Pid and this name one process for good, over reboots too."""
+
+    resident: int
+    """Bytes of memory it holds, pages shared with others included."""
+
+
+def find(pid: int) -> Process | None:
+    """The process with this pid. None: there is none, or it has ended and only waits to be reaped."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()  # proc(5): the name may hold blanks; from field 3 on
+    if fields[0] in {"Z", "X"}:
+        return None
+    boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    pages = int(fields[21])
+    return Process(pid, int(fields[3]), f"{fields[19]}@{boot}", pages * resource.getpagesize())
+
+
+def marked(mark: str) -> list[Process]:
+    """Every process of this machine that carries the mark of a stack."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for folder in _PROC.iterdir():
+        if folder.name.isdigit() and wanted in _environment(folder):
+            process = find(int(folder.name))
+            if process is not None:
+                found.append(process)
+    return found
+
+
+def is_running(pid: int, started: str) -> bool:
+    """Whether the very process still runs."""
+    process = find(pid)
+    return process is not None and process.started == started
+
+
+def me() -> Process:
+    """This process."""
+    process = find(os.getpid())
+    assert process is not None
+    return process
+
+
+def _environment(folder: Path) -> list[bytes]:
+    try:
+        return (folder / "environ").read_bytes().split(b"\0")
+    except OSError:  # another user's, or it ended meanwhile
+        return []

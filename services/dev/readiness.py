@@ -1,0 +1,118 @@
+"""How to see that a part answers: one probe per kind of part."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+Probe = Callable[[str], Awaitable[None]]
+"""Takes host:port, returns when the part there answers, raises NotReady when it does not."""
+
+ATTEMPT_S = 2.0
+"""How long one try of a probe may take."""
+
+EVERY_S = 0.1
+"""Time between two tries."""
+
+
+class NotReady(Exception):
+    """The part does not answer as it should. The message says what was seen."""
+
+
+async def check(probe: Probe, address: str) -> None:
+    """Tries a probe once.
+
+    Raises:
+        NotReady: in every case of failure.
+    """
+    try:
+        async with asyncio.timeout(ATTEMPT_S):
+            await probe(address)
+    except TimeoutError:
+        raise NotReady("no answer") from None
+    except OSError:
+        raise NotReady("nothing listens") from None
+
+
+async def until_ready(probe: Probe, address: str, timeout_s: float) -> None:
+    """Tries a probe until it passes.
+
+    Raises:
+        NotReady: it did not within `timeout_s` seconds. Carries what was seen last.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout_s
+    while True:
+        try:
+            return await check(probe, address)
+        except NotReady as error:
+            if loop.time() > end:
+                raise NotReady(f"not ready after {timeout_s:.0f} s: {error}") from None
+        await asyncio.sleep(EVERY_S)
+
+
+async def valkey(address: str) -> None:
+    """PING is answered with PONG: it is up, and has read its data."""
+    reply = await _exchange(address, b"PING\r\n")
+    if not reply.startswith(b"+PONG"):
+        raise NotReady(reply.decode(errors="replace").strip() or "closed the connection")
+
+
+async def health(address: str) -> None:
+    """grpc.health.v1 says SERVING: our services, and Triton once every model is loaded."""
+    reply = await _call(address, "/grpc.health.v1.Health/Check", b"")
+    status = health_pb2.HealthCheckResponse.FromString(reply).status
+    if status != health_pb2.HealthCheckResponse.SERVING:
+        raise NotReady("waits for what it needs")
+
+
+async def milvus(address: str) -> None:
+    """Milvus answers which version it is."""
+    await _call(address, "/milvus.proto.milvus.MilvusService/GetVersion", b"")
+
+
+def http(path: str) -> Probe:
+    """GET of `path` answers 200."""
+
+    async def probe(address: str) -> None:
+        request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        status = (await _exchange(address, request.encode())).partition(b"\r\n")[0].decode(errors="replace")
+        if status.split(" ")[1:2] != ["200"]:
+            raise NotReady(f"answers {status or 'nothing'}")
+
+    return probe
+
+
+async def _exchange(address: str, request: bytes) -> bytes:
+    """Sends bytes; returns the first bytes that come back."""
+    host, port = address.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(request)
+        await writer.drain()
+        return await reader.read(4096)
+    finally:
+        writer.close()
+
+
+async def _call(address: str, method: str, request: bytes) -> bytes:
+    """Calls a unary gRPC method with bytes.
+
+    Raises:
+        NotReady: it was refused.
+    """
+    # A channel waits a second after a failed connect; looking first whether something listens does not.
+    await _connect(address)
+    options = [("grpc.enable_http_proxy", 0)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        try:
+            return bytes(await channel.unary_unary(method)(request, timeout=ATTEMPT_S))
+        except grpc.aio.AioRpcError as error:
+            raise NotReady(f"{error.code().name}: {error.details()}") from None
+
+
+async def _connect(address: str) -> None:
+    host, port = address.rsplit(":", 1)
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.close()

@@ -1,0 +1,1 @@
+"""The library every service runs on. It knows no service."""

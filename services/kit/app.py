@@ -1,0 +1,131 @@
+"""What a composition root is given, and what it gives back."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from services.kit import topology
+from services.kit.chain import Interceptor, Registry
+from services.kit.clients import Network
+from services.kit.errors import Unavailable
+from services.kit.interceptors.deadline import deadline
+from services.kit.interceptors.errors import errors
+from services.kit.interceptors.identity import identity
+from services.kit.interceptors.telemetry import telemetry
+from services.kit.interceptors.validation import validation
+from services.kit.telemetry import Telemetry, open_telemetry
+
+STREAM_TIMEOUT_S = 900.0
+"""Longest time of a stream; a client resumes by its cursor."""
+
+
+@dataclass(frozen=True)
+class KitConfig:
+    """What every process is told, whichever services it runs. Variables: `MYRIAD_<FIELD>`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+
+    port: int = 0
+    """Port of gRPC. 0: the service's own of the topology."""
+
+    metrics_port: int = 0
+    """Port of Prometheus metrics, on `host`. 0: the service's own of the topology. -1: none."""
+
+    auth: str = "mesh"
+    """`mesh`: identity headers count only beside the mesh token. `insecure-dev`: believed as sent."""
+
+    mesh_token_file: Path | None = None
+    """File with the token that peers of the mesh prove themselves with. Needed when `auth` is `mesh`."""
+
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+
+    otlp_endpoint: str = ""
+    """Where spans go, OTLP over gRPC (`http://localhost:4317`). Empty: nowhere."""
+
+    trace_ratio: float = 1.0
+    """Share of the traces begun here that are recorded, 0 to 1."""
+
+    drain_s: float = 10.0
+    """After SIGTERM, seconds that calls under way may still take."""
+
+
+Check = Callable[[], Awaitable[None]]
+Closer = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class App:
+    """One service, built and ready to be served.
+
+    Args:
+        name: Its name in the topology.
+        add_to: Registers its servicers with the server it is given.
+        checks: What must answer before the service is ready; each raises when it does not.
+        closers: What to close, in the order it was opened; run in reverse.
+    """
+
+    name: str
+    add_to: Callable[[Any], None]
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    closers: Sequence[Closer] = ()
+
+
+class Kit:
+    """What every composition root of a process shares."""
+
+    def __init__(self, telemetry: Telemetry, mesh_token: str | None) -> None:
+        """Opens nothing. `mesh_token` None: identity is believed as sent (`insecure-dev`)."""
+        self.telemetry = telemetry
+        self.network = Network(mesh_token)
+        self._mesh_token = mesh_token
+
+    def registry(self, app: App) -> Registry:
+        """The app's methods, each with the chain around it, and within reach of `inproc:`."""
+        registry = Registry(self._interceptors(topology.SERVICES[app.name].timeout_s))
+        app.add_to(registry)
+        self.network.inproc[app.name] = registry
+        return registry
+
+    def _interceptors(self, timeout_s: float) -> list[Interceptor]:
+        return [
+            errors,  # outermost: nothing escapes untranslated, not even from another interceptor
+            telemetry(self.telemetry),  # inside: sees the real class; outside of all that may refuse, so it counts that
+            deadline(timeout_s, STREAM_TIMEOUT_S),  # before any waiting
+            identity(self._mesh_token),  # before the request is even decoded
+            validation(),  # innermost: the handler sees a request that keeps its contract
+        ]
+
+
+def open_kit(config: KitConfig, service: str) -> Kit:
+    """The kit of a process.
+
+    Raises:
+        ValueError: `auth` is neither `mesh` nor `insecure-dev`, or `mesh` has no token.
+    """
+    if config.auth not in {"mesh", "insecure-dev"}:
+        raise ValueError(f"MYRIAD_AUTH must be mesh or insecure-dev, is {config.auth!r}")
+    token = None
+    if config.auth == "mesh":
+        token = config.mesh_token_file.read_text().strip() if config.mesh_token_file else ""
+        if not token:
+            raise ValueError("MYRIAD_AUTH=mesh needs MYRIAD_MESH_TOKEN_FILE, a file that holds the mesh's token")
+    return Kit(open_telemetry(service, config.otlp_endpoint, config.trace_ratio), token)
+
+
+async def ready(checks: Mapping[str, Check]) -> None:
+    """Returns when every check passes.
+
+    Raises:
+        Unavailable: names those that do not.
+    """
+    failed = []
+    for name, check in checks.items():
+        try:
+            await check()
+        except Exception:  # noqa: BLE001 - whatever a check raises, it is not ready
+            failed.append(name)
+    if failed:
+        raise Unavailable(f"waiting for {', '.join(failed)}")

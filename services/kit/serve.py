@@ -1,0 +1,190 @@
+"""Runs services in this process: binds, reports health, drains on SIGTERM, closes in reverse."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import prometheus_client
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.kit import topology
+from services.kit.app import App, Kit, KitConfig, open_kit, ready
+from services.kit.call import Call
+from services.kit.chain import Endpoint, Registry
+from services.kit.config import ConfigError, describe, load
+from services.kit.errors import ServiceError, Unavailable
+from services.kit.status import to_status
+from services.kit.telemetry import log_to_stdout
+
+Config = TypeVar("Config")
+Build = Callable[[Config, Kit], Awaitable[App]]
+
+log = structlog.get_logger(__name__)
+LIVENESS = "liveness"
+"""Health of the process alone: SERVING as long as it answers, whatever it waits for."""
+_CHECK_EVERY_S = 1.0
+_CHECK_TIMEOUT_S = 2.0
+_SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+def main(name: str, config_type: type[Config], build: Build[Config]) -> None:
+    """Runs one service until it is told to stop: the whole of its `__main__`."""
+    try:
+        kit_config = load(KitConfig, os.environ, "MYRIAD_", strict=False)
+        config = load(config_type, os.environ, f"MYRIAD_{name.upper()}_")
+        kit = open_kit(kit_config, name)
+    except (ConfigError, ValueError, OSError) as error:
+        sys.exit(f"{name} cannot start: {error}")
+    log_to_stdout(kit_config.log_level)
+    log.info("starting", service=name, **describe(kit_config), **describe(config))
+
+    async def run() -> None:
+        await serve([await build(config, kit)], kit, kit_config)
+
+    asyncio.run(run())
+
+
+async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
+    """Serves `apps` on one port until SIGTERM or SIGINT.
+
+    Raises:
+        RuntimeError: the port cannot be bound.
+    """
+    async with AsyncExitStack() as closing:
+        closing.callback(kit.telemetry.close)
+        closing.push_async_callback(kit.network.close)
+        for app in apps:
+            for closer in app.closers:
+                closing.push_async_callback(closer)
+        registries = [kit.registry(app) for app in apps]
+        row = topology.SERVICES[apps[0].name]
+        server, status = grpc_server(registries)
+        address = f"{config.host}:{config.port or row.port}"
+        server.add_insecure_port(address)
+        await server.start()
+        closing.push_async_callback(server.stop, 0)
+        if config.metrics_port >= 0:
+            port = config.metrics_port or row.metrics_port
+            metrics, _ = prometheus_client.start_http_server(port, config.host, kit.telemetry.metrics)
+            closing.callback(metrics.shutdown)
+        watch = asyncio.create_task(_watch_readiness(apps, status))
+        closing.callback(watch.cancel)
+        log.info("listening", address=address)
+        await _told_to_stop()
+        log.info("draining", seconds=config.drain_s)
+        watch.cancel()
+        await status.enter_graceful_shutdown()
+        await server.stop(config.drain_s)
+    log.info("stopped")
+
+
+def grpc_server(registries: Sequence[Registry]) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """A server of these methods with health and reflection, neither bound nor started, and its health."""
+    server = grpc.aio.server(options=_OPTIONS)
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    names = [name for registry in registries for name in registry.services]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    server.add_generic_rpc_handlers([_Handlers(registry) for registry in registries])
+    return server, status
+
+
+async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthServicer) -> None:
+    """Keeps the health service true: overall (``), per proto service, and `liveness`."""
+    await status.set(LIVENESS, _SERVING)
+    said: dict[str, str] | None = None
+    while True:
+        waiting = {}
+        for app in apps:
+            try:
+                async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                    await ready(app.checks)
+            except TimeoutError:
+                waiting[app.name] = "the checks took too long"
+            except Unavailable as error:
+                waiting[app.name] = error.message
+            serving = _NOT_SERVING if app.name in waiting else _SERVING
+            await status.set(topology.SERVICES[app.name].proto_service, serving)
+        await status.set("", _NOT_SERVING if waiting else _SERVING)
+        if waiting != said:
+            log.info("not ready" if waiting else "ready", **waiting)
+            said = waiting
+        await asyncio.sleep(_CHECK_EVERY_S)
+
+
+async def _told_to_stop() -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, told.set)
+    await told.wait()
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """The socket's driver of the chain."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._handlers: dict[str, Any] = {
+            path: grpc.unary_stream_rpc_method_handler(_stream(endpoint))
+            if endpoint.method.streams
+            else grpc.unary_unary_rpc_method_handler(_unary(endpoint))
+            for path, endpoint in registry.endpoints.items()
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(handler_call_details.method)
+
+
+def _call(endpoint: Endpoint, body: bytes, context: Any) -> Call:
+    remaining = context.time_remaining()
+    return Call(
+        method=endpoint.method.path,
+        metadata={key: value for key, value in context.invocation_metadata() if isinstance(value, str)},
+        deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
+        peer=context.peer(),
+        body=body,
+    )
+
+
+async def _refuse(context: Any, error: ServiceError) -> NoReturn:
+    status = to_status(error)
+    await context.abort(status.code, status.message, status.trailers)
+    raise AssertionError("abort returned")
+
+
+def _unary(endpoint: Endpoint) -> Any:
+    async def behaviour(body: bytes, context: Any) -> bytes:
+        call = _call(endpoint, body, context)
+        try:
+            reply = await endpoint.unary(call)
+        except ServiceError as error:
+            await _refuse(context, error)
+        if call.reply_metadata:
+            await context.send_initial_metadata(tuple(call.reply_metadata.items()))
+        return reply
+
+    return behaviour
+
+
+def _stream(endpoint: Endpoint) -> Any:
+    async def behaviour(body: bytes, context: Any) -> None:
+        try:
+            await endpoint.stream(_call(endpoint, body, context), context.write)
+        except ServiceError as error:
+            await _refuse(context, error)
+
+    return behaviour

@@ -1,0 +1,102 @@
+"""Traces, metrics and logs: set up once per process, handed to whoever needs them.
+
+Names of our own attributes and metrics stand here and nowhere else; OpenTelemetry's semantic conventions come first.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from services.kit.call import current_call
+
+_LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+@dataclass(frozen=True, slots=True)
+class CallMetrics:
+    """Rate, errors and duration of the calls a service answers."""
+
+    seconds: Histogram
+    errors: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What a process reports with.
+
+    Args:
+        tracer: Makes spans.
+        metrics: Holds the process's metrics.
+        calls: Metrics of the calls it answers.
+        provider: Flushes spans at the end. None: nothing is exported.
+    """
+
+    tracer: trace.Tracer
+    metrics: CollectorRegistry
+    calls: CallMetrics
+    provider: TracerProvider | None = field(default=None, repr=False)
+
+    def close(self) -> None:
+        """Sends the spans that wait."""
+        if self.provider is not None:
+            self.provider.shutdown()
+
+
+def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Telemetry:
+    """Telemetry of one process.
+
+    Args:
+        service: Its name in traces.
+        otlp_endpoint: Where spans go, OTLP over gRPC (`http://localhost:4317`). Empty: trace ids are made and passed
+            on, so that logs of one request can be joined, but no span is recorded.
+        sample_ratio: Share of traces begun here that are recorded, 0 to 1. A caller's decision is kept.
+    """
+    sampler = ParentBased(TraceIdRatioBased(sample_ratio)) if otlp_endpoint else ALWAYS_OFF
+    provider = TracerProvider(sampler=sampler, resource=Resource({SERVICE_NAME: service}), shutdown_on_exit=False)
+    if otlp_endpoint:
+        exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    metrics = CollectorRegistry()
+    calls = CallMetrics(
+        Histogram("myriad_rpc_seconds", "Time to answer a call.", ["method"], buckets=_LATENCY_S, registry=metrics),
+        Counter("myriad_rpc_errors", "Calls that ended in an error.", ["method", "code"], registry=metrics),
+    )
+    return Telemetry(provider.get_tracer("myriad"), metrics, calls, provider)
+
+
+def log_to_stdout(level: str) -> None:
+    """Logs as JSON, a line each, with the trace id of the call at hand. For a process's start, not for libraries."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _add_call,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _add_call(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        entry["trace_id"] = trace.format_trace_id(context.trace_id)
+    call = current_call()
+    if call is not None:
+        entry.setdefault("method", call.method)
+    return entry

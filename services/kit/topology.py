@@ -1,0 +1,75 @@
+"""The one table of what listens where: names, default ports and time budgets of every part of the stack.
+
+Readers: Envoy's renderer, the launcher in `services.dev`, the manifests' tests and the documentation's tests.
+The name of a row is also its folder, proto package, Envoy cluster, k8s object and `service.name`.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+METRICS_OFFSET = 100
+"""A service's Prometheus endpoint listens this many ports above its gRPC port."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of our gRPC services."""
+
+    name: str
+    """The bare word used everywhere."""
+
+    port: int
+    """Default gRPC port."""
+
+    proto_service: str
+    """Full name of the proto service."""
+
+    public: bool
+    """Whether Envoy has a route to any of its methods."""
+
+    timeout_s: float
+    """Longest a unary call to it may take, in seconds: the route's deadline at Envoy and the cap in our channels."""
+
+    @property
+    def metrics_port(self) -> int:
+        """Default port of the Prometheus endpoint."""
+        return self.port + METRICS_OFFSET
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Something that listens and is not one of our services."""
+
+    name: str
+    port: int
+    loopback: bool = False
+    """Whether it must never be reachable from another machine."""
+
+
+SERVICES = MappingProxyType(
+    {
+        service.name: service
+        for service in (
+            Service("orchestrator", 7100, "myriad.orchestrator.v1.OrchestratorService", public=True, timeout_s=30.0),
+            Service("nlu", 7101, "myriad.nlu.v1.NluService", public=False, timeout_s=2.0),
+            Service("retrieval", 7102, "myriad.retrieval.v1.RetrievalService", public=False, timeout_s=30.0),
+            Service("toolexec", 7103, "myriad.toolexec.v1.ToolExecService", public=False, timeout_s=65.0),
+            Service("memory", 7104, "myriad.memory.v1.MemoryService", public=False, timeout_s=2.0),
+        )
+    }
+)
+
+ENDPOINTS = MappingProxyType(
+    {
+        endpoint.name: endpoint
+        for endpoint in (
+            Endpoint("envoy", 8080),
+            Endpoint("envoy_admin", 9901, loopback=True),
+            Endpoint("triton", 8001),
+            Endpoint("triton_metrics", 8002),
+            Endpoint("milvus", 19530),
+            Endpoint("valkey", 6379),
+            Endpoint("crm", 7180, loopback=True),
+        )
+    }
+)

@@ -1,0 +1,58 @@
+"""A service of one scripted servicer, reached over a socket or within the process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from services.kit import serve
+from services.kit.app import App, Kit
+from services.kit.call import Principal, current_principal
+from services.kit.clients import INPROC, Client
+from services.kit.telemetry import open_telemetry
+
+
+@dataclass
+class Scripted(orchestrator_pb2_grpc.OrchestratorServiceServicer):
+    """Answers GetRun and WatchRun as the test says, and keeps what it saw."""
+
+    get_run: Callable[[pb.GetRunRequest], Awaitable[pb.GetRunResponse]] | None = None
+    watch_run: Callable[[pb.WatchRunRequest], AsyncIterator[pb.RunEvent]] | None = None
+    principals: list[Principal] = field(default_factory=list)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def GetRun(self, request, context):
+        self.principals.append(current_principal())
+        try:
+            return await self.get_run(request)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def WatchRun(self, request, context):
+        try:
+            async for event in self.watch_run(request):
+                yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.set()
+            raise
+
+
+@asynccontextmanager
+async def reached(kind: str, servicer: Scripted, mesh_token: str | None = None) -> AsyncIterator[Client]:
+    """A client of `servicer` over a `socket` or `inproc`."""
+    kit = Kit(open_telemetry("test", "", 0.0), mesh_token)
+    add = orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server
+    registry = kit.registry(App("orchestrator", lambda server: add(servicer, server)))
+    if kind == "inproc":
+        yield kit.network.client("orchestrator", INPROC)
+        await kit.network.close()
+        return
+    server, _ = serve.grpc_server([registry])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield kit.network.client("orchestrator", f"127.0.0.1:{port}")
+    await kit.network.close()
+    await server.stop(0)
