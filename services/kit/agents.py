@@ -4,7 +4,6 @@ from collections import OrderedDict
 
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-
 from services.kit.call import current_principal
 from services.kit.clients import Client
 

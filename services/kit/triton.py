@@ -6,7 +6,7 @@ then has our deadline, is traced like any other, and is cancelled when the calle
 
 import array
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -58,7 +58,7 @@ class Triton:
         width = len(floats) // len(texts)
         return [floats[start : start + width] for start in range(0, len(floats), width)]
 
-    async def chat(self, model: str, body: Mapping[str, Any], timeout: float) -> AsyncIterator[dict[str, Any]]:
+    async def chat(self, model: str, body: Mapping[str, Any], timeout: float) -> AsyncGenerator[dict[str, Any]]:
         """Streams an answer: `chat.completion.chunk` objects. Leaving the iteration frees the model's slot.
 
         Args:

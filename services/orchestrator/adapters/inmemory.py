@@ -1,0 +1,127 @@
+"""The store side of turns without a store: for tests and for trying things out. It forgets when the process ends."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from services.kit.call import Principal, current_principal
+from services.kit.errors import LeaseLost, RequestIdReused, RunNotFound, SessionBusy, SessionNotFound
+from services.orchestrator.domain import Message, Page, Turn
+
+
+@dataclass
+class _Run:
+    token: int
+    request: tuple[str, bytes]
+    lease_ends: float
+    entries: list[bytes] = field(default_factory=list)
+    over: bool = False
+    stop: bool = False
+
+
+@dataclass
+class _Session:
+    owner: Principal
+    agent: str
+    history: list[Message] = field(default_factory=list)
+    runs: list[_Run] = field(default_factory=list)
+
+
+class InMemoryTurns:
+    """`ports.Memory` and `ports.RunLog` over one dictionary."""
+
+    def __init__(self) -> None:
+        """Knows no session."""
+        self._sessions: dict[tuple[str, str], _Session] = {}
+
+    def add_session(self, owner: Principal, session_id: str, agent: str) -> None:
+        """Makes a session."""
+        self._sessions[owner.tenant, session_id] = _Session(owner, agent)
+
+    def history(self, principal: Principal, session_id: str) -> list[Message]:
+        """All that was said in a session."""
+        return self._session(principal, session_id).history
+
+    async def begin_turn(self, session_id: str, request_id: str, digest: bytes, lease_s: float) -> Turn:
+        """Takes the session for a run."""
+        session = self._session(current_principal(), session_id)
+        for number, run in enumerate(session.runs, 1):
+            if request_id and run.request[0] == request_id:
+                if run.request[1] != digest:
+                    raise RequestIdReused("the request id was used before with another body")
+                return Turn(f"{session_id}.{number}", 0, True, "", ())
+        now = asyncio.get_running_loop().time()
+        if session.runs and not session.runs[-1].over and session.runs[-1].lease_ends > now:
+            raise SessionBusy("another run holds the session", retry_after=session.runs[-1].lease_ends - now)
+        session.runs.append(_Run(len(session.runs) + 1, (request_id, digest), now + lease_s))
+        number = len(session.runs)
+        return Turn(f"{session_id}.{number}", number, False, session.agent, tuple(session.history))
+
+    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: bytes, sequence: int) -> None:
+        """Ends a turn that is kept."""
+        if self._end(turn, last, sequence):
+            self._session(current_principal(), turn.run_id.rpartition(".")[0]).history.extend(messages)
+
+    async def abandon_turn(self, turn: Turn, last: bytes, sequence: int) -> None:
+        """Ends a turn that leaves nothing in the history."""
+        self._end(turn, last, sequence)
+
+    async def agent_of(self, session_id: str) -> str:
+        """Name of the agent a session is with."""
+        return self._session(current_principal(), session_id).agent
+
+    async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
+        """Appends entries."""
+        run = self._writable(principal, turn)
+        known = run.entries[first_sequence - 1 :]
+        if list(entries[: len(known)]) != known:
+            raise LeaseLost("the log has another entry of that sequence")
+        run.entries.extend(entries[len(known) :])
+        return run.stop
+
+    async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
+        """Entries after a sequence."""
+        run = self._run(principal, run_id)
+        held = not run.over and run.lease_ends > asyncio.get_running_loop().time()
+        return Page(tuple(run.entries[after_sequence : after_sequence + limit]), run.over, held)
+
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
+        """The first and the newest entry."""
+        entries = self._run(principal, run_id).entries
+        if not entries:
+            raise RunNotFound("no such run")
+        return entries[0], entries[-1]
+
+    async def request_cancel(self, principal: Principal, run_id: str) -> None:
+        """Asks whoever owns the run to stop it."""
+        run = self._run(principal, run_id)
+        run.stop = run.stop or not run.over
+
+    def _session(self, principal: Principal, session_id: str) -> _Session:
+        session = self._sessions.get((principal.tenant, session_id))
+        if session is None or session.owner.user != principal.user:
+            raise SessionNotFound("no such session")
+        return session
+
+    def _run(self, principal: Principal, run_id: str) -> _Run:
+        session_id, _, number = run_id.rpartition(".")
+        session = self._sessions.get((principal.tenant, session_id))
+        if session is None or session.owner.user != principal.user or not 0 < int(number) <= len(session.runs):
+            raise RunNotFound("no such run")
+        return session.runs[int(number) - 1]
+
+    def _writable(self, principal: Principal, turn: Turn) -> _Run:
+        run = self._run(principal, turn.run_id)
+        latest = self._session(principal, turn.run_id.rpartition(".")[0]).runs[-1]
+        if run is not latest or run.over or run.token != turn.fencing_token:
+            raise LeaseLost("a later turn holds the session, or this one has ended")
+        return run
+
+    def _end(self, turn: Turn, last: bytes, sequence: int) -> bool:
+        """Ends a run. False: it had ended so already."""
+        run = self._run(current_principal(), turn.run_id)
+        if run.over and run.entries[sequence - 1 :] == [last]:
+            return False
+        self._writable(current_principal(), turn).entries.append(last)
+        run.over = True
+        return True

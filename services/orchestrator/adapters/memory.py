@@ -1,0 +1,176 @@
+"""The memory service: sessions, turns and agents."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf import json_format
+
+from myriad.common.v1 import common_pb2
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from services.kit.agents import AgentCatalog
+from services.kit.call import current_principal
+from services.kit.clients import Client
+from services.orchestrator.domain import Agent, Intent, Knowledge, Message, Role, Tool, ToolBinding, ToolCall, Turn
+
+_TIMEOUT_S = 2.0
+_LATEST_S = 1.0
+_AGENTS = 1024
+_ROLES = {
+    Role.SYSTEM: common_pb2.ROLE_SYSTEM,
+    Role.USER: common_pb2.ROLE_USER,
+    Role.ASSISTANT: common_pb2.ROLE_ASSISTANT,
+    Role.TOOL: common_pb2.ROLE_TOOL,
+}
+_ROLE_OF = {value: role for role, value in _ROLES.items()}
+
+
+class MemoryTurns:
+    """`ports.Memory` over gRPC."""
+
+    def __init__(self, client: Client) -> None:
+        """Calls over `client`."""
+        self._client = client
+        self._stub = memory_pb2_grpc.MemoryServiceStub(client.channel)
+
+    async def begin_turn(self, session_id: str, request_id: str, digest: bytes, lease_s: float) -> Turn:
+        """Takes the session for a run."""
+        request = memory_pb2.BeginTurnRequest(session_id=session_id, request_id=request_id, request_digest=digest)
+        request.lease.FromNanoseconds(int(lease_s * 1e9))
+        reply = await self._client.unary(self._stub.BeginTurn, request, timeout=_TIMEOUT_S)
+        return Turn(reply.run_id, reply.fencing_token, reply.attached, reply.agent, tuple(map(_message, reply.history)))
+
+    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: bytes, sequence: int) -> None:
+        """Ends a turn that is kept."""
+        request = memory_pb2.CommitTurnRequest(
+            run_id=turn.run_id,
+            fencing_token=turn.fencing_token,
+            messages=[_wire_message(message, turn.run_id) for message in messages],
+            last_event=last,
+            last_sequence=sequence,
+        )
+        await self._client.unary(self._stub.CommitTurn, request, timeout=_TIMEOUT_S)
+
+    async def abandon_turn(self, turn: Turn, last: bytes, sequence: int) -> None:
+        """Ends a turn that leaves nothing in the history."""
+        request = memory_pb2.AbandonTurnRequest(
+            run_id=turn.run_id, fencing_token=turn.fencing_token, last_event=last, last_sequence=sequence
+        )
+        await self._client.unary(self._stub.AbandonTurn, request, timeout=_TIMEOUT_S)
+
+    async def agent_of(self, session_id: str) -> str:
+        """Name of the agent a session is with."""
+        request = memory_pb2.GetSessionRequest(session_id=session_id)
+        return (await self._client.unary(self._stub.GetSession, request, timeout=_TIMEOUT_S)).session.agent
+
+
+class MemoryAgents:
+    """`ports.Agents`: the latest revision is asked for at most once a second and tenant."""
+
+    def __init__(self, client: Client) -> None:
+        """Reads over `client`."""
+        self._catalog = AgentCatalog(client)
+        self._latest: dict[tuple[str, str], tuple[float, Agent]] = {}
+
+    async def latest(self, name: str) -> Agent:
+        """The latest revision."""
+        key = (current_principal().tenant, name)
+        now = asyncio.get_running_loop().time()
+        known = self._latest.get(key)
+        if known is None or now - known[0] > _LATEST_S:
+            message = await self._catalog.get(name, 0)
+            agent = known[1] if known and known[1].revision == message.revision else agent_of(message)
+            if len(self._latest) >= _AGENTS:
+                self._latest.clear()
+            known = self._latest[key] = (now, agent)
+        return known[1]
+
+
+class MemoryDirectory:
+    """`servicer.Directory`: what memory owns passes through."""
+
+    def __init__(self, client: Client) -> None:
+        """Calls over `client`."""
+        self._client = client
+        self._stub = memory_pb2_grpc.MemoryServiceStub(client.channel)
+
+    async def create_session(self, request: memory_pb2.CreateSessionRequest) -> memory_pb2.CreateSessionResponse:
+        """Makes a session."""
+        return await self._client.unary(self._stub.CreateSession, request, timeout=_TIMEOUT_S)
+
+    async def get_session(self, request: memory_pb2.GetSessionRequest) -> memory_pb2.GetSessionResponse:
+        """Reads one."""
+        return await self._client.unary(self._stub.GetSession, request, timeout=_TIMEOUT_S)
+
+    async def list_sessions(self, request: memory_pb2.ListSessionsRequest) -> memory_pb2.ListSessionsResponse:
+        """Lists the caller's."""
+        return await self._client.unary(self._stub.ListSessions, request, timeout=_TIMEOUT_S)
+
+    async def delete_session(self, request: memory_pb2.DeleteSessionRequest) -> memory_pb2.DeleteSessionResponse:
+        """Deletes one."""
+        return await self._client.unary(self._stub.DeleteSession, request, timeout=_TIMEOUT_S)
+
+    async def get_agent(self, request: memory_pb2.GetAgentRequest) -> memory_pb2.GetAgentResponse:
+        """Reads an agent."""
+        return await self._client.unary(self._stub.GetAgent, request, timeout=_TIMEOUT_S)
+
+    async def list_agents(self, request: memory_pb2.ListAgentsRequest) -> memory_pb2.ListAgentsResponse:
+        """Lists the tenant's."""
+        return await self._client.unary(self._stub.ListAgents, request, timeout=_TIMEOUT_S)
+
+
+def agent_of(message: common_pb2.Agent) -> Agent:
+    """An agent as the turn has it, with the defaults of the contract filled in."""
+    model, limits = message.model, message.limits
+    return Agent(
+        name=message.name,
+        revision=message.revision,
+        persona=message.persona,
+        intents={intent.name: _intent(intent) for intent in message.intents},
+        tools={tool.name: _tool(tool) for tool in message.tools},
+        knowledge=_knowledge(message.knowledge) if message.HasField("knowledge") else None,
+        model=model.model,
+        max_answer_tokens=model.max_tokens or 256,
+        temperature=model.temperature if model.HasField("temperature") else 0.2,
+        model_chooses_tools=model.tool_choice == common_pb2.TOOL_CHOICE_MODEL,
+        max_steps=limits.max_steps or 6,
+        max_tokens=limits.max_tokens or 2048,
+        timeout_s=limits.timeout.ToNanoseconds() / 1e9 if limits.HasField("timeout") else 60.0,
+    )
+
+
+def _intent(intent: common_pb2.Intent) -> Intent:
+    binding = None
+    if intent.HasField("tool"):
+        binding = ToolBinding(intent.tool.name, dict(intent.tool.arguments), intent.tool.ask)
+    return Intent(intent.name, binding, intent.skip_knowledge)
+
+
+def _tool(tool: common_pb2.Tool) -> Tool:
+    parameters: dict[str, Any] = json_format.MessageToDict(tool.parameters)
+    timeout_s = tool.timeout.ToNanoseconds() / 1e9 if tool.HasField("timeout") else 10.0
+    return Tool(tool.name, tool.description, parameters, timeout_s)
+
+
+def _knowledge(knowledge: common_pb2.Knowledge) -> Knowledge:
+    return Knowledge(tuple(knowledge.collections), knowledge.top_k or 3, knowledge.min_score)
+
+
+def _message(message: common_pb2.Message) -> Message:
+    calls = tuple(ToolCall(call.tool_call_id, call.tool, call.arguments_json) for call in message.tool_calls)
+    return Message(_ROLE_OF[message.role], message.content, calls, message.tool_call_id)
+
+
+def _wire_message(message: Message, run_id: str) -> common_pb2.Message:
+    wire = common_pb2.Message(
+        role=_ROLES[message.role],
+        content=message.content,
+        tool_calls=[
+            common_pb2.ToolCall(tool_call_id=call.id, tool=call.tool, arguments_json=call.arguments_json)
+            for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+        run_id=run_id,
+    )
+    wire.create_time.GetCurrentTime()
+    return wire

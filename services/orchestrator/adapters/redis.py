@@ -1,0 +1,65 @@
+"""Run logs in Redis: a stream a run, in the tag of its session."""
+
+from collections.abc import Sequence
+
+from services.kit.call import Principal
+from services.kit.errors import RunNotFound
+from services.kit.keys import SessionKeys
+from services.kit.redis import Redis
+from services.orchestrator.domain import Page, Turn
+
+
+class RedisRunLog:
+    """`ports.RunLog` on the functions of `kit/functions.lua`, which memory's turns use too."""
+
+    def __init__(self, redis: Redis, log_ttl_s: float) -> None:
+        """Writes to `redis`; a log is kept `log_ttl_s` seconds after its last entry."""
+        self._redis = redis
+        self._log_ttl_ms = int(log_ttl_s * 1000)
+
+    async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
+        """Appends entries. True: someone asked for the run to stop."""
+        keys, run = _keys(principal, turn.run_id)
+        names = (keys.session, keys.lease, keys.log(run))
+        arguments = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, 0)
+        return bool(await self._redis.call("run_append", names, *arguments, *entries))
+
+    async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
+        """Entries after a sequence."""
+        keys, run = _keys(principal, run_id)
+        names = (keys.session, keys.lease, keys.log(run))
+        over, held, entries = await self._redis.call("run_read", names, principal.user, run, after_sequence, limit)
+        return Page(tuple(entries), bool(over), bool(held))
+
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
+        """The first and the newest entry."""
+        keys, run = _keys(principal, run_id)
+        names = (keys.session, keys.lease, keys.log(run))
+        read = self._redis.function("run_read", names, principal.user, run, 0, 1)
+        (_, _, first), newest = await self._redis.pipeline([read, ("XREVRANGE", keys.log(run), "+", "-", "COUNT", 1)])
+        if not first or not newest:
+            raise RunNotFound("no such run")
+        ((_, fields),) = newest
+        return first[0], fields[b"e"]
+
+    async def request_cancel(self, principal: Principal, run_id: str) -> None:
+        """Asks whoever owns the run to stop it."""
+        keys, run = _keys(principal, run_id)
+        await self._redis.call("run_cancel", (keys.session,), principal.user, run)
+
+    async def check(self) -> None:
+        """Returns when the store answers.
+
+        Raises:
+            StoreUnavailable: it does not.
+        """
+        await self._redis.check()
+
+    async def close(self) -> None:
+        """Closes its connections."""
+        await self._redis.close()
+
+
+def _keys(principal: Principal, run_id: str) -> tuple[SessionKeys, int]:
+    session_id, _, number = run_id.rpartition(".")
+    return SessionKeys(principal, session_id), int(number)

@@ -1,0 +1,180 @@
+"""Between the plain types of a turn and the messages of the contract."""
+
+import time
+from collections.abc import Sequence
+
+from google.rpc import status_pb2
+
+from myriad.common.v1 import common_pb2
+from myriad.nlu.v1 import nlu_pb2
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.kit import status
+from services.orchestrator.domain import (
+    Cancelled,
+    Citation,
+    Completed,
+    Degraded,
+    Event,
+    Failed,
+    Outcome,
+    Retrieved,
+    Routed,
+    Started,
+    TextDelta,
+    ToolCall,
+    ToolFinished,
+    ToolStarted,
+    Understanding,
+    Understood,
+    Usage,
+)
+
+_STATES = {
+    "completed": pb.RUN_STATE_COMPLETED,
+    "failed": pb.RUN_STATE_FAILED,
+    "cancelled": pb.RUN_STATE_CANCELLED,
+    "queued": pb.RUN_STATE_QUEUED,
+    "approval_required": pb.RUN_STATE_WAITING,
+}
+_OUTCOMES = {
+    Outcome.OK: pb.TOOL_OUTCOME_OK,
+    Outcome.ERROR: pb.TOOL_OUTCOME_ERROR,
+    Outcome.REFUSED: pb.TOOL_OUTCOME_REFUSED,
+}
+_LAST = {"completed", "failed", "cancelled"}
+
+
+class EventCodec:
+    """Log entries are serialised `RunEvent`s."""
+
+    def encode(self, run_id: str, sequence: int, event: Event) -> bytes:
+        """The entry of an event, stamped with the time of now."""
+        message = pb.RunEvent(run_id=run_id, sequence=sequence)
+        message.time.FromNanoseconds(time.time_ns())
+        _fill(message, event)
+        return message.SerializeToString()
+
+    def is_last(self, entry: bytes) -> bool:
+        """Whether a log ends with this entry."""
+        return pb.RunEvent.FromString(entry).WhichOneof("event") in _LAST
+
+
+def run_of(first: bytes, newest: bytes) -> pb.Run:
+    """The run whose log begins and, so far, ends with these entries."""
+    begun, latest = pb.RunEvent.FromString(first), pb.RunEvent.FromString(newest)
+    kind = latest.WhichOneof("event") or ""
+    run = pb.Run(
+        run_id=begun.run_id,
+        state=_STATES.get(kind, pb.RUN_STATE_RUNNING),
+        agent=begun.started.agent,
+        last_sequence=latest.sequence,
+        create_time=begun.time,
+    )
+    if kind in _LAST:
+        run.end_time.CopyFrom(latest.time)
+        run.usage.CopyFrom(getattr(latest, kind).usage)
+    if kind == "failed":
+        run.error.CopyFrom(latest.failed.error)
+    return run
+
+
+def _fill(message: pb.RunEvent, event: Event) -> None:
+    match event:
+        case TextDelta(text):
+            message.text_delta.text = text
+        case Started(agent, revision):
+            message.started.agent.name, message.started.agent.revision = agent, revision
+        case Understood(understanding):
+            message.understood.CopyFrom(_understood(understanding))
+        case Retrieved(citations):
+            message.retrieved.citations.extend(map(_citation, citations))
+            message.retrieved.SetInParent()
+        case Routed(model, reason):
+            message.routed.CopyFrom(pb.RunRouted(model=model, reason=reason))
+        case ToolStarted(call):
+            message.tool_started.call.CopyFrom(tool_call(call))
+        case ToolFinished():
+            message.tool_finished.CopyFrom(_tool_finished(event))
+        case Degraded(component, reason):
+            message.degraded.CopyFrom(pb.RunDegraded(component=component, reason=reason))
+        case _:
+            _fill_last(message, event)
+
+
+def _fill_last(message: pb.RunEvent, event: Event) -> None:
+    match event:
+        case Completed(answer, usage):
+            message.completed.CopyFrom(pb.RunCompleted(answer=answer, usage=_usage(usage)))
+        case Failed(error, partial, usage):
+            wire: status_pb2.Status = status.to_proto(error)
+            message.failed.CopyFrom(pb.RunFailed(error=wire, partial_answer=partial, usage=_usage(usage)))
+        case Cancelled(partial, usage):
+            message.cancelled.CopyFrom(pb.RunCancelled(partial_answer=partial, usage=_usage(usage)))
+
+
+def tool_call(call: ToolCall) -> common_pb2.ToolCall:
+    """A tool call as the contract has it."""
+    return common_pb2.ToolCall(tool_call_id=call.id, tool=call.tool, arguments_json=call.arguments_json)
+
+
+def _understood(understanding: Understanding) -> pb.RunUnderstood:
+    complexity = understanding.complexity
+    return pb.RunUnderstood(
+        intents=[nlu_pb2.RankedIntent(name=name, confidence=confidence) for name, confidence in understanding.intents],
+        out_of_scope=understanding.out_of_scope,
+        entities=[
+            nlu_pb2.Entity(type=each.type, text=each.text, start=each.start, end=each.end, value=each.value)
+            for each in understanding.entities
+        ],
+        complexity=nlu_pb2.Complexity(
+            score=complexity.score,
+            tools=complexity.tools,
+            multi_step=complexity.multi_step,
+            reasoning=complexity.reasoning,
+        ),
+        language=understanding.language,
+    )
+
+
+def _citation(citation: Citation) -> common_pb2.Citation:
+    return common_pb2.Citation(
+        collection=citation.collection,
+        document_id=citation.document_id,
+        title=citation.title,
+        chunk_id=citation.chunk_id,
+        start=citation.start,
+        end=citation.end,
+        text=citation.text,
+        score=citation.score,
+    )
+
+
+def _tool_finished(event: ToolFinished) -> pb.RunToolFinished:
+    return pb.RunToolFinished(
+        tool_call_id=event.call.id,
+        tool=event.call.tool,
+        outcome=_OUTCOMES[event.outcome],
+        result_json=event.result_json,
+        reason=event.reason,
+    )
+
+
+def _usage(usage: Usage) -> common_pb2.Usage:
+    message = common_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        model_calls=usage.model_calls,
+        tool_calls=usage.tool_calls,
+    )
+    message.elapsed.FromNanoseconds(int(usage.elapsed_s * 1e9))
+    return message
+
+
+def citations_of(hits: Sequence[common_pb2.Citation]) -> tuple[Citation, ...]:
+    """Citations as the turn has them."""
+    return tuple(
+        Citation(
+            hit.collection, hit.document_id, hit.title, hit.chunk_id, hit.start, hit.end, hit.text, round(hit.score, 6)
+        )
+        for hit in hits
+    )

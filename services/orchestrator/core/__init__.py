@@ -1,0 +1,1 @@
+"""The decisions of a turn: what to ask whom, what to write down, when to stop."""

@@ -1,0 +1,274 @@
+"""Runs from acceptance to their last event: who may begin, watch and stop them."""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from services.kit.call import Principal, work_as
+from services.kit.errors import (
+    Internal,
+    LeaseLost,
+    ResourceExhausted,
+    RunLimitReached,
+    ServiceError,
+    ServiceUnavailable,
+    Unavailable,
+)
+from services.orchestrator.config import Config
+from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.turn import TurnLoop
+from services.orchestrator.domain import (
+    Agent,
+    Cancelled,
+    Completed,
+    Failed,
+    Last,
+    Message,
+    Role,
+    Understanding,
+)
+from services.orchestrator.ports import Agents, Codec, Memory, Model, Nlu, Retrieval, RunLog, Tools
+
+log = structlog.get_logger(__name__)
+_END_S = 10.0
+"""After a run's own time is up, seconds to bring its log to an end."""
+_PAGE = 500
+_POLL_S = (0.05, 0.5)
+_KNOWN_SESSIONS = 50_000
+
+
+class Runs:
+    """Every run this process works on, and the way to those it does not."""
+
+    def __init__(
+        self,
+        *,
+        memory: Memory,
+        agents: Agents,
+        nlu: Nlu,
+        retrieval: Retrieval,
+        tools: Tools,
+        model: Model,
+        run_log: RunLog,
+        codec: Codec,
+        config: Config,
+    ) -> None:
+        """Works with these ports."""
+        self._memory, self._agents, self._nlu = memory, agents, nlu
+        self._retrieval, self._tools, self._model = retrieval, tools, model
+        self._log, self._codec, self._config = run_log, codec, config
+        self._live: dict[tuple[str, str], LiveRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+
+    def remember(self, principal: Principal, session_id: str, agent: str) -> None:
+        """Keeps whom a session is with, so that its first turn need not ask: an agent never changes in a session."""
+        self._agent_names[principal.tenant, principal.user, session_id] = agent
+        while len(self._agent_names) > _KNOWN_SESSIONS:
+            self._agent_names.popitem(last=False)
+
+    async def begin(
+        self, principal: Principal, session_id: str, text: str, request_id: str, left: Callable[[str], None]
+    ) -> str:
+        """Begins a run, or finds the one that the same request began. Returns its id.
+
+        Args:
+            principal: Who asks.
+            session_id: In which session.
+            text: What they say.
+            request_id: Names the request. Empty: it has no name.
+            left: Told the run's id when the caller has left before it could be returned.
+
+        Raises:
+            SessionNotFound, SessionBusy, RequestIdReused, StoreUnavailable: as memory says.
+            ResourceExhausted: too many runs are at work here.
+        """
+        if len(self._live) >= self._config.max_runs:
+            raise ResourceExhausted("too many runs are at work", retry_after=1.0)
+        # Not cut short by a caller who leaves: the session would stay taken by a run that nobody works on.
+        beginning = asyncio.create_task(self._begin(principal, session_id, text, request_id))
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(lambda done: left(done.result()) if _succeeded(done) else None)
+            raise
+
+    async def _begin(self, principal: Principal, session_id: str, text: str, request_id: str) -> str:
+        # Whose session it is, is for memory to say: what is guessed here only lets the analysis begin early.
+        known = self._agent_names.get((principal.tenant, principal.user, session_id))
+        agent = await self._agents.latest(known or await self._memory.agent_of(session_id))
+        analysis = asyncio.create_task(self._analyze(agent, text))
+        analysis.add_done_callback(_succeeded)
+        try:
+            digest = hashlib.sha256(f"{session_id}\n{text}".encode()).digest()
+            turn = await self._memory.begin_turn(session_id, request_id, digest, agent.timeout_s + 2 * _END_S)
+        except BaseException:
+            analysis.cancel()
+            raise
+        if turn.attached:
+            analysis.cancel()
+            return turn.run_id
+        self.remember(principal, session_id, turn.agent)
+        run = LiveRun(principal, turn, self._log, self._codec)
+        self._live[principal.tenant, turn.run_id] = run
+        task = asyncio.create_task(self._drive(run, agent, text, analysis))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return turn.run_id
+
+    async def watch(self, principal: Principal, run_id: str, after_sequence: int) -> AsyncGenerator[bytes | None]:
+        """Entries of a run after a cursor, those to come included, until its last. None: nothing for a while.
+
+        Raises:
+            RunNotFound: the caller has no such run.
+        """
+        run = self._live.get((principal.tenant, run_id))
+        if run is not None and run.principal.user == principal.user:
+            entries = run.watch(after_sequence, self._config.heartbeat_s)
+        else:
+            entries = self._watch_elsewhere(principal, run_id, after_sequence)
+        try:
+            async for entry in entries:
+                yield entry
+        finally:
+            await entries.aclose()
+
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
+        """The first and the newest entry of a run.
+
+        Raises:
+            RunNotFound: the caller has no such run, or it has not logged anything yet.
+        """
+        return await self._log.bounds(principal, run_id)
+
+    async def cancel(self, principal: Principal, run_id: str) -> None:
+        """Tells a run to stop, whoever works on it.
+
+        Raises:
+            RunNotFound: the caller has no such run.
+        """
+        run = self._live.get((principal.tenant, run_id))
+        if run is not None and run.principal.user == principal.user:
+            run.stop()
+        else:
+            await self._log.request_cancel(principal, run_id)
+
+    async def close(self) -> None:
+        """Ends the runs that are left: each with `failed`, so that nobody waits for them."""
+        for run in self._live.values():
+            run.interrupt()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _analyze(self, agent: Agent, text: str) -> Understanding:
+        return await self._nlu.analyze(agent, text) if agent.intents else Understanding()
+
+    async def _watch_elsewhere(
+        self, principal: Principal, run_id: str, after_sequence: int
+    ) -> AsyncGenerator[bytes | None]:
+        """Reads the log of a run that has ended, or that another process works on."""
+        pause, silent = _POLL_S[0], 0.0
+        while True:
+            page = await self._log.read(principal, run_id, after_sequence, _PAGE)
+            for entry in page.entries:
+                yield entry
+            after_sequence += len(page.entries)
+            if page.entries:
+                pause, silent = _POLL_S[0], 0.0
+                continue
+            if page.over:
+                return
+            if not page.held:
+                raise ServiceUnavailable("nobody works on the run any more")
+            if silent >= self._config.heartbeat_s:
+                silent = 0.0
+                yield None
+            await asyncio.sleep(pause)
+            pause, silent = min(pause * 2, _POLL_S[1]), silent + pause
+
+    async def _drive(self, run: LiveRun, agent: Agent, text: str, analysis: asyncio.Task[Understanding]) -> None:
+        """Works on a run until its log has its last entry."""
+        work_as(run.principal, name="run", timeout=agent.timeout_s + _END_S)
+        began = time.monotonic()
+        loop = TurnLoop(
+            run, agent, text, retrieval=self._retrieval, tools=self._tools, model=self._model, config=self._config
+        )
+        try:
+            last = await self._outcome(run, agent, loop, analysis)
+        finally:
+            analysis.cancel()
+        loop.usage.elapsed_s = time.monotonic() - began
+        await _uncut(self._end(run, loop, last))
+
+    async def _outcome(self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]) -> Last:
+        """How the turn ends, once it has."""
+        try:
+            run.at_work()
+            async with asyncio.timeout(agent.timeout_s) as timer:
+                await loop.work(analysis)
+            return Completed(loop.answer.text, loop.usage)
+        except asyncio.CancelledError:
+            if not run.stop_requested:
+                return await self._failed(loop, Unavailable("the service is stopping", retry_after=1.0))
+            await self._flush(loop)
+            return Cancelled(loop.answer.text, loop.usage)
+        except ServiceError as error:
+            return await self._failed(loop, error)
+        except TimeoutError:
+            if timer.expired():
+                return await self._failed(loop, RunLimitReached(f"the run took longer than {agent.timeout_s:g} s"))
+            return await self._failed(loop, Internal("internal error"))
+        except Exception as error:
+            log.error("run broke", run_id=run.turn.run_id, exc_info=error)
+            return await self._failed(loop, Internal("internal error"))
+
+    async def _failed(self, loop: TurnLoop, error: ServiceError) -> Failed:
+        await self._flush(loop)
+        return Failed(error, loop.answer.text, loop.usage)
+
+    @staticmethod
+    async def _flush(loop: TurnLoop) -> None:
+        """Shows the rest of a partial answer, if the log still takes it."""
+        try:
+            await loop.answer.flush()
+        except ServiceError as error:
+            log.warning("partial answer not logged", reason=error.reason)
+
+    async def _end(self, run: LiveRun, loop: TurnLoop, last: Last) -> None:
+        """Writes a run's last entry and frees its session."""
+        entry = run.encode(last, run.next_sequence)
+        try:
+            if loop.answer.text or isinstance(last, Completed):
+                gained = loop.gained
+                if not isinstance(last, Completed):
+                    gained = [*gained, Message(Role.ASSISTANT, loop.answer.text)]
+                await self._memory.commit_turn(run.turn, gained, entry, run.next_sequence)
+            else:
+                await self._memory.abandon_turn(run.turn, entry, run.next_sequence)
+            run.end(entry)
+        except ServiceError as error:
+            level = log.warning if isinstance(error, LeaseLost) else log.error
+            level("run not ended", run_id=run.turn.run_id, reason=error.reason)
+            run.lose(error)
+        finally:
+            del self._live[run.principal.tenant, run.turn.run_id]
+
+
+def _succeeded(task: asyncio.Task[Any]) -> bool:
+    """Whether a task came to a result. Looks at its error, so that one nobody waits for is not reported as unseen."""
+    return not task.cancelled() and task.exception() is None
+
+
+async def _uncut(work: Coroutine[Any, Any, None]) -> None:
+    """Finishes `work` even when the task that waits for it is cancelled meanwhile."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            continue
+    task.result()

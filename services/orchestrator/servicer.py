@@ -1,0 +1,130 @@
+"""The contract on one side, runs and what memory owns on the other."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from myriad.memory.v1 import memory_pb2
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from services.kit.call import Principal, current_principal
+from services.orchestrator.codec import run_of
+from services.orchestrator.core.runs import Runs
+
+
+class Directory(Protocol):
+    """Sessions and agents, which memory owns: its messages pass through untouched."""
+
+    async def create_session(self, request: memory_pb2.CreateSessionRequest) -> memory_pb2.CreateSessionResponse:
+        """Makes a session."""
+
+    async def get_session(self, request: memory_pb2.GetSessionRequest) -> memory_pb2.GetSessionResponse:
+        """Reads one."""
+
+    async def list_sessions(self, request: memory_pb2.ListSessionsRequest) -> memory_pb2.ListSessionsResponse:
+        """Lists the caller's."""
+
+    async def delete_session(self, request: memory_pb2.DeleteSessionRequest) -> memory_pb2.DeleteSessionResponse:
+        """Deletes one."""
+
+    async def get_agent(self, request: memory_pb2.GetAgentRequest) -> memory_pb2.GetAgentResponse:
+        """Reads an agent."""
+
+    async def list_agents(self, request: memory_pb2.ListAgentsRequest) -> memory_pb2.ListAgentsResponse:
+        """Lists the tenant's."""
+
+
+class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
+    """Answers OrchestratorService."""
+
+    def __init__(self, runs: Runs, directory: Directory) -> None:
+        """Answers from `runs` and `directory`."""
+        self._runs = runs
+        self._directory = directory
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: object) -> pb.CreateSessionResponse:
+        """Opens a conversation."""
+        reply = await self._directory.create_session(
+            memory_pb2.CreateSessionRequest(agent=request.agent, request_id=request.request_id)
+        )
+        self._runs.remember(current_principal(), reply.session.session_id, reply.session.agent)
+        return pb.CreateSessionResponse(session=reply.session)
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: object) -> pb.GetSessionResponse:
+        """Reads a session."""
+        reply = await self._directory.get_session(memory_pb2.GetSessionRequest(session_id=request.session_id))
+        return pb.GetSessionResponse(session=reply.session)
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: object) -> pb.ListSessionsResponse:
+        """Lists the caller's sessions."""
+        reply = await self._directory.list_sessions(
+            memory_pb2.ListSessionsRequest(page_size=request.page_size, page_token=request.page_token)
+        )
+        return pb.ListSessionsResponse(sessions=reply.sessions, next_page_token=reply.next_page_token)
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: object) -> pb.DeleteSessionResponse:
+        """Deletes a session."""
+        await self._directory.delete_session(memory_pb2.DeleteSessionRequest(session_id=request.session_id))
+        return pb.DeleteSessionResponse()
+
+    async def RunTurn(self, request: pb.RunTurnRequest, context: object) -> AsyncGenerator[pb.RunEvent]:
+        """Begins a run and streams it. A client that goes away stops it, unless it said otherwise."""
+        principal = current_principal()
+        stops = request.on_disconnect != pb.ON_DISCONNECT_CONTINUE
+
+        def left(run_id: str) -> None:
+            if stops:
+                self._stop(principal, run_id)
+
+        run_id = await self._runs.begin(principal, request.session_id, request.input, request.request_id, left)
+        ended = False
+        try:
+            async for event in self._events(principal, run_id, 0):
+                yield event
+            ended = True
+        finally:
+            if not ended:
+                left(run_id)
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: object) -> AsyncGenerator[pb.RunEvent]:
+        """Streams a run after a cursor."""
+        async for event in self._events(current_principal(), request.run_id, request.after_sequence):
+            yield event
+
+    async def GetRun(self, request: pb.GetRunRequest, context: object) -> pb.GetRunResponse:
+        """Reads how far a run is."""
+        first, newest = await self._runs.bounds(current_principal(), request.run_id)
+        return pb.GetRunResponse(run=run_of(first, newest))
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: object) -> pb.CancelRunResponse:
+        """Stops a run."""
+        await self._runs.cancel(current_principal(), request.run_id)
+        return pb.CancelRunResponse()
+
+    async def GetAgent(self, request: pb.GetAgentRequest, context: object) -> pb.GetAgentResponse:
+        """Reads the latest revision of an agent."""
+        reply = await self._directory.get_agent(memory_pb2.GetAgentRequest(agent={"name": request.agent}))
+        return pb.GetAgentResponse(agent=reply.agent)
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: object) -> pb.ListAgentsResponse:
+        """Lists the tenant's agents."""
+        reply = await self._directory.list_agents(memory_pb2.ListAgentsRequest())
+        return pb.ListAgentsResponse(agents=reply.agents)
+
+    async def _events(self, principal: Principal, run_id: str, after_sequence: int) -> AsyncGenerator[pb.RunEvent]:
+        entries = self._runs.watch(principal, run_id, after_sequence)
+        try:
+            async for entry in entries:
+                if entry is None:
+                    yield pb.RunEvent(run_id=run_id, heartbeat=pb.RunHeartbeat())
+                else:
+                    yield pb.RunEvent.FromString(entry)
+        finally:
+            await entries.aclose()
+
+    def _stop(self, principal: Principal, run_id: str) -> None:
+        """Stops a run whose client has gone, in a task of its own: the client's is being cancelled."""
+        task = asyncio.create_task(self._runs.cancel(principal, run_id))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)

@@ -1,0 +1,86 @@
+"""Puts all five services into one process. The only place that knows more than one of them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from services.kit.app import App, Kit, KitConfig, open_kit
+from services.kit.clients import INPROC
+from services.kit.config import load
+from services.kit.serve import serve
+from services.kit.topology import SERVICES
+from services.memory import app as memory
+from services.memory.config import Config as MemoryConfig
+from services.nlu import app as nlu
+from services.nlu.config import Config as NluConfig
+from services.orchestrator import app as orchestrator
+from services.orchestrator.config import Config as OrchestratorConfig
+from services.retrieval import app as retrieval
+from services.retrieval.config import Config as RetrievalConfig
+from services.toolexec import app as toolexec
+from services.toolexec.config import Config as ToolExecConfig
+
+
+@dataclass(frozen=True)
+class Configs:
+    """Configuration of the five."""
+
+    memory: MemoryConfig
+    nlu: NluConfig
+    retrieval: RetrievalConfig
+    toolexec: ToolExecConfig
+    orchestrator: OrchestratorConfig
+
+
+def load_configs(environ: Mapping[str, str]) -> Configs:
+    """The five configurations, as the services read them; they meet each other in this process.
+
+    Raises:
+        ConfigError: the environment does not make them.
+    """
+    return Configs(
+        memory=_met_inproc(load(MemoryConfig, environ, "MYRIAD_MEMORY_")),
+        nlu=_met_inproc(load(NluConfig, environ, "MYRIAD_NLU_")),
+        retrieval=_met_inproc(load(RetrievalConfig, environ, "MYRIAD_RETRIEVAL_")),
+        toolexec=_met_inproc(load(ToolExecConfig, environ, "MYRIAD_TOOLEXEC_")),
+        orchestrator=_met_inproc(load(OrchestratorConfig, environ, "MYRIAD_ORCHESTRATOR_")),
+    )
+
+
+async def build(configs: Configs, kit: Kit) -> list[App]:
+    """The five services, the one behind the edge first."""
+    return [
+        await orchestrator.build(configs.orchestrator, kit),
+        await memory.build(configs.memory, kit),
+        await nlu.build(configs.nlu, kit),
+        await retrieval.build(configs.retrieval, kit),
+        await toolexec.build(configs.toolexec, kit),
+    ]
+
+
+async def run(kit_config: KitConfig, configs: Configs) -> None:
+    """Serves the five on one port until SIGTERM or SIGINT."""
+    kit = open_kit(kit_config, "vertical")
+    await serve(await build(configs, kit), kit, kit_config)
+
+
+@asynccontextmanager
+async def embedded(configs: Configs, kit: Kit) -> AsyncIterator[Kit]:
+    """The five services without a port: reach them by `kit.network.client(<name>, "inproc:")`."""
+    apps = await build(configs, kit)
+    for app in apps:
+        kit.registry(app)
+    try:
+        yield kit
+    finally:
+        for app in apps:
+            for closer in reversed(app.closers):
+                await closer()
+        await kit.network.close()
+        kit.telemetry.close()
+
+
+def _met_inproc(config: Any) -> Any:
+    addresses = {f"{name}_address" for name in SERVICES}
+    return replace(config, **{field.name: INPROC for field in fields(config) if field.name in addresses})

@@ -1,0 +1,255 @@
+"""Runs: one log for everyone, cursors, cancel, busy sessions, and who may see what."""
+
+import asyncio
+
+import pytest
+
+from services.kit.errors import (
+    RequestIdReused,
+    ResourceExhausted,
+    RunNotFound,
+    ServiceUnavailable,
+    SessionBusy,
+    SessionNotFound,
+    StoreUnavailable,
+)
+from services.orchestrator.config import Config
+from services.orchestrator.domain import Tool, ToolBinding, Understanding
+from services.orchestrator.domain import Intent as IntentOf
+from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, deltas, kinds
+
+SLOW = [f"word{n} " if n % 2 else 0.01 for n in range(1, 40)]
+ENDLESS = ["on ", 60.0]
+
+
+@pytest.fixture
+async def b():
+    async with bench() as made:
+        yield made
+
+
+async def until(condition):
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come to that")
+
+
+async def test_all_watchers_see_the_same_bytes(b):
+    b.model.scripts = [SLOW]
+    run_id = await b.begin()
+    early, late = asyncio.create_task(b.events(run_id)), None
+    await asyncio.sleep(0.05)
+    late = asyncio.create_task(b.events(run_id))
+    elsewhere = await b.events(run_id, runs=b.another())
+    seen = [[event.SerializeToString() for event in each] for each in (await early, await late, elsewhere)]
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[0] == [event.SerializeToString() for event in await b.events(run_id)]
+
+
+@pytest.mark.parametrize("place", ["here", "elsewhere", "afterwards"])
+async def test_a_cursor_resumes_without_holes_or_repeats(b, place):
+    b.model.scripts = [SLOW]
+    run_id = await b.begin()
+    if place == "afterwards":
+        await b.events(run_id)
+    runs = b.another() if place == "elsewhere" else b.runs
+    first = []
+    async for entry in runs.watch(ALICE, run_id, 0):
+        first.append(entry)
+        if len(first) == 4:
+            break
+    rest = await b.events(run_id, after=4, runs=runs)
+    assert [event.sequence for event in rest] == list(range(5, rest[-1].sequence + 1))
+    assert rest[-1].completed.answer == "".join(word for word in SLOW if isinstance(word, str))
+
+
+async def test_a_cursor_past_the_end_of_an_ended_run_ends(b):
+    run_id = await b.begin()
+    await b.events(run_id)
+    assert await b.events(run_id, after=1000) == []
+
+
+async def test_the_deltas_are_the_answer_and_come_coalesced(b):
+    b.model.scripts = [["a"] * 500]
+    events = await b.turn()
+    assert deltas(events) == "a" * 500 == events[-1].completed.answer
+    assert kinds(events).count("text_delta") < 20
+
+
+async def test_the_first_delta_is_shown_at_once_and_a_later_one_soon_though_the_model_stalls(b):
+    b.model.scripts = [["first", "second", 60.0]]
+    run_id = await b.begin()
+    seen = []
+
+    async def watch():
+        async for event in b.runs.watch(ALICE, run_id, 2):
+            seen.append(event)
+
+    task = asyncio.create_task(watch())
+    await until(lambda: len(seen) == 2)
+    task.cancel()
+
+
+async def test_silence_sends_heartbeats(b):
+    b.model.scripts = [["hm", 0.2, "done"]]
+    events = await b.events(await b.begin(), heartbeats=True)
+    assert "heartbeat" in events
+
+
+async def test_cancel_stops_the_model_and_keeps_the_partial_answer(b):
+    b.model.scripts = [ENDLESS]
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+    await b.runs.cancel(ALICE, run_id)
+    events = await asyncio.wait_for(b.events(run_id), 0.5)
+    assert kinds(events)[-1] == "cancelled"
+    assert events[-1].cancelled.partial_answer == "on "
+    assert b.model.stopped == 1
+    b.model.scripts = [["Next."]]
+    assert kinds(await b.turn())[-1] == "completed"
+
+
+async def test_cancel_before_the_first_step_still_ends_the_run(b):
+    act_as(ALICE)
+    run_id = await b.runs._begin(ALICE, SESSION, "hello", "")
+    await b.runs.cancel(ALICE, run_id)
+    assert kinds(await asyncio.wait_for(b.events(run_id), 0.5)) == ["cancelled"]
+
+
+async def test_cancel_cuts_a_tool_call(b):
+    tool = Tool("slow", "Slow.", {}, 60.0)
+    b.agent_is(tools={"slow": tool}, intents={"go": IntentOf("go", ToolBinding("slow", {}, ""))})
+    b.nlu.understanding = Understanding((("go", 0.9),))
+    b.tools.hang = True
+    run_id = await b.begin()
+    await until(lambda: b.tools.calls)
+    await b.runs.cancel(ALICE, run_id)
+    assert kinds(await asyncio.wait_for(b.events(run_id), 0.5))[-1] == "cancelled"
+    assert b.tools.cut
+
+
+async def test_cancel_reaches_the_owner_in_another_process_with_its_next_entry(b):
+    b.model.scripts = [["on ", 0.05] * 100]
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+    await b.another().cancel(ALICE, run_id)
+    assert kinds(await asyncio.wait_for(b.events(run_id), 1.0))[-1] == "cancelled"
+
+
+async def test_cancelling_a_run_that_has_ended_changes_nothing(b):
+    run_id = await b.begin()
+    events = await b.events(run_id)
+    await b.runs.cancel(ALICE, run_id)
+    assert await b.events(run_id) == events
+
+
+async def test_a_second_turn_in_a_busy_session_is_refused_and_harms_nothing(b):
+    b.model.scripts = [SLOW]
+    run_id = await b.begin()
+    with pytest.raises(SessionBusy) as raised:
+        await b.begin()
+    assert raised.value.retry_after > 0
+    assert kinds(await b.events(run_id))[-1] == "completed"
+
+
+async def test_the_same_request_attaches_to_the_run_it_began(b):
+    run_id = await b.begin("hello", request_id="r1")
+    assert await b.begin("hello", request_id="r1") == run_id
+    events = await b.events(run_id)
+    assert await b.begin("hello", request_id="r1") == run_id
+    assert await b.events(run_id) == events
+    assert len(b.model.asked) == 1
+    with pytest.raises(RequestIdReused):
+        await b.begin("something else", request_id="r1")
+
+
+@pytest.mark.parametrize("stranger", [MALLORY, EVE])
+async def test_a_stranger_finds_neither_session_nor_run(b, stranger):
+    run_id = await b.begin()
+    await b.events(run_id)
+    with pytest.raises(SessionNotFound):
+        await b.begin(principal=stranger)
+    for attempt in (b.events(run_id, principal=stranger), b.runs.bounds(stranger, run_id)):
+        with pytest.raises(RunNotFound):
+            await attempt
+    with pytest.raises(RunNotFound):
+        await b.runs.cancel(stranger, run_id)
+
+
+async def test_a_stranger_neither_sees_nor_stops_a_run_at_work(b):
+    b.model.scripts = [SLOW]
+    run_id = await b.begin()
+    for stranger in (MALLORY, EVE):
+        with pytest.raises(RunNotFound):
+            await b.events(run_id, principal=stranger)
+        with pytest.raises(RunNotFound):
+            await b.runs.cancel(stranger, run_id)
+    assert kinds(await b.events(run_id))[-1] == "completed"
+
+
+async def test_an_unknown_run_is_not_found(b):
+    with pytest.raises(RunNotFound):
+        await b.events(f"{SESSION}.7")
+
+
+async def test_a_caller_who_leaves_while_the_run_begins_is_told_of(b):
+    b.model.scripts = [ENDLESS]
+    begin_turn, go = b.store.begin_turn, asyncio.Event()
+
+    async def slow_begin(*args):
+        await go.wait()
+        return await begin_turn(*args)
+
+    b.store.begin_turn = slow_begin
+    told = []
+    act_as(ALICE)
+    task = asyncio.create_task(b.runs.begin(ALICE, SESSION, "hello", "", told.append))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    go.set()
+    await until(lambda: told == [f"{SESSION}.1"])
+
+
+async def test_a_store_that_goes_away_ends_the_watch_with_an_error(b):
+    async def gone(*_args):
+        raise StoreUnavailable("the store does not answer")
+
+    b.model.scripts = [SLOW]
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+    b.store.append = b.store.commit_turn = b.store.abandon_turn = gone
+    with pytest.raises(StoreUnavailable):
+        await b.events(run_id)
+
+
+async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):
+    b.model.scripts = [ENDLESS]
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    with pytest.raises(ServiceUnavailable):
+        await b.events(run_id, runs=b.another())
+
+
+async def test_closing_ends_every_run_with_an_event(b):
+    b.model.scripts = [ENDLESS]
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+    watching = asyncio.create_task(b.events(run_id))
+    await asyncio.sleep(0)
+    await b.runs.close()
+    last = (await watching)[-1].failed
+    assert (last.error.code, last.partial_answer) == (14, "on ")
+
+
+async def test_runs_beyond_the_limit_are_refused_with_a_time_to_wait():
+    async with bench(config=Config(max_runs=1)) as b:
+        b.model.scripts = [ENDLESS]
+        b.store.add_session(ALICE, "s2", "aura")
+        await b.begin()
+        with pytest.raises(ResourceExhausted) as raised:
+            await b.begin(session="s2")
+        assert raised.value.retry_after == 1.0
