@@ -29,7 +29,7 @@ def _health() -> Yaml:
     """Which replicas are used. Never one that is known to be dead, not even when it is the only one.
 
     A reply is a sign of life whatever its status, so only failures to reach a replica eject it: an UNAVAILABLE for
-    want of a shared store would eject them all, and for longer than the store is away.
+    want of a store that all replicas share says nothing of the one that sent it.
     """
     return {
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},

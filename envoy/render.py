@@ -109,6 +109,8 @@ def _origin() -> Yaml:
 def http_filters(public: list[Service]) -> list[Yaml]:
     """What each request passes, in this order.
 
+    The buffer waits for the whole request, and limits it: every public method takes one message, none a stream.
+
     Identity comes first: a filter that verifies the caller's token and sets the `x-myriad-*` headers from its claims
     has its place before `buffer`. Without one those headers pass as sent, and only services that run with
     `MYRIAD_AUTH=insecure-dev` believe them.

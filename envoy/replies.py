@@ -45,7 +45,7 @@ def replies(max_request_bytes: int) -> tuple[Reply, ...]:
         Reply(503, errors.ServiceUnavailable("the service does not answer", retry_after=1.0)),
         Reply(504, errors.DeadlineExceeded("the service did not answer in time")),
         Reply(500, errors.Internal("internal error"), or_above=True),
-        Reply(400, errors.InvalidArgument(ENVOYS_TEXT), or_above=True),
+        Reply(400, errors.InvalidArgument(f"the request is malformed. {ENVOYS_TEXT}"), or_above=True),
     )
 
 
@@ -59,7 +59,7 @@ def _for_grpc(row: Reply) -> Yaml:
     """Adds code and details as headers; Envoy sends the body as `grpc-message`."""
     proto = status.to_proto(row.error)
     headers = {"grpc-status": str(proto.code)}
-    if row.error.message != ENVOYS_TEXT:  # details repeat the message, and a constant cannot hold Envoy's
+    if ENVOYS_TEXT not in row.error.message:  # details repeat the message, and a constant cannot hold Envoy's
         headers["grpc-status-details-bin"] = base64.b64encode(proto.SerializeToString()).decode().rstrip("=")
     return {
         "filter": {"and_filter": {"filters": [_status_is(row), *_asked_in_grpc()]}},

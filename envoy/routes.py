@@ -5,15 +5,14 @@ the descriptors and looks for the route afterwards, so the same route serves bot
 """
 
 import importlib
+from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from shapes import TYPES, Yaml
-
 from myriad.common.v1 import common_pb2
-from services.kit.topology import Service
+from shapes import Yaml
 
-STREAM_S = 900
-"""Longest life of a stream, in seconds. A client that wants more of a run resumes it from its cursor."""
+from services.kit.app import STREAM_TIMEOUT_S
+from services.kit.topology import Service
 
 SILENCE_S = 300
 """How long a stream may be silent, in seconds. A run's stream sends a heartbeat every 15 s."""
@@ -24,7 +23,12 @@ def public_methods(service: Service) -> list[MethodDescriptor]:
     package = service.proto_service.rpartition(".")[0]
     module = importlib.import_module(f"{package}.{service.name}_pb2")
     descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[service.proto_service.rpartition(".")[2]]
-    return [method for method in descriptor.methods if method.GetOptions().HasExtension(common_pb2.access)]
+    return [method for method in descriptor.methods if _is_public(method)]
+
+
+def _is_public(method: MethodDescriptor) -> bool:
+    options: Any = method.GetOptions()
+    return bool(options.HasExtension(common_pb2.access))
 
 
 def route(service: Service, method: MethodDescriptor) -> Yaml:
@@ -33,22 +37,24 @@ def route(service: Service, method: MethodDescriptor) -> Yaml:
     Whatever deadline the caller names is cut to the method's; a caller who names none, as JSON callers do, gets it,
     so that every call reaches the service with a deadline.
     """
-    seconds = STREAM_S if method.server_streaming or method.client_streaming else int(service.timeout_s)
-    found: Yaml = {
+    seconds = round(STREAM_TIMEOUT_S if method.server_streaming else service.timeout_s)
+    return {
         "name": method.name,
-        "match": {"path": f"/{service.proto_service}/{method.name}", "grpc": {}},
+        "match": {"path": f"/{service.proto_service}/{method.name}", "headers": [_content_type()]},
         "request_headers_to_add": [
             {"header": {"key": "grpc-timeout", "value": f"{seconds}S"}, "append_action": "ADD_IF_ABSENT"}
         ],
         "route": {"cluster": service.name, **_limits(method, seconds), "retry_policy": _retry_policy()},
     }
-    if method.client_streaming:
-        found["typed_per_filter_config"] = {"envoy.filters.http.buffer": _no_buffer()}
-    return found
+
+
+def _content_type() -> Yaml:
+    """gRPC, and gRPC-Web, which the matcher that Envoy has for gRPC leaves out."""
+    return {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
 
 
 def _limits(method: MethodDescriptor, seconds: int) -> Yaml:
-    if method.server_streaming or method.client_streaming:
+    if method.server_streaming:
         duration = {"max_stream_duration": f"{seconds}s", "grpc_timeout_header_max": f"{seconds}s"}
         return {"timeout": "0s", "idle_timeout": f"{SILENCE_S}s", "max_stream_duration": duration}
     return {"timeout": f"{seconds}s", "max_stream_duration": {"grpc_timeout_header_max": f"{seconds}s"}}
@@ -58,8 +64,3 @@ def _retry_policy() -> Yaml:
     """Only what certainly did not begin is tried again: everything else is the caller's to repeat."""
     back_off = {"base_interval": "0.05s", "max_interval": "0.5s"}
     return {"retry_on": "connect-failure,refused-stream", "num_retries": 1, "retry_back_off": back_off}
-
-
-def _no_buffer() -> Yaml:
-    """A stream of requests must not wait for its end."""
-    return {"@type": f"{TYPES}extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}

@@ -68,13 +68,10 @@ def parse_pip_config(text: str) -> dict[str, str]:
 
 
 class Environment:
-    """One virtual environment and the stamps of the steps that made it.
-
-    Args:
-        folder: Where it is.
-    """
+    """One virtual environment and the stamps of the steps that made it."""
 
     def __init__(self, folder: Path) -> None:
+        """Looks at the environment in `folder`, which may not be there yet."""
         self.folder = folder
         self.python = folder / "bin" / "python"
 
@@ -145,12 +142,12 @@ def _make_python(environment: Environment) -> None:
     if status != 0:
         raise InstallError("Python's venv module failed. On Debian and Ubuntu: apt-get install python3.11-venv")
     if not options:
-        pip = [environment.python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
+        pip = [str(environment.python), "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
         run("Installing pip and uv", *pip, "-r", "requirements/bootstrap.txt")
 
 
 def _base(environment: Environment) -> None:
-    """The interpreter, made anew when it is gone, or the checkout moved (scripts name their folder), or pip or uv did."""
+    """The interpreter, made anew when it is gone, the checkout moved (scripts name their folder), or pip or uv did."""
     seen = f"{environment.folder} {digest(ROOT, 'requirements/bootstrap.txt')}"
     wanted = hashlib.sha256(seen.encode()).hexdigest()
     if not environment.python.exists():

@@ -19,7 +19,9 @@ OPTIONS = ("--generate-hashes", "--no-emit-index-url", "--no-header", "--no-anno
 def _compile(source: str, target: str, *options: str) -> None:
     print(f"requirements/{target}", flush=True)
     uv = str(Path(sys.executable).parent / "uv")
-    subprocess.run([uv, "pip", "compile", source, "-o", f"requirements/{target}", *OPTIONS, *options], cwd=ROOT, check=True)
+    subprocess.run(
+        [uv, "pip", "compile", source, "-o", f"requirements/{target}", *OPTIONS, *options], cwd=ROOT, check=True
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -20,6 +20,7 @@ class Ports:
     """
 
     def __init__(self, host: str) -> None:
+        """Chooses ports to listen on at `host`."""
         self._host = host
         self._reserved: dict[int, socket.socket] = {}
 
@@ -48,11 +49,13 @@ class Ports:
         return True
 
     def __enter__(self) -> Self:
+        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Gives every port free."""
         for reservation in self._reserved.values():
             reservation.close()
         self._reserved.clear()

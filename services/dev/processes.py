@@ -1,4 +1,4 @@
-"""What the kernel knows of processes: who is who after a pid was used again, who belongs to a stack, how much memory."""
+"""What the kernel knows of processes: which is which though pids come again, whose they are, how much they hold."""
 
 import os
 import resource

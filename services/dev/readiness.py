@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2
 
-Probe = Callable[[str], Awaitable[None]]
-"""Takes host:port, returns when the part there answers, raises NotReady when it does not."""
+if TYPE_CHECKING:
+    from grpc.aio import UnaryUnaryMultiCallable
+
+Probe = Callable[[], Awaitable[None]]
+"""Returns when its part answers; raises NotReady or OSError when it does not."""
 
 ATTEMPT_S = 2.0
 """How long one try of a probe may take."""
@@ -20,7 +24,7 @@ class NotReady(Exception):
     """The part does not answer as it should. The message says what was seen."""
 
 
-async def check(probe: Probe, address: str) -> None:
+async def check(probe: Probe) -> None:
     """Tries a probe once.
 
     Raises:
@@ -28,14 +32,14 @@ async def check(probe: Probe, address: str) -> None:
     """
     try:
         async with asyncio.timeout(ATTEMPT_S):
-            await probe(address)
+            await probe()
     except TimeoutError:
         raise NotReady("no answer") from None
     except OSError:
         raise NotReady("nothing listens") from None
 
 
-async def until_ready(probe: Probe, address: str, timeout_s: float) -> None:
+async def until_ready(probe: Probe, timeout_s: float) -> None:
     """Tries a probe until it passes.
 
     Raises:
@@ -45,37 +49,49 @@ async def until_ready(probe: Probe, address: str, timeout_s: float) -> None:
     end = loop.time() + timeout_s
     while True:
         try:
-            return await check(probe, address)
+            return await check(probe)
         except NotReady as error:
             if loop.time() > end:
                 raise NotReady(f"not ready after {timeout_s:.0f} s: {error}") from None
         await asyncio.sleep(EVERY_S)
 
 
-async def valkey(address: str) -> None:
+def valkey(address: str) -> Probe:
     """PING is answered with PONG: it is up, and has read its data."""
-    reply = await _exchange(address, b"PING\r\n")
-    if not reply.startswith(b"+PONG"):
-        raise NotReady(reply.decode(errors="replace").strip() or "closed the connection")
+
+    async def probe() -> None:
+        reply = await _exchange(address, b"PING\r\n")
+        if not reply.startswith(b"+PONG"):
+            raise NotReady(reply.decode(errors="replace").strip() or "closed the connection")
+
+    return probe
 
 
-async def health(address: str) -> None:
+def health(address: str) -> Probe:
     """grpc.health.v1 says SERVING: our services, and Triton once every model is loaded."""
-    reply = await _call(address, "/grpc.health.v1.Health/Check", b"")
-    status = health_pb2.HealthCheckResponse.FromString(reply).status
-    if status != health_pb2.HealthCheckResponse.SERVING:
-        raise NotReady("waits for what it needs")
+
+    async def probe() -> None:
+        reply = await _call(address, "/grpc.health.v1.Health/Check", b"")
+        status = health_pb2.HealthCheckResponse.FromString(reply).status
+        if status != health_pb2.HealthCheckResponse.SERVING:
+            raise NotReady("waits for what it needs")
+
+    return probe
 
 
-async def milvus(address: str) -> None:
+def milvus(address: str) -> Probe:
     """Milvus answers which version it is."""
-    await _call(address, "/milvus.proto.milvus.MilvusService/GetVersion", b"")
+
+    async def probe() -> None:
+        await _call(address, "/milvus.proto.milvus.MilvusService/GetVersion", b"")
+
+    return probe
 
 
-def http(path: str) -> Probe:
+def http(address: str, path: str) -> Probe:
     """GET of `path` answers 200."""
 
-    async def probe(address: str) -> None:
+    async def probe() -> None:
         request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
         status = (await _exchange(address, request.encode())).partition(b"\r\n")[0].decode(errors="replace")
         if status.split(" ")[1:2] != ["200"]:
@@ -107,7 +123,8 @@ async def _call(address: str, method: str, request: bytes) -> bytes:
     options = [("grpc.enable_http_proxy", 0)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         try:
-            return bytes(await channel.unary_unary(method)(request, timeout=ATTEMPT_S))
+            call: UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+            return await call(request, timeout=ATTEMPT_S)
         except grpc.aio.AioRpcError as error:
             raise NotReady(f"{error.code().name}: {error.details()}") from None
 

@@ -78,6 +78,7 @@ class Folder:
     """The work folder of one stack: `stack.json`, `stack.lock`, `logs/`, `data/`, `run/`."""
 
     def __init__(self, path: Path) -> None:
+        """Makes nothing; `path` need not be there."""
         self.path = path.absolute()
         self.logs = self.path / "logs"
         self.data = self.path / "data"

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-
-from google.protobuf.message import Message
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Call:
     deadline: float | None
     peer: str
     body: bytes = b""
-    request: Message | None = None
+    request: Any = None
     principal: Principal | None = None
     reply_metadata: dict[str, str] = field(default_factory=dict)
 

@@ -234,8 +234,11 @@ class _Cluster:
     """Connections to the primaries of a cluster, by redis-py, which follows the slots as they move."""
 
     def __init__(self, nodes: Sequence[tuple[str, int]], options: dict[str, Any], size: int) -> None:
-        # A connection marked for reconnect comes back to its node a moment after its call ended: hence twice the size.
-        options |= {"retry": Retry(NoBackoff(), 0), "max_connections": 2 * size}
+        options |= {
+            "retry": Retry(NoBackoff(), 0),
+            "max_connections": 2 * size,  # one marked for reconnect comes back to its node after its call has ended
+            "reinitialize_steps": 0,  # else every fifth MOVED closes all connections, those at work too
+        }
         self._client = RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in nodes], **options)
         unparsed: Any = _as_it_came
         for name in list(self._client.response_callbacks):
@@ -258,10 +261,10 @@ class _Cluster:
 
     async def _execute(self, command: Command) -> Any:
         async with self._slots:
+            await self._client.initialize()  # else redis-py sends the command to any node
             if command[0] != "FCALL":
                 return await self._client.execute_command(*command)
             # redis-py would ask the server where the keys of a function call are, arguments and all, before each call.
-            await self._client.initialize()
             node = self._client.get_node_from_key(str(command[3]))
             return await self._client.execute_command(*command, target_nodes=node)
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from myriad.common.v1 import common_pb2
-
 from services.kit.call import Call, Principal
 from services.kit.chain import Interceptor, Method
 from services.kit.errors import InvalidArgument, RoleRequired, Unauthenticated

@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import grpc
-from google.rpc import status_pb2
-from grpc_status import rpc_status
-
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+
 from services.kit import errors, status
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -33,19 +31,42 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     proceed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def forget(self) -> None:
+        """Begins anew."""
+        self.seen.clear()
+        self.proceed.clear()
+        self.cancelled.clear()
+
     def _note(self, method: str, request: object, context: Context) -> None:
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         self.seen.append(Seen(method, request, context.time_remaining(), metadata))
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
-        """Opens session `opened`; of agent `absent`, there is none."""
+        """Opens session `opened`; for agent `absent` and agent `unavailable`, fails."""
         self._note("CreateSession", request, context)
         if request.agent == "absent":
             await refuse(context, errors.AgentNotFound("no agent absent", metadata={"agent": "absent"}))
+        if request.agent == "unavailable":
+            await refuse(context, errors.StoreUnavailable("the store is away", retry_after=1))
         response = pb.CreateSessionResponse()
         response.session.session_id = "opened"
-        response.session.agent.name = request.agent
+        response.session.agent = request.agent
         return response
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        """Nothing."""
+        self._note("GetSession", request, context)
+        return pb.GetSessionResponse()
+
+    async def GetAgent(self, request: pb.GetAgentRequest, context: Context) -> pb.GetAgentResponse:
+        """Nothing."""
+        self._note("GetAgent", request, context)
+        return pb.GetAgentResponse()
+
+    async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
+        """Nothing."""
+        self._note("ListAgents", request, context)
+        return pb.ListAgentsResponse()
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         """As many sessions as asked for, each named by 40 kB when the page token is `large`."""
@@ -95,5 +116,5 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
 async def refuse(context: Context, error: errors.ServiceError) -> None:
     """Ends the call with the error, as the services do."""
-    proto: status_pb2.Status = status.to_proto(error)
-    await context.abort_with_status(rpc_status.to_status(proto))
+    wire = status.to_status(error)
+    await context.abort(wire.code, wire.message, wire.trailers)

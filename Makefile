@@ -1,0 +1,55 @@
+# The verbs of this repository. Each is a thin call; what it does is in the file it names.
+# Settings: VERTICAL=1 DETACH=1 SIM=1 (up), PART=nlu (logs), ARGS="..." (test), UPGRADE=1 (lock), PYTHON=python3.11
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+INSTALL = $(PYTHON) requirements/install.py
+MYRIAD = .venv/bin/myriad
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status chat logs test check gen lock bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb says; do printf '  make %-8s %s\n' "$$verb" "$$says"; done
+
+up: ## Start everything: environments, engines, services, Envoy (VERTICAL=1: services in one process; DETACH=1: return when ready)
+	@$(INSTALL) runtime triton
+	@$(MYRIAD) up $(if $(VERTICAL),--vertical) $(if $(DETACH),--detach) $(if $(SIM),--with-sim)
+
+down: ## Stop everything
+	@$(MYRIAD) down
+
+status: ## Show every part: state, address, process, memory
+	@$(MYRIAD) status
+
+chat: ## Talk to the example agent
+	@$(MYRIAD) chat
+
+logs: ## Show the log of a part: make logs PART=orchestrator
+	@$(MYRIAD) logs $(PART)
+
+test: ## Set up all that tests need and run them (ARGS="tests/unit -k nlu")
+	@$(INSTALL) dev triton
+	.venv/bin/pytest $(ARGS)
+
+check: ## Style, types, imports, contracts, files made from others
+	@$(INSTALL) dev
+	@.venv/bin/python .ci/check.py
+
+gen: ## Write what is made from the protos: protos/gen, Envoy's configuration and descriptors
+	@$(INSTALL) dev
+	.venv/bin/python protos/generate.py code descriptors
+	.venv/bin/python envoy/render.py
+
+lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1: to the newest versions allowed)
+	@$(INSTALL) dev
+	.venv/bin/python requirements/lock.py $(if $(UPGRADE),--upgrade)
+
+bench: ## Measure, and write BENCHMARKS.md
+	@$(INSTALL) dev triton
+	.venv/bin/python -m bench
+
+clean: ## Remove environments, caches and made files; the stack's data in .myriad/data stay (rm -r .myriad removes them, too)
+	@! test -x $(MYRIAD) || $(MYRIAD) down
+	rm -rf .venv .venv-triton .myriad/logs .myriad/run envoy/descriptors.pb
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,182 @@
+"""`myriad agents apply`: makes an agent out of its files: the agent in memory, its documents in retrieval, its intents.
+
+It speaks to the services themselves, as an operator's tool inside the mesh does; no such method has a route at Envoy.
+"""
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from myriad.common.v1 import common_pb2
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from services.dev.agentfile import AgentSource
+from services.kit.call import Principal, work_as
+from services.kit.clients import Client, Network
+from services.kit.errors import ServiceError
+
+BATCH = 16
+"""Documents written by one call."""
+
+WRITE_S = 60.0
+"""Longest time of a call that writes documents: the first ones wait for the model to be warm."""
+
+TRAIN_S = 300.0
+"""Longest time the training of an agent's intents may take."""
+
+APPLY_S = 900.0
+"""Longest time of all of it."""
+
+Say = Callable[[str], None]
+
+
+class TrainingFailed(Exception):
+    """The intents could not be learned. The message is what the trainer said last."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an agent goes."""
+
+    addresses: Mapping[str, str]
+    """host:port of `memory`, `retrieval` and `triton`."""
+
+    data: Path
+    """Data folder of the stack: nlu's models, and what was applied."""
+
+    principal: Principal
+
+
+async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Agent:
+    """Makes the agent what its files say. Applying the same files again changes nothing.
+
+    Args:
+        source: The agent's files.
+        target: Where it goes.
+        say: Told of each step.
+
+    Returns:
+        The agent with its revision.
+
+    Raises:
+        ServiceError: a service refused, or does not answer.
+        TrainingFailed: the intents could not be learned.
+    """
+    record = _record(target, source.agent.name)
+    before: dict[str, object] = _read(record)
+    async with _clients(target) as (memory, retrieval):
+        if source.documents:
+            gone = set(_texts(before.get("documents"))) - {document.document_id for document in source.documents}
+            await _write_documents(retrieval, source, sorted(gone), say)
+        if source.agent.intents:
+            say(f"learning {len(source.agent.intents)} intents")
+            await _train(source, target)
+        stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
+        put = memory_pb2.PutAgentRequest(agent=source.agent)
+        agent = (await memory.unary(stub.PutAgent, put, timeout=WRITE_S)).agent
+    documents = [document.document_id for document in source.documents]
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"digest": digest(source), "revision": agent.revision, "documents": documents}) + "\n")
+    say(f"{agent.name}, revision {agent.revision}: {len(agent.tools)} tools, {len(documents)} documents")
+    return agent
+
+
+async def is_applied(source: AgentSource, target: Target) -> bool:
+    """Whether the stack holds the agent as its files are now."""
+    before = _read(_record(target, source.agent.name))
+    if before.get("digest") != digest(source):
+        return False
+    async with _clients(target) as (memory, _):
+        stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
+        latest = memory_pb2.GetAgentRequest(agent=common_pb2.AgentRef(name=source.agent.name))
+        try:
+            agent = (await memory.unary(stub.GetAgent, latest, timeout=WRITE_S)).agent
+        except ServiceError:
+            return False
+    return agent.revision == before.get("revision")
+
+
+def digest(source: AgentSource) -> str:
+    """SHA-256 of an agent and its documents."""
+    whole = hashlib.sha256()
+    for message in (source.agent, *source.documents):
+        content = message.SerializeToString(deterministic=True)
+        whole.update(len(content).to_bytes(8) + content)
+    return whole.hexdigest()
+
+
+async def _write_documents(retrieval: Client, source: AgentSource, gone: list[str], say: Say) -> None:
+    stub = retrieval_pb2_grpc.RetrievalServiceStub(retrieval.channel)
+    names = source.agent.knowledge.collections
+    for name in names:
+        collection = retrieval_pb2.Collection(name=name, scope=retrieval_pb2.SCOPE_TENANT)
+        creating = retrieval_pb2.CreateCollectionRequest(collection=collection)
+        await retrieval.unary(stub.CreateCollection, creating, timeout=WRITE_S)
+    for start in range(0, len(source.documents), BATCH):
+        batch = source.documents[start : start + BATCH]
+        say(f"documents {start + 1} to {start + len(batch)} of {len(source.documents)}")
+        writing = retrieval_pb2.UpsertDocumentsRequest(collection=names[0], documents=batch)
+        await retrieval.unary(stub.UpsertDocuments, writing, timeout=WRITE_S)
+    for start in range(0, len(gone), BATCH):
+        deleting = retrieval_pb2.DeleteDocumentsRequest(collection=names[0], document_ids=gone[start : start + BATCH])
+        await retrieval.unary(stub.DeleteDocuments, deleting, timeout=WRITE_S)
+
+
+async def _train(source: AgentSource, target: Target) -> None:
+    command = [sys.executable, "-m", "services.nlu.train", "--agent-file", str(source.file)]
+    command += ["--tenant", target.principal.tenant, "--models-dir", str(models_folder(target.data))]
+    command += ["--triton", target.addresses["triton"]]
+    trainer = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(TRAIN_S):
+            output, _ = await trainer.communicate()
+    finally:
+        if trainer.returncode is None:
+            trainer.kill()
+            await trainer.wait()
+    if trainer.returncode != 0:
+        lines = output.decode(errors="replace").strip().splitlines()
+        raise TrainingFailed("\n".join(lines[-15:]) or f"exit status {trainer.returncode}")
+
+
+def models_folder(data: Path) -> Path:
+    """Where nlu's trained models are."""
+    return data / "nlu"
+
+
+@asynccontextmanager
+async def _clients(target: Target) -> AsyncIterator[tuple[Client, Client]]:
+    """Clients of memory and retrieval, calling as the target's principal."""
+    work_as(target.principal, name="myriad agents apply", timeout=APPLY_S)
+    network = Network(None)
+    try:
+        yield (
+            network.client("memory", target.addresses["memory"]),
+            network.client("retrieval", target.addresses["retrieval"]),
+        )
+    finally:
+        await network.close()
+
+
+def _record(target: Target, agent: str) -> Path:
+    """What was applied last: which documents to delete, and whether anything changed."""
+    tenant = hashlib.sha256(target.principal.tenant.encode()).hexdigest()[:16]
+    return target.data / "agents" / tenant / f"{agent}.json"
+
+
+def _read(record: Path) -> dict[str, object]:
+    try:
+        return dict(json.loads(record.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

@@ -1,0 +1,74 @@
+"""`myriad chat`: a conversation on the terminal."""
+
+import asyncio
+from contextlib import AsyncExitStack, aclosing
+
+from rich.console import Console
+from rich.markup import escape
+
+from services.dev.conversation import Conversation, Transcript, orchestrator_at
+from services.dev.show import Show
+from services.kit.call import Principal
+from services.kit.errors import ServiceError
+
+
+def chat(console: Console, address: str, principal: Principal, *, agent: str | None, session_id: str | None) -> None:
+    """Talks until the person leaves: Ctrl-D, Ctrl-C at the prompt, or `/quit`. Ctrl-C in an answer stops it.
+
+    Args:
+        console: The terminal.
+        address: Envoy.
+        principal: Who talks.
+        agent: With whom. None: with the agent of the session.
+        session_id: The session to go on with. None: a new one.
+
+    Raises:
+        ServiceError: the conversation could not be opened.
+    """
+    # The runner's loop stands still while the person types: Ctrl-C then is the prompt's, and later the answer's.
+    with asyncio.Runner() as runner:
+        closing = AsyncExitStack()
+        try:
+            conversation = runner.run(_begin(closing, address, principal, agent, session_id))
+            console.print(f"{conversation.agent} listens. Ctrl-C stops an answer, Ctrl-D leaves.", style="dim")
+            _talk(console, runner, conversation)
+            console.print(
+                f"\nGo on with: myriad chat --session {conversation.session_id}", style="dim", highlight=False
+            )
+        finally:
+            runner.run(closing.aclose())
+
+
+async def _begin(
+    closing: AsyncExitStack, address: str, principal: Principal, agent: str | None, session_id: str | None
+) -> Conversation:
+    client = await closing.enter_async_context(orchestrator_at(address, principal))
+    return await Conversation.begin(client, agent=agent, session_id=session_id)
+
+
+def _talk(console: Console, runner: asyncio.Runner, conversation: Conversation) -> None:
+    while True:
+        try:
+            text = console.input("\n[bold]you>[/bold] ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if text == "/quit":
+            return
+        if not text:
+            continue
+        try:
+            runner.run(_turn(console, conversation, text))
+        except KeyboardInterrupt:
+            console.print("\nstopped", style="yellow")
+        except ServiceError as error:
+            console.print(f"[red]{escape(error.message)}[/red] ({error.reason})")
+
+
+async def _turn(console: Console, conversation: Conversation, text: str) -> None:
+    show, transcript = Show(console), Transcript()
+    console.print(f"[bold]{conversation.agent}>[/bold] ", end="")
+    async with aclosing(conversation.say(text)) as events:
+        async for event in events:
+            transcript.add(event)
+            show.event(event)
+    show.ended(transcript)

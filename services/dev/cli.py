@@ -1,0 +1,211 @@
+"""The command line `myriad`."""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from myriad.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
+from services.dev import agentfile, agents, status, up
+from services.dev.agents import Target
+from services.dev.ask import ask as ask_once
+from services.dev.chat import chat as talk
+from services.dev.conversation import TIMEOUT_S, orchestrator_at, to_dict
+from services.dev.environment import without_proxy
+from services.dev.plan import ROOT
+from services.dev.show import print_json
+from services.dev.state import Folder, StackState, State
+from services.kit.call import Principal
+from services.kit.errors import ServiceError
+
+FOLLOW_EVERY_S = 0.2
+
+
+class Failed(Exception):
+    """The command cannot be done. The message says what happened, where, and what to do."""
+
+
+Work = Annotated[Path, typer.Option(help="Work folder of the stack: its state, logs and data.")]
+Tenant = Annotated[str, typer.Option(help="On behalf of which tenant.")]
+User = Annotated[str, typer.Option(help="On behalf of which user.")]
+Agent = Annotated[str | None, typer.Option(help="The agent. By default that of the session, or aura.")]
+Session = Annotated[str | None, typer.Option(help="Go on with this session. By default a new one begins.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def make_app() -> typer.Typer:
+    """The commands. Each takes its folder from the context."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_options)
+    for command in (_up, _down, _status, _logs, _chat, _ask):
+        app.command(command.__name__.removeprefix("_"))(command)
+    on_agents = typer.Typer(no_args_is_help=True, help="What the stack's agents are.")
+    on_agents.command("apply")(_agents_apply)
+    on_agents.command("list")(_agents_list)
+    app.add_typer(on_agents, name="agents")
+    return app
+
+
+def main() -> None:
+    """The entry point: runs the command, and says what went wrong in a sentence."""
+    # Everything the command line talks to is on this machine.
+    os.environ.update(without_proxy(os.environ))
+    try:
+        make_app()()
+    except (Failed, agentfile.AgentFileError, agents.TrainingFailed) as error:
+        _complain(str(error))
+    except ServiceError as error:
+        _complain(f"{error.message} ({error.reason})")
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output left
+        sys.exit(1)
+
+
+def _complain(text: str) -> NoReturn:
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def _options(context: typer.Context, work: Work = ROOT / ".myriad") -> None:
+    """Myriad on this machine: the stack, and talking to its agents."""
+    context.obj = Folder(work)
+
+
+def _up(
+    context: typer.Context,
+    vertical: Annotated[bool, typer.Option("--vertical", help="All services in one process.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; the stack goes on.")] = False,
+    with_sim: Annotated[bool, typer.Option("--with-sim", help="Also serve the model that plays a script.")] = False,
+) -> None:
+    """Start the stack: engines, services, Envoy; and the example agent."""
+    options = up.UpOptions(context.obj.path, vertical, with_sim)
+    console = Console()
+    raise typer.Exit(up.up_detached(console, options) if detach else asyncio.run(up.up(console, options)))
+
+
+def _down(context: typer.Context) -> None:
+    """Stop the stack."""
+    raise typer.Exit(up.down(Console(), context.obj.path))
+
+
+def _status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show every part: state, address, process, memory. Exit status 0: all are ready."""
+    known = asyncio.run(status.status(context.obj))
+    if as_json:
+        print_json(Console(), known)
+    else:
+        status.show(Console(), known)
+    raise typer.Exit(0 if known["state"] == State.READY else 1)
+
+
+def _logs(
+    context: typer.Context,
+    part: Annotated[str | None, typer.Argument(help="Name of the part. By default the names are listed.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+) -> None:
+    """Show the log of a part."""
+    folder: Folder = context.obj
+    names = sorted(log.stem for log in folder.logs.glob("*.log"))
+    if part is None:
+        sys.stdout.write("\n".join(names) + "\n" if names else "There are no logs: nothing was started yet.\n")
+        return
+    if part not in names:
+        raise Failed(f"There is no log of {part!r} in {folder.logs}. There is: {', '.join(names) or 'none'}.")
+    with folder.log(part).open(errors="replace") as log:
+        try:
+            while True:
+                sys.stdout.write(log.read())
+                sys.stdout.flush()
+                if not follow:
+                    return
+                time.sleep(FOLLOW_EVERY_S)
+        except KeyboardInterrupt:
+            return
+
+
+def _chat(
+    context: typer.Context,
+    agent: Agent = None,
+    session: Session = None,
+    tenant: Tenant = "dev",
+    user: User = "dev",
+) -> None:
+    """Talk to an agent."""
+    envoy = _running(context.obj).addresses["envoy"]
+    talk(Console(), envoy, _principal(tenant, user), agent=agent or (None if session else "aura"), session_id=session)
+
+
+def _ask(
+    context: typer.Context,
+    text: Annotated[str, typer.Argument(help="What to ask.")],
+    agent: Agent = None,
+    session: Session = None,
+    as_json: AsJson = False,
+    tenant: Tenant = "dev",
+    user: User = "dev",
+) -> None:
+    """Ask an agent one thing. Exit status 0: the run completed."""
+    envoy = _running(context.obj).addresses["envoy"]
+    whom = agent or (None if session else "aura")
+    asking = ask_once(Console(), envoy, _principal(tenant, user), text, agent=whom, session_id=session, as_json=as_json)
+    try:
+        code = asyncio.run(asking)
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)
+
+
+def _agents_apply(
+    context: typer.Context,
+    path: Annotated[Path, typer.Argument(help="Folder with agent.yaml and knowledge/*.md, or an agent's YAML file.")],
+    tenant: Tenant = "dev",
+    user: User = "dev",
+) -> None:
+    """Make an agent what its files say: the agent, its documents, its intents."""
+    folder: Folder = context.obj
+    source = agentfile.read(path)
+    target = Target(_running(folder).addresses, folder.data, _principal(tenant, user))
+    console = Console()
+    asyncio.run(agents.apply(source, target, lambda line: console.print(line, markup=False, highlight=False)))
+
+
+def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = "dev", user: User = "dev") -> None:
+    """List the agents."""
+    found = asyncio.run(_list(_running(context.obj).addresses["envoy"], _principal(tenant, user)))
+    if as_json:
+        print_json(Console(), found)
+        return
+    for agent in found["agents"]:
+        line = f"{agent['name']:<20} revision {agent['revision']:<4} {agent['display_name']}"
+        Console().print(line.rstrip(), markup=False, highlight=False)
+
+
+async def _list(address: str, principal: Principal) -> dict[str, Any]:
+    async with orchestrator_at(address, principal) as client:
+        stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
+        request = orchestrator_pb2.ListAgentsRequest()
+        reply = await client.unary(stub.ListAgents, request, timeout=TIMEOUT_S)
+        return to_dict(reply)
+
+
+def _running(folder: Folder) -> StackState:
+    """What is known of the running stack.
+
+    Raises:
+        Failed: none runs.
+    """
+    state = folder.read()
+    if state is None or not folder.is_owned():
+        raise Failed(f"The stack is not running (its folder would be {folder.path}). Start it: make up")
+    if state.state is not State.READY:
+        raise Failed(f"The stack is {state.state}, not ready yet. See it: myriad status")
+    return state
+
+
+def _principal(tenant: str, user: str) -> Principal:
+    return Principal(tenant, user, frozenset({"admin"}))

@@ -1,0 +1,72 @@
+"""Shows a run on a terminal while it happens."""
+
+import json
+import unicodedata
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.dev.conversation import Transcript
+
+_LONGEST = 200
+
+
+def printable(text: str) -> str:
+    """Text without the control characters that a model or a tool may send to a terminal."""
+    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
+
+
+class Show:
+    """Prints the answer as it comes, and beside it, dimmed, what the agent does for it."""
+
+    def __init__(self, console: Console) -> None:
+        """Prints to `console`."""
+        self._console = console
+        self._line_is_open = False
+
+    def event(self, event: pb.RunEvent) -> None:
+        """Shows one event; `ended` shows the rest."""
+        kind = event.WhichOneof("event")
+        if kind == "text_delta":
+            self._console.print(Text(printable(event.text_delta.text)), end="", soft_wrap=True)
+            self._line_is_open = True
+        elif kind == "tool_started":
+            call = event.tool_started.call
+            self._aside(f"→ {call.tool} {call.arguments_json}")
+        elif kind == "tool_finished":
+            ended = event.tool_finished
+            outcome = pb.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_").lower()
+            self._aside(f"← {ended.tool}: {outcome} {ended.reason} {ended.result_json}")
+        elif kind == "degraded":
+            self._aside(f"without {event.degraded.component}: {event.degraded.reason}", style="yellow")
+        elif kind == "restarted":
+            self._aside("begins again")
+
+    def ended(self, transcript: Transcript) -> None:
+        """Shows the sources, and what went wrong if something did."""
+        self._close_line()
+        seen: dict[tuple[str, str], str] = {}
+        for citation in transcript.citations:
+            seen.setdefault((citation.collection, citation.document_id), citation.title)
+        for number, ((collection, document_id), title) in enumerate(seen.items(), start=1):
+            self._aside(f"[{number}] {title or document_id} ({collection}/{document_id})")
+        failure = transcript.failure()
+        if failure:
+            self._console.print(Text(printable(failure)), style="yellow" if transcript.state == "cancelled" else "red")
+
+    def _aside(self, text: str, *, style: str = "dim") -> None:
+        self._close_line()
+        text = printable(text).replace("\n", " ").strip()
+        self._console.print(Text(text if len(text) <= _LONGEST else text[:_LONGEST] + " …"), style=style)
+
+    def _close_line(self) -> None:
+        if self._line_is_open:
+            self._console.print()
+            self._line_is_open = False
+
+
+def print_json(console: Console, value: dict[str, Any]) -> None:
+    """Prints one JSON object for a program: no colours, no line breaks that are not in it."""
+    console.out(json.dumps(value, indent=2, ensure_ascii=False), highlight=False)

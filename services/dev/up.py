@@ -1,0 +1,230 @@
+"""`myriad up` and `myriad down`: starts the stack and keeps it until told to stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from services.dev import agentfile, agents, processes
+from services.dev.engines.valkey import ValkeyMissing
+from services.dev.plan import ROOT
+from services.dev.ports import NoFreePort
+from services.dev.stack import AlreadyRunning, Stack, end_remains, running_stack
+from services.dev.state import Folder, PartState, State
+from services.dev.supervisor import PartFailed
+from services.kit.errors import ServiceError
+
+EXAMPLE = ROOT / "examples" / "aura"
+"""The agent that is there from the start."""
+
+DOWN_S = 90.0
+"""How long `down` waits; Triton alone may take 30 s."""
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What `up` was asked for."""
+
+    work: Path
+    vertical: bool = False
+    sim: bool = False
+
+
+class Printer:
+    """Prints a line for each part that becomes ready, dies or fails."""
+
+    def __init__(self, console: Console, folder: Folder) -> None:
+        """Prints to `console`; names logs in `folder`."""
+        self._console = console
+        self._folder = folder
+        self._last: dict[str, State] = {}
+
+    def part(self, name: str, part: PartState, lines: list[str]) -> None:
+        """Prints a change. What is no news for a person is not printed."""
+        before, self._last[name] = self._last.get(name), part.state
+        if part.state is State.READY and before is not State.READY:
+            again = f" again ({part.restarts})" if part.restarts else ""
+            self._line(f"[green]●[/green] {name:<13}{part.address:<17} ready{again} after {part.ready_after_s:.1f} s")
+        elif part.state is State.RESTARTING:
+            self._line(f"[yellow]●[/yellow] {name:<13}{escape(part.message)}")
+            self.log(name, lines)
+        elif part.state is State.STOPPED:
+            self._line(f"[dim]○ {name:<13}stopped[/dim]")
+
+    def failed(self, error: PartFailed) -> None:
+        """Prints why the start failed."""
+        self._line(f"[red]● {error.name:<13}{escape(error.reason)}[/red]")
+        self.log(error.name, error.lines)
+
+    def log(self, name: str, lines: list[str]) -> None:
+        """Prints the last lines of a part's log."""
+        for line in lines:
+            self._console.print(f"    {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._line(f"  the whole log: {escape(str(self._folder.log(name)))}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+async def up(console: Console, options: UpOptions) -> int:
+    """Runs the stack until SIGINT, SIGTERM or SIGHUP; a second one ends it at once. Returns the exit status."""
+    made: list[Stack] = []
+    task = asyncio.create_task(_up(console, options, made))
+    told = 0
+
+    def tell() -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            task.cancel()
+        else:
+            for stack in made:
+                stack.supervisor.kill_all()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, tell)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return 0
+
+
+async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
+    folder = Folder(options.work)
+    printer = Printer(console, folder)
+    began = time.monotonic()
+
+    async def prepare(stack: Stack) -> None:
+        applied = await apply_example(console, stack)
+        console.print(f"\nMyriad is up after {time.monotonic() - began:.1f} s.", highlight=False)
+        if applied:
+            show_what_to_try(console, stack.address("envoy"))
+        console.print("\nStop it: " + ("Ctrl-C, or make down" if console.is_terminal else "make down"), style="dim")
+
+    try:
+        async with running_stack(
+            work=options.work,
+            vertical=options.vertical,
+            sim=options.sim,
+            report=printer.part,
+            on_made=made.append,
+            prepare=prepare,
+        ):
+            await asyncio.Event().wait()
+    except PartFailed as error:
+        printer.failed(error)
+    except AlreadyRunning:
+        return _say_running(console, folder)
+    except (NoFreePort, FileNotFoundError, ValkeyMissing) as error:
+        console.print(f"Cannot start: {error}\nmake up installs what is missing.", style="red", markup=False)
+    return 1
+
+
+def _say_running(console: Console, folder: Folder) -> int:
+    state = folder.read()
+    where = state.addresses["envoy"] if state else "its address is not known yet"
+    console.print(f"Myriad already runs: {where}. See it: myriad status. Stop it: make down.", highlight=False)
+    return 0
+
+
+async def apply_example(console: Console, stack: Stack) -> bool:
+    """Puts the example agent into the stack, unless it is there as it is. Returns whether it is there."""
+    try:
+        source = agentfile.read(EXAMPLE)
+        target = stack.target()
+        if not await agents.is_applied(source, target):
+            await agents.apply(source, target, lambda text: console.print(f"  {text}", style="dim", markup=False))
+    except (agentfile.AgentFileError, ServiceError, agents.TrainingFailed) as error:
+        console.print(f"The example agent is not there: {error}", style="red", markup=False)
+        return False
+    return True
+
+
+def show_what_to_try(console: Console, address: str) -> None:
+    """Prints three things to try, to be pasted as they are."""
+    myriad = ".venv/bin/myriad" if Path.cwd() == ROOT else str(ROOT / ".venv" / "bin" / "myriad")
+    json_type = "-H 'content-type: application/json'"
+    lines = [
+        "",
+        "Ask a question:",
+        f'  {myriad} ask "How many days do I have to return something?" --agent aura',
+        "The same over HTTP, as server-sent events:",
+        f'  SESSION=$(curl -s {address}/v1/sessions {json_type} -d \'{{"agent": "aura"}}\''
+        ' | grep -o \'"session_id": *"[^"]*\' | cut -d\'"\' -f4)',
+        f'  curl -sN {address}/v1/sessions/${{SESSION}}:run {json_type} -d \'{{"input": "Where is order 1001?"}}\'',
+        "Talk:",
+        "  make chat",
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def up_detached(console: Console, options: UpOptions) -> int:
+    """Starts the stack as a process of its own and returns when it is ready. Returns the exit status."""
+    folder = Folder(options.work)
+    folder.make()
+    if folder.is_owned():
+        return _say_running(console, folder)
+    arguments = ["--work", str(folder.path), "up"]
+    arguments += [flag for flag, wanted in (("--vertical", options.vertical), ("--with-sim", options.sim)) if wanted]
+    output = folder.log("up")
+    with output.open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "services.dev", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        with output.open(errors="replace") as shown:
+            while child.poll() is None and not _is_up(folder, child.pid):
+                console.out(shown.read(), end="", highlight=False)
+                time.sleep(_POLL_S)
+            console.out(shown.read(), end="", highlight=False)
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait(DOWN_S)
+        return 130
+    return child.returncode or 0
+
+
+def _is_up(folder: Folder, pid: int) -> bool:
+    state = folder.read()
+    return state is not None and state.pid == pid and state.state is State.READY
+
+
+def down(console: Console, work: Path) -> int:
+    """Stops the stack, or ends what a killed one left behind. Returns the exit status."""
+    folder = Folder(work)
+    with folder.owned() as free:
+        if free:
+            ended = asyncio.run(end_remains(folder))
+            said = (
+                f"Ended what a killed stack left behind: {len(ended)} processes." if ended else "Myriad does not run."
+            )
+            console.print(said, highlight=False)
+            return 0
+    state = folder.read()
+    if state is not None and processes.is_running(state.pid, state.started):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGTERM)
+    end = time.monotonic() + DOWN_S
+    while folder.is_owned():
+        if time.monotonic() > end:
+            console.print(f"The stack still runs after {DOWN_S:.0f} s; see {folder.log('stack')}", style="red")
+            return 1
+        time.sleep(_POLL_S)
+    console.print("Myriad is down.", highlight=False)
+    return 0

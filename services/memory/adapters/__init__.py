@@ -1,0 +1,1 @@
+"""What memory's ports are on the outside."""

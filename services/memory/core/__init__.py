@@ -1,0 +1,1 @@
+"""What memory decides: sessions, turns and agents, for one principal at a time."""

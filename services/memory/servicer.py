@@ -1,0 +1,105 @@
+"""The contract: messages in, decisions of the core, messages out."""
+
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from services.kit.call import current_principal
+from services.memory import codec
+from services.memory.core.agents import Agents
+from services.memory.core.sessions import Sessions
+from services.memory.core.turns import Turns, write_run_id
+from services.memory.model import Request
+
+
+class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
+    """myriad.memory.v1.MemoryService."""
+
+    def __init__(self, sessions: Sessions, turns: Turns, agents: Agents) -> None:
+        """Answers with what these decide."""
+        self._sessions = sessions
+        self._turns = turns
+        self._agents = agents
+
+    async def CreateSession(
+        self, request: memory_pb2.CreateSessionRequest, context: object
+    ) -> memory_pb2.CreateSessionResponse:
+        """Makes a session."""
+        session = await self._sessions.create(current_principal(), request.agent, request.request_id)
+        return memory_pb2.CreateSessionResponse(session=codec.write_session(session))
+
+    async def GetSession(self, request: memory_pb2.GetSessionRequest, context: object) -> memory_pb2.GetSessionResponse:
+        """Reads a session."""
+        session = await self._sessions.get(current_principal(), request.session_id)
+        return memory_pb2.GetSessionResponse(session=codec.write_session(session))
+
+    async def ListSessions(
+        self, request: memory_pb2.ListSessionsRequest, context: object
+    ) -> memory_pb2.ListSessionsResponse:
+        """Lists the caller's sessions."""
+        found, token = await self._sessions.page(current_principal(), request.page_size, request.page_token)
+        return memory_pb2.ListSessionsResponse(sessions=map(codec.write_session, found), next_page_token=token)
+
+    async def DeleteSession(
+        self, request: memory_pb2.DeleteSessionRequest, context: object
+    ) -> memory_pb2.DeleteSessionResponse:
+        """Forgets a session."""
+        await self._sessions.delete(current_principal(), request.session_id)
+        return memory_pb2.DeleteSessionResponse()
+
+    async def BeginTurn(self, request: memory_pb2.BeginTurnRequest, context: object) -> memory_pb2.BeginTurnResponse:
+        """Begins a turn."""
+        turn = await self._turns.begin(
+            current_principal(),
+            request.session_id,
+            Request(request.request_id, request.request_digest) if request.request_id else None,
+            lease_ms=max(1, request.lease.ToMilliseconds()),
+            max_messages=request.max_messages,
+            max_tokens=request.max_tokens,
+        )
+        return memory_pb2.BeginTurnResponse(
+            run_id=write_run_id(request.session_id, turn.run),
+            fencing_token=turn.token,
+            attached=turn.attached,
+            agent=turn.agent,
+            history=map(codec.write_message, turn.history),
+        )
+
+    async def CommitTurn(self, request: memory_pb2.CommitTurnRequest, context: object) -> memory_pb2.CommitTurnResponse:
+        """Ends a turn that is kept."""
+        await self._turns.commit(
+            current_principal(),
+            request.run_id,
+            request.fencing_token,
+            [codec.read_message(message) for message in request.messages],
+            request.last_sequence,
+            request.last_event,
+        )
+        return memory_pb2.CommitTurnResponse()
+
+    async def AbandonTurn(
+        self, request: memory_pb2.AbandonTurnRequest, context: object
+    ) -> memory_pb2.AbandonTurnResponse:
+        """Ends a turn that leaves no trace in the history."""
+        await self._turns.abandon(
+            current_principal(), request.run_id, request.fencing_token, request.last_sequence, request.last_event
+        )
+        return memory_pb2.AbandonTurnResponse()
+
+    async def GetHistory(self, request: memory_pb2.GetHistoryRequest, context: object) -> memory_pb2.GetHistoryResponse:
+        """Reads the newest messages."""
+        found = await self._sessions.history(current_principal(), request.session_id, request.max_messages)
+        return memory_pb2.GetHistoryResponse(messages=map(codec.write_message, found))
+
+    async def PutAgent(self, request: memory_pb2.PutAgentRequest, context: object) -> memory_pb2.PutAgentResponse:
+        """Writes an agent."""
+        content = codec.read_agent(request.agent)
+        agent = await self._agents.put(current_principal(), request.agent.name, content)
+        return memory_pb2.PutAgentResponse(agent=codec.write_agent(agent))
+
+    async def GetAgent(self, request: memory_pb2.GetAgentRequest, context: object) -> memory_pb2.GetAgentResponse:
+        """Reads one revision of an agent."""
+        agent = await self._agents.get(current_principal(), request.agent.name, request.agent.revision)
+        return memory_pb2.GetAgentResponse(agent=codec.write_agent(agent))
+
+    async def ListAgents(self, request: memory_pb2.ListAgentsRequest, context: object) -> memory_pb2.ListAgentsResponse:
+        """Lists the tenant's agents."""
+        found = await self._agents.list(current_principal())
+        return memory_pb2.ListAgentsResponse(agents=map(codec.write_agent, found))

@@ -1,0 +1,1 @@
+"""The decisions: what a text means to an agent."""

@@ -1,0 +1,1 @@
+"""The outside of toolexec: one file per system, and the fakes."""

@@ -1,0 +1,79 @@
+"""Agents as memory keeps them."""
+
+from collections import OrderedDict
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from google.protobuf.json_format import MessageToDict
+from myriad.common.v1 import common_pb2
+
+from services.kit.call import Principal
+from services.toolexec.domain import AgentTools, FunctionCall, HttpCall, SideEffect, Tool
+
+_TIMEOUT_S = 10.0
+_RESPONSE_BYTES = 65_536
+_SIDE_EFFECTS = MappingProxyType(
+    {
+        common_pb2.SIDE_EFFECT_READ: SideEffect.READ,
+        common_pb2.SIDE_EFFECT_IDEMPOTENT: SideEffect.IDEMPOTENT,
+    }
+)
+
+
+class Catalog(Protocol):
+    """The part of `AgentCatalog` used here."""
+
+    async def get(self, name: str, revision: int) -> common_pb2.Agent:
+        """An agent of the current principal's tenant."""
+
+
+class CatalogToolSource:
+    """Tools of agents in the catalog; a revision's are read once and kept."""
+
+    def __init__(self, catalog: Catalog, capacity: int = 256) -> None:
+        """Keeps the tools of the `capacity` revisions used last."""
+        self._catalog = catalog
+        self._capacity = capacity
+        self._kept: OrderedDict[tuple[str, str, int], AgentTools] = OrderedDict()
+
+    async def get(self, principal: Principal, agent: str, revision: int) -> AgentTools:
+        """As `ToolSource.get`. The principal must be that of the call at hand."""
+        found = await self._catalog.get(agent, revision)
+        key = (principal.tenant, found.name, found.revision)
+        tools = self._kept.get(key)
+        if tools is None:
+            tools = AgentTools(found.name, found.revision, {tool.name: read_tool(tool) for tool in found.tools})
+            self._kept[key] = tools
+            if len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(key)
+        return tools
+
+
+def read_tool(tool: common_pb2.Tool) -> Tool:
+    """A tool as the contract writes it, with its defaults. An unknown side effect counts as the worst."""
+    return Tool(
+        name=tool.name,
+        description=tool.description,
+        parameters=MessageToDict(tool.parameters) if tool.HasField("parameters") else None,
+        side_effect=_SIDE_EFFECTS.get(tool.side_effect, SideEffect.SIDE_EFFECT),
+        timeout=tool.timeout.ToTimedelta().total_seconds() if tool.HasField("timeout") else _TIMEOUT_S,
+        roles=frozenset(tool.roles),
+        call=_call(tool),
+    )
+
+
+def _call(tool: common_pb2.Tool) -> FunctionCall | HttpCall:
+    if tool.WhichOneof("kind") != "http":
+        return FunctionCall(tool.builtin.function)
+    http = tool.http
+    method: Any = http.method or common_pb2.HTTP_METHOD_GET
+    return HttpCall(
+        method=common_pb2.HttpMethod.Name(method).removeprefix("HTTP_METHOD_"),
+        endpoint=http.endpoint,
+        url=http.url,
+        response=dict(http.response),
+        max_response_bytes=http.max_response_bytes or _RESPONSE_BYTES,
+        idempotency_key=http.idempotency_key,
+    )

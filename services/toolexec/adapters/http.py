@@ -1,0 +1,126 @@
+"""HTTP by httpcore: two pools of connections, one for public addresses and one for the operator's endpoints.
+
+Two, because a pooled connection is checked only when it is made: in one pool, a connection to an endpoint could be
+used again for an agent's URL of the same host. There is no cookie jar, no proxy, no netrc and no redirect here, and
+nothing is read from the environment.
+"""
+
+import ssl
+import zlib
+from collections.abc import AsyncIterable, Callable
+
+import certifi
+import httpcore
+
+from services.kit.errors import ToolUnavailable
+from services.toolexec.adapters.guard import Address, CheckedBackend, Resolve, is_public
+from services.toolexec.domain import HttpRequest, HttpResponse
+
+KEEPALIVE_S = 3.0
+"""Shorter than servers' usual 5 s, so that a connection is seldom used in the moment its server closes it."""
+
+_FAILURES = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+)
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+
+
+def anywhere(_address: Address) -> bool:
+    """The rule for endpoints: the operator named them."""
+    return True
+
+
+class HttpcoreCaller:
+    """Speaks HTTP/1.1, over TLS where the URL says so."""
+
+    def __init__(
+        self,
+        resolve: Resolve,
+        *,
+        connections: int = 256,
+        connect_timeout: float = 3.0,
+        allows: Callable[[Address], bool] = is_public,
+    ) -> None:
+        """Opens nothing but the trust store: the system's, and certifi's.
+
+        Args:
+            resolve: Knows the addresses of names.
+            connections: At most, in each of the two pools.
+            connect_timeout: Seconds for a connection, and again for TLS.
+            allows: The rule for public addresses.
+        """
+        trust = ssl.create_default_context()
+        trust.load_verify_locations(certifi.where())
+        self._timeouts = {"connect": connect_timeout, "pool": connect_timeout}
+        self._public = _pool(CheckedBackend(resolve, allows), connections, trust)
+        self._endpoints = _pool(CheckedBackend(resolve, anywhere), connections, trust)
+
+    async def call(self, request: HttpRequest) -> HttpResponse:
+        """As `HttpCaller.call`."""
+        url = httpcore.URL(
+            scheme=request.url.scheme,
+            host=request.url.host,
+            port=request.url.port,
+            target=request.url.target,
+        )
+        pool = self._public if request.public_only else self._endpoints
+        headers = [("Host", _host_header(request)), *request.headers.items()]
+        try:
+            async with pool.stream(
+                request.method, url, headers=headers, content=request.body, extensions={"timeout": self._timeouts}
+            ) as response:
+                found = {name.lower(): value for name, value in response.headers}
+                encoding = found.get(b"content-encoding", b"").lower()
+                body, truncated = await _read(response.aiter_stream(), encoding, request.max_bytes)
+        except _FAILURES:
+            raise ToolUnavailable("the tool cannot be reached, or broke off its answer") from None
+        content_type = found.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+        location = found.get(b"location", b"").decode("latin-1")
+        return HttpResponse(response.status, content_type, body, truncated, location)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._public.aclose()
+        await self._endpoints.aclose()
+
+
+def _pool(backend: CheckedBackend, connections: int, trust: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
+    return httpcore.AsyncConnectionPool(
+        ssl_context=trust,
+        max_connections=connections,
+        keepalive_expiry=KEEPALIVE_S,
+        network_backend=backend,
+    )
+
+
+def _host_header(request: HttpRequest) -> str:
+    url = request.url
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return host if url.port == {"http": 80, "https": 443}[url.scheme] else f"{host}:{url.port}"
+
+
+async def _read(chunks: AsyncIterable[bytes], encoding: bytes, limit: int) -> tuple[bytes, bool]:
+    """The decoded body, cut at `limit` bytes, and whether it was cut.
+
+    Raises:
+        ToolUnavailable: it is encoded in a way nobody asked for, or its encoding is broken.
+    """
+    if encoding not in {b"", b"identity", b"gzip", b"x-gzip", b"deflate"}:
+        raise ToolUnavailable("the tool answered in an encoding that was not asked for")
+    packed = None if encoding in {b"", b"identity"} else zlib.decompressobj(_GZIP_OR_ZLIB)
+    body = bytearray()
+    try:
+        async for chunk in chunks:
+            room = limit + 1 - len(body)
+            # zlib stops at so many bytes of output, so a bomb is never unpacked.
+            body += packed.decompress(chunk, room) if packed else chunk[:room]
+            if len(body) > limit:
+                return bytes(body[:limit]), True
+    except zlib.error:
+        raise ToolUnavailable("the tool's answer is packed wrongly") from None
+    if packed and body and not packed.eof:
+        raise ToolUnavailable("the tool's answer ends too early")
+    return bytes(body), False

@@ -1,0 +1,188 @@
+"""Runs one tool call: who may, with what arguments, how often, for how long."""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from services.kit.call import Principal
+from services.kit.errors import (
+    ApprovalRequired,
+    ExecutionInProgress,
+    FailedPrecondition,
+    StoreUnavailable,
+    ToolNotAllowed,
+    ToolNotFound,
+    ToolTimeout,
+)
+from services.toolexec.core import json_text
+from services.toolexec.core.answer import Answer, problem
+from services.toolexec.core.arguments import read_arguments
+from services.toolexec.core.functions import Function, FunctionFailed
+from services.toolexec.core.gate import Gate
+from services.toolexec.core.http_tool import HttpTools
+from services.toolexec.core.schema import Schemas
+from services.toolexec.domain import (
+    AgentTools,
+    CallKey,
+    Finished,
+    FunctionCall,
+    InProgress,
+    Outcome,
+    SideEffect,
+    Tool,
+)
+from services.toolexec.ports import Clock, ResultStore, ToolSource
+
+KEEP_RESULT_S = 86_400.0
+MAX_TIMEOUT_S = 60.0
+_SETTLE_S = 5.0
+"""Beyond a call's timeout, the time its end may take to be written."""
+
+_MARGIN_S = 0.02
+"""Of the caller's deadline, kept for the way back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A call to make. `remaining`: seconds until the caller gives up; None: it does not."""
+
+    agent: str
+    revision: int
+    tool: str
+    arguments_json: str
+    run_id: str
+    idempotency_key: str
+    remaining: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What came of it. `replayed`: the outcome is an earlier call's; nothing ran."""
+
+    outcome: Outcome
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Runners:
+    """What tools run on."""
+
+    functions: Mapping[str, Function]
+    http: HttpTools
+
+
+class Executor:
+    """Lists and runs the tools of agents."""
+
+    def __init__(
+        self, source: ToolSource, runners: Runners, store: ResultStore, schemas: Schemas, gate: Gate, clock: Clock
+    ) -> None:
+        """Opens nothing."""
+        self._source = source
+        self._runners = runners
+        self._store = store
+        self._schemas = schemas
+        self._gate = gate
+        self._clock = clock
+
+    async def tools(self, principal: Principal, agent: str, revision: int) -> list[Tool]:
+        """The tools the principal may use, in the agent's order.
+
+        Raises:
+            AgentNotFound: no such agent or revision.
+        """
+        found = await self._source.get(principal, agent, revision)
+        return [tool for tool in found.tools.values() if _may(principal, tool)]
+
+    async def execute(self, principal: Principal, execution: Execution) -> Executed:
+        """Runs a tool. What only reads is run each time; of the rest, one call per key runs, and its result is kept.
+
+        Raises:
+            AgentNotFound, ToolNotFound: there is none.
+            ToolNotAllowed: the principal has none of the tool's roles.
+            InvalidToolArguments: the arguments do not fit.
+            ApprovalRequired: the tool has side effects, and no way to approve it exists.
+            ResourceExhausted: too many calls run.
+            ExecutionInProgress: the same key runs.
+            FailedPrecondition: the tool is wrong: its schema, its URL, a function that is not installed.
+            ToolTimeout, ToolUnavailable, ToolResponseTooLarge: it did not work.
+        """
+        found = await self._source.get(principal, execution.agent, execution.revision)
+        tool = _allowed(principal, found, execution.tool)
+        arguments = read_arguments(execution.arguments_json)
+        schema_key = (principal.tenant, found.agent, found.revision, tool.name)
+        await self._schemas.check(schema_key, tool.parameters, arguments)
+        if tool.side_effect is SideEffect.SIDE_EFFECT:
+            raise ApprovalRequired(f"the tool {tool.name} has side effects: a person must approve the call first")
+        key = CallKey(execution.run_id, tool.name, execution.idempotency_key)
+        limit = min(tool.timeout, MAX_TIMEOUT_S)
+        if execution.remaining is not None:
+            limit = max(min(limit, execution.remaining - _MARGIN_S), 0.0)
+        with self._gate.enter((principal.tenant, found.agent, tool.name)):
+            if tool.side_effect is SideEffect.READ:
+                return Executed(await self._run(principal, tool, arguments, key, limit), replayed=False)
+            return await self._run_once(principal, tool, arguments, key, limit)
+
+    async def _run_once(
+        self, principal: Principal, tool: Tool, arguments: dict[str, Any], key: CallKey, limit: float
+    ) -> Executed:
+        begun = await self._store.begin(principal, key, limit + _SETTLE_S)
+        if isinstance(begun, Finished):
+            return Executed(begun.outcome, replayed=True)
+        if isinstance(begun, InProgress):
+            raise ExecutionInProgress("the same call is running", retry_after=1.0)
+        try:
+            outcome = await self._run(principal, tool, arguments, key, limit)
+        except BaseException:
+            with suppress(StoreUnavailable):  # the key frees itself soon
+                await self._store.abandon(principal, key, begun.ticket)
+            raise
+        # The effect has happened. Its result is worth more than its record: the tool may be repeated with this key.
+        with suppress(StoreUnavailable):
+            await self._store.finish(principal, key, begun.ticket, outcome, KEEP_RESULT_S)
+        return Executed(outcome, replayed=False)
+
+    async def _run(
+        self, principal: Principal, tool: Tool, arguments: dict[str, Any], key: CallKey, limit: float
+    ) -> Outcome:
+        started = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(limit):
+                if isinstance(tool.call, FunctionCall):
+                    answer = await self._call_function(tool.call.function, arguments)
+                else:
+                    answer = await self._runners.http.run(tool.name, tool.call, arguments, _outside_key(principal, key))
+        except TimeoutError:
+            raise ToolTimeout(f"the tool {tool.name} took longer than {limit:.3g} s") from None
+        return Outcome(answer.result_json, answer.is_error, self._clock.monotonic() - started)
+
+    async def _call_function(self, name: str, arguments: dict[str, Any]) -> Answer:
+        function = self._runners.functions.get(name)
+        if function is None:
+            raise FailedPrecondition(f"the operator has not installed the function {name}")
+        try:
+            return Answer(json_text.write(await function(arguments)))
+        except FunctionFailed as error:
+            return problem(str(error))
+
+
+def _may(principal: Principal, tool: Tool) -> bool:
+    return not tool.roles or not tool.roles.isdisjoint(principal.roles)
+
+
+def _allowed(principal: Principal, found: AgentTools, name: str) -> Tool:
+    tool = found.tools.get(name)
+    if tool is None:
+        raise ToolNotFound("the agent has no such tool")
+    if not _may(principal, tool):
+        raise ToolNotAllowed("the caller has none of the roles the tool asks for")
+    return tool
+
+
+def _outside_key(principal: Principal, key: CallKey) -> str:
+    # Unique among all tenants, and tells the outside nothing of tenant, user or session.
+    parts = (principal.tenant, principal.user, key.run_id, key.tool, key.idempotency_key)
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()

@@ -1,0 +1,219 @@
+"""The client of Redis: one server and a cluster of three primaries, the same behaviours."""
+
+import asyncio
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.exceptions import ResponseError
+
+from services.kit.errors import SessionNotFound, StoreUnavailable
+from services.kit.redis import Redis
+from tests.support.proxy import running_proxy
+from tests.support.valkey import free_port, running_cluster, running_valkey, start_valkey, stop
+
+
+@pytest.fixture(scope="module")
+async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with running_valkey(tmp_path_factory.mktemp("one")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with running_cluster(tmp_path_factory.mktemp("cluster")) as url:
+        yield url
+
+
+@pytest.fixture(params=["one", "cluster"])
+def url(request: pytest.FixtureRequest, one: str, cluster: str) -> str:
+    return one if request.param == "one" else cluster
+
+
+@pytest.fixture
+async def redis(url: str) -> AsyncIterator[Redis]:
+    client = Redis(url, connections=5)
+    yield client
+    await client.close()
+
+
+def unique() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:6379", "http://127.0.0.1", "redis+cluster://", "redis+cluster://a,b:1", "http+cluster://a:1"],
+)
+def test_a_wrong_url_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|port"):
+        Redis(url)
+
+
+async def test_a_wrong_command_is_not_taken_for_an_unavailable_store(redis: Redis) -> None:
+    key = unique()
+    await redis.execute("SET", key, "text")
+    with pytest.raises(ResponseError):
+        await redis.execute("LPUSH", key, "x")
+
+
+async def test_replies_come_as_the_server_sends_them(redis: Redis) -> None:
+    key = unique()
+    assert await redis.execute("SET", key, b"\x00old") == b"OK"
+    assert await redis.execute("SET", key, "new", "GET") == b"\x00old"
+    assert await redis.execute("GET", unique()) is None
+    await redis.execute("XADD", f"{key}:log", "1-0", "e", b"\xff")
+    assert await redis.execute("XRANGE", f"{key}:log", "-", "+") == [[b"1-0", [b"e", b"\xff"]]]
+
+
+async def test_a_pipeline_answers_in_order_with_each_failure_in_its_place(redis: Redis) -> None:
+    keys = [unique() for _ in range(20)]
+    await redis.pipeline([("SET", key, i) for i, key in enumerate(keys)])
+    replies = await redis.replies([*(("GET", key) for key in keys), ("LPUSH", keys[0], "x"), ("GET", keys[1])])
+    assert replies[:20] == [str(i).encode() for i in range(20)]
+    assert isinstance(replies[20], ResponseError)
+    assert replies[21] == b"1"
+
+
+async def test_300_parallel_calls_wait_for_a_small_pool(redis: Redis) -> None:
+    key = unique()
+    await redis.execute("SET", key, "x")
+    assert await asyncio.gather(*(redis.execute("GET", key) for _ in range(300))) == [b"x"] * 300
+
+
+async def test_a_function_that_the_server_lost_is_loaded_again(redis: Redis) -> None:
+    await redis.check()
+    await redis._calls.everywhere(("FUNCTION", "FLUSH", "SYNC"))
+    with pytest.raises(SessionNotFound):
+        await redis.call("session_get", (f"myriad:{{{unique()}}}:session",), "user")
+
+
+async def test_the_check_loads_the_functions_everywhere(redis: Redis) -> None:
+    await redis._calls.everywhere(("FUNCTION", "FLUSH", "SYNC"))
+    await redis.check()
+    assert all(await redis._calls.everywhere(("FUNCTION", "LIST")))
+
+
+async def test_a_cancelled_call_leaves_nothing_to_the_next_reader(redis: Redis) -> None:
+    mine, others = unique(), unique()
+    await redis.pipeline([("SET", mine, "mine"), ("SET", others, "others")])
+    for i in range(50):
+        calls = [asyncio.create_task(redis.execute("GET", others)) for _ in range(10)]
+        for _ in range(i % 7):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        assert await asyncio.gather(*(redis.execute("GET", mine) for _ in range(10))) == [b"mine"] * 10
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_cancelling_many_calls_loses_no_connection(redis: Redis) -> None:
+    key = unique()
+    for i in range(20):
+        calls = [asyncio.create_task(redis.execute("GET", key)) for _ in range(100)]
+        for _ in range(i):
+            await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        assert [reply for reply in replies[1::2] if reply is not None] == []
+    assert await asyncio.gather(*(redis.execute("GET", key) for _ in range(100))) == [None] * 100
+
+
+async def test_a_blocking_read_holds_up_nobody(redis: Redis) -> None:
+    key = unique()
+    waiting = [
+        asyncio.create_task(redis.wait("XREAD", "BLOCK", 1000, "STREAMS", f"{{{key}}}", "$", at_most=1.0))
+        for _ in range(10)
+    ]
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await asyncio.gather(*(redis.execute("GET", key) for _ in range(50)))
+    assert time.monotonic() - began < 0.5
+    await redis.execute("XADD", f"{{{key}}}", "*", "e", "x")
+    assert all(await asyncio.gather(*waiting))
+
+
+async def test_a_lost_reply_is_reported_and_the_command_not_sent_again(one: str) -> None:
+    key = unique()
+    async with running_proxy(one) as (proxy, url):
+        redis = Redis(url, timeout=0.5)
+        reported = 0
+        for _ in range(20):
+            await redis.execute("GET", key)
+            proxy.lose_replies = True
+            try:
+                await redis.execute("INCR", key)
+            except StoreUnavailable as error:
+                assert error.retry_after == 1
+                reported += 1
+            proxy.lose_replies = False
+        assert reported == 20
+        assert await redis.execute("GET", key) == b"20"
+        await redis.close()
+
+
+async def test_a_silent_server_costs_one_timeout() -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as silent:
+        redis = Redis(f"redis://127.0.0.1:{silent.getsockname()[1]}", connections=2, timeout=0.3)
+        began = time.monotonic()
+        replies = await asyncio.gather(*(redis.execute("INCR", "x") for _ in range(10)), return_exceptions=True)
+        assert time.monotonic() - began < 0.6
+        assert all(isinstance(reply, StoreUnavailable) for reply in replies)
+        await redis.close()
+
+
+async def test_a_server_that_went_away_is_unavailable_and_works_when_it_is_back(tmp_path: Path) -> None:
+    port = free_port()
+    process = await start_valkey(tmp_path, port)
+    redis = Redis(f"redis://127.0.0.1:{port}")
+    await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(50)))
+    await stop(process)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable) as unavailable:
+            await redis.execute("GET", "counter")
+        assert unavailable.value.retry_after == 1
+        assert str(port) not in unavailable.value.message
+        with pytest.raises(StoreUnavailable):
+            await redis.check()
+    process = await start_valkey(tmp_path, port)
+    assert await redis.execute("GET", "counter") == b"50"
+    assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(50))) == [b"50"] * 50
+    await redis.check()
+    await redis.close()
+    await stop(process)
+
+
+async def test_a_restart_between_two_calls_is_not_noticed(tmp_path: Path) -> None:
+    port = free_port()
+    process = await start_valkey(tmp_path, port)
+    redis = Redis(f"redis://127.0.0.1:{port}", connections=4)
+    await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(8)))
+    await stop(process)
+    process = await start_valkey(tmp_path, port)
+    assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(8))) == [b"8"] * 8
+    await redis.close()
+    await stop(process)
+
+
+async def test_a_full_store_is_unavailable_for_writes_and_still_ready(tmp_path: Path) -> None:
+    async with running_valkey(tmp_path, extra=("--maxmemory", "6mb")) as url:
+        redis = Redis(url)
+        await redis.check()
+        with pytest.raises(StoreUnavailable):
+            for i in range(1000):
+                await redis.execute("SET", f"key{i}", b"x" * 10_000)
+        await redis.check()
+        await redis.close()
+
+
+async def test_a_cluster_that_lost_its_nodes_is_unavailable(tmp_path: Path) -> None:
+    redis = Redis(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{free_port()}")
+    with pytest.raises(StoreUnavailable):
+        await redis.execute("GET", "x")
+    with pytest.raises(StoreUnavailable):
+        await redis.check()
+    await redis.close()

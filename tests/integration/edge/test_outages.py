@@ -1,0 +1,39 @@
+"""What callers of Envoy see while the service behind it is not ready."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+
+from services.kit import errors, status
+from tests.integration.edge.conftest import SERVING, Edge
+
+
+async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it_is(edge: Edge) -> None:
+    await edge.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        async with asyncio.timeout(5):
+            while (reply := await edge.http.get("/v1/runs/s.1")).status_code == 200:  # noqa: ASYNC110 - in Envoy
+                await asyncio.sleep(0.05)
+        assert reply.status_code == 503
+        info, retry = reply.json()["details"]
+        assert (info["reason"], retry["retry_delay"]) == ("SERVICE_UNAVAILABLE", "1s")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await edge.orchestrator.GetRun(pb.GetRunRequest(run_id="s.1"), timeout=5)
+        error = status.from_rpc_error(raised.value, "orchestrator")
+        assert isinstance(error, errors.ServiceUnavailable)
+        assert error.retry_after == 1
+        assert "127.0.0.1" not in reply.text + str(raised.value.details())
+    finally:
+        await edge.health.set("", SERVING)
+    async with asyncio.timeout(3):
+        await edge.wait_until_used()
+
+
+async def test_an_unavailable_of_the_service_itself_keeps_its_reason_however_often(edge: Edge) -> None:
+    for _ in range(20):
+        reply = await edge.http.post("/v1/sessions", json={"agent": "unavailable"})
+        assert (reply.status_code, reply.json()["details"][0]["reason"]) == (503, "STORE_UNAVAILABLE")
+    assert (await edge.http.get("/v1/runs/s.1")).status_code == 200

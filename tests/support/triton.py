@@ -1,0 +1,167 @@
+"""A really running Triton, and the few calls that tests make of it."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from services.dev.engines import triton
+
+ROOT = Path(__file__).parents[2]
+START_S = 120.0
+
+Answer = list[dict[str, Any]]
+
+
+class ModelError(Exception):
+    """A stream ended with an error; the text is the model's."""
+
+
+class NotServing(Exception):
+    """Triton did not come up."""
+
+
+@contextlib.asynccontextmanager
+async def running_triton(work: Path, models: Sequence[str]) -> AsyncIterator[str]:
+    """Runs a Triton with `models` of triton_repo; yields its gRPC address, host:port. Metrics are one port above.
+
+    Raises:
+        NotServing: it does not serve in time, or has ended. The end of its output is in the text.
+    """
+    port = free_port_pair()
+    launch = triton.launch(
+        python=ROOT / ".venv-triton" / "bin" / "python",
+        repository=ROOT / "triton_repo",
+        work=work,
+        grpc_port=port,
+        metrics_port=port + 1,
+        models=models,
+    )
+    address = f"127.0.0.1:{port}"
+    output = work / "triton.log"
+    with output.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *launch.argv, env=os.environ | dict(launch.env), stdout=log, stderr=asyncio.subprocess.STDOUT
+        )
+    try:
+        try:
+            await _until_serving(process, address)
+        except (NotServing, TimeoutError) as error:
+            raise NotServing(f"{error!r}\n{output.read_text(errors='replace')[-4000:]}") from None
+        yield address
+    finally:
+        if process.returncode is None:
+            process.send_signal(launch.stop_signal)
+        try:
+            await asyncio.wait_for(process.wait(), launch.stop_grace_s)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _until_serving(process: asyncio.subprocess.Process, address: str) -> None:
+    """Returns when Triton serves; fails at once when it ends instead."""
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(START_S):
+        health = health_pb2_grpc.HealthStub(channel)
+        while process.returncode is None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                reply = await health.Check(health_pb2.HealthCheckRequest(), timeout=2, wait_for_ready=True)
+                if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            await asyncio.sleep(0.1)
+    raise NotServing("the server ended")
+
+
+def free_port_pair() -> int:
+    """Returns a port that is free, as the next one is. Below 32768: above, the system hands ports to anyone's calls."""
+    for port in itertools.count(20_000 + os.getpid() % 6_000 * 2, 2):
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", port))
+            two.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("unreachable")
+
+
+async def metric(address: str, name: str) -> float:
+    """Returns a metric's value now: the sum over its label sets."""
+    host, port = address.rsplit(":", 1)
+    url = f"http://{host}:{int(port) + 1}/metrics"
+
+    def read() -> str:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return str(reply.read().decode())
+
+    lines = (await asyncio.to_thread(read)).splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+
+
+async def embed(channel: grpc.aio.Channel, texts: Sequence[str | bytes]) -> np.ndarray:
+    """Returns FP32 [len(texts), 384].
+
+    Raises:
+        grpc.aio.AioRpcError: Triton refused.
+    """
+    raw = [text.encode() if isinstance(text, str) else text for text in texts]
+    request = service_pb2.ModelInferRequest(model_name="embedder", raw_input_contents=[_bytes_tensor(raw)])
+    request.inputs.add(name="text", datatype="BYTES", shape=[len(raw), 1])
+    reply = await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+    return np.frombuffer(reply.raw_output_contents[0], np.float32).reshape(tuple(reply.outputs[0].shape))
+
+
+async def stream(
+    channel: grpc.aio.Channel, model: str, body: dict[str, Any] | bytes, timeout: float = 60
+) -> AsyncIterator[dict[str, Any]]:
+    """Yields the chunks of one generation. Closing the iterator cancels it.
+
+    Raises:
+        ModelError: the model answered with an error.
+    """
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[_bytes_tensor([raw])])
+    request.inputs.add(name="request", datatype="BYTES", shape=[1])
+    call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(_once(request), timeout=timeout)
+    try:
+        async for reply in call:
+            if reply.error_message:
+                raise ModelError(reply.error_message)
+            if reply.infer_response.raw_output_contents:
+                yield json.loads(reply.infer_response.raw_output_contents[0][4:])
+            if reply.infer_response.parameters["triton_final_response"].bool_param:
+                return
+    finally:
+        call.cancel()
+
+
+async def collect(channel: grpc.aio.Channel, model: str, body: dict[str, Any] | bytes, timeout: float = 60) -> Answer:
+    """Returns all chunks of one generation; raises as `stream` does."""
+    return [chunk async for chunk in stream(channel, model, body, timeout)]
+
+
+def text_of(answer: Answer) -> str:
+    """Returns the text that an answer's deltas make."""
+    return "".join(choice["delta"].get("content") or "" for chunk in answer for choice in chunk["choices"])
+
+
+def calls_of(answer: Answer) -> list[dict[str, Any]]:
+    """Returns the tool calls in an answer."""
+    return [call for chunk in answer for choice in chunk["choices"] for call in choice["delta"].get("tool_calls", [])]
+
+
+def _once(request: service_pb2.ModelInferRequest) -> Iterator[service_pb2.ModelInferRequest]:
+    yield request
+
+
+def _bytes_tensor(items: Sequence[bytes]) -> bytes:
+    """Serialises a BYTES tensor: each item after its length, as a little-endian uint32."""
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)

@@ -1,0 +1,126 @@
+"""Valkey servers for tests: one, or a cluster of three primaries, started by the launcher's own engine."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.dev.engines.valkey import launch
+
+_START_S = 10.0
+_SLOTS = 16384
+_BUS = 10_000
+_HIGHEST = 32_767
+
+
+@asynccontextmanager
+async def running_valkey(work: Path, *, port: int = 0, extra: Sequence[str] = ()) -> AsyncIterator[str]:
+    """One server; its URL.
+
+    Args:
+        work: Folder for its data and its output; made when it is not there.
+        port: Where to listen; 0: a free one.
+        extra: More arguments.
+    """
+    port = port or free_port()
+    process = await start_valkey(work, port, extra)
+    try:
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        await stop(process)
+
+
+@asynccontextmanager
+async def running_cluster(work: Path, *, primaries: int = 3) -> AsyncIterator[str]:
+    """A cluster without replicas; its URL."""
+    async with AsyncExitStack() as stack:
+        ports = [free_port() for _ in range(primaries)]
+        extra = ("--cluster-enabled", "yes")
+        processes = await asyncio.gather(*(start_valkey(work / str(port), port, extra) for port in ports))
+        for process in processes:
+            stack.push_async_callback(stop, process)
+        await _join(ports)
+        yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+
+
+def free_port() -> int:
+    """A port that is free, as is the one of the cluster's bus above it; both below the ephemeral ones."""
+    while True:
+        port = random.randint(15_000, _HIGHEST - _BUS)
+        if _is_free(port) and _is_free(port + _BUS):
+            return port
+
+
+async def start_valkey(work: Path, port: int, extra: Sequence[str] = ()) -> asyncio.subprocess.Process:
+    """A server that answers. The caller stops it."""
+    argv = (*launch(python=None, work=work, port=port).argv, *extra)
+    output = await asyncio.to_thread(_open_output, work)
+    with output:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output)
+    try:
+        async with asyncio.timeout(_START_S):
+            while not await _answers(port):
+                if process.returncode is not None:
+                    raise RuntimeError(f"valkey-server ended: see {output.name}")
+                await asyncio.sleep(0.02)
+    except BaseException:
+        await stop(process)
+        raise
+    return process
+
+
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """Kills a server: tests keep nothing."""
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def _join(ports: Sequence[int]) -> None:
+    async with AsyncExitStack() as stack:
+        clients: list[Any] = [await stack.enter_async_context(Redis(port=port, protocol=2)) for port in ports]
+        bounds = [_SLOTS * i // len(ports) for i in range(len(ports) + 1)]
+        for epoch, client in enumerate(clients, start=1):
+            await client.execute_command("CLUSTER SET-CONFIG-EPOCH", epoch)
+            await client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[epoch - 1], bounds[epoch] - 1)
+        for port in ports[1:]:
+            await clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port)
+        async with asyncio.timeout(_START_S):
+            while not all([await _agrees(client, len(ports)) for client in clients]):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+async def _agrees(client: Any, nodes: int) -> bool:
+    info = await client.execute_command("CLUSTER INFO")
+    return bool(info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes)
+
+
+def _open_output(work: Path) -> BinaryIO:
+    work.mkdir(parents=True, exist_ok=True)
+    return (work / "valkey.log").open("ab")
+
+
+async def _answers(port: int) -> bool:
+    client = Redis(port=port, protocol=2)
+    try:
+        return bool(await client.echo("ready"))
+    except (RedisError, OSError):
+        return False
+    finally:
+        await client.aclose()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,59 @@
+"""The environment of each part: every variable is a setting its service has, and leads to an address of the stack."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from services.dev.environment import Site, base_environment, service_environment, vertical_environment
+from services.kit import config, topology
+from services.kit.app import KitConfig
+
+NAMES = [*topology.SERVICES, *(f"{name}_metrics" for name in topology.SERVICES), *topology.ENDPOINTS]
+SITE = Site({name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}, Path("/models"), ("llm", "sim_llm"))
+
+
+@pytest.mark.parametrize("name", topology.SERVICES)
+def test_every_variable_is_a_setting_of_its_service(name: str) -> None:
+    settings = importlib.import_module(f"services.{name}.config").Config
+    environment = service_environment(name, SITE)
+    config.load(settings, environment, f"MYRIAD_{name.upper()}_")
+    config.load(KitConfig, environment, "MYRIAD_", strict=False)
+
+
+@pytest.mark.parametrize("name", topology.SERVICES)
+def test_service_listens_where_others_are_told(name: str) -> None:
+    environment = service_environment(name, SITE)
+    port = SITE.addresses[name].rpartition(":")[2]
+    assert (environment["MYRIAD_HOST"], environment["MYRIAD_PORT"]) == ("127.0.0.1", port)
+    assert environment["MYRIAD_METRICS_PORT"] == SITE.addresses[f"{name}_metrics"].rpartition(":")[2]
+
+
+def test_orchestrator_is_told_where_each_service_is() -> None:
+    environment = service_environment("orchestrator", SITE)
+    for other in ("memory", "nlu", "retrieval", "toolexec", "triton"):
+        assert environment[f"MYRIAD_ORCHESTRATOR_{other.upper()}_ADDRESS"] == SITE.addresses[other]
+    assert environment["MYRIAD_ORCHESTRATOR_MODELS"] == "llm,sim_llm"
+
+
+def test_one_process_reaches_its_services_without_a_socket_and_engines_with_one() -> None:
+    environment = vertical_environment(SITE)
+    for variable, value in environment.items():
+        if variable.endswith("_ADDRESS"):
+            engine = variable.endswith("TRITON_ADDRESS")
+            assert value == (SITE.addresses["triton"] if engine else "inproc:"), variable
+    assert environment["MYRIAD_PORT"] == SITE.addresses["orchestrator"].rpartition(":")[2]
+
+
+def test_one_process_is_told_all_that_five_are_told() -> None:
+    together = set(vertical_environment(SITE))
+    for name in topology.SERVICES:
+        assert set(service_environment(name, SITE)) <= together
+
+
+def test_what_is_inherited_stays_and_calls_to_this_machine_avoid_a_proxy() -> None:
+    inherited = {"http_proxy": "http://proxy:3128", "no_proxy": "example.com", "NO_PROXY": "10.0.0.1,example.com"}
+    environment = base_environment(inherited, ("MARK", "x"))
+    assert environment["http_proxy"] == "http://proxy:3128"
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "example.com,10.0.0.1,127.0.0.1,localhost"
+    assert environment["MARK"] == "x"
