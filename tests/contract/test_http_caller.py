@@ -13,7 +13,7 @@ from services.toolexec.adapters.http import HttpcoreCaller
 from services.toolexec.adapters.inmemory import InMemoryHttpCaller
 from services.toolexec.domain import HttpRequest, HttpResponse, Url
 from services.toolexec.ports import HttpCaller
-from tests.support.http_server import HttpServer, answer, redirect, running_http_server, silent
+from tests.support.http_server import answer, redirect, running_http_server, silent
 
 
 @dataclass
@@ -23,7 +23,6 @@ class World:
     caller: HttpCaller
     host: str
     port: int
-    server: HttpServer | None
 
     def request(self, path: str, method: str = "GET", **changes) -> HttpRequest:
         url = Url("http", self.host, changes.pop("port", self.port), path)
@@ -42,7 +41,7 @@ async def world(request) -> AsyncIterator[World]:
             base + "/moved": HttpResponse(302, "", b"", truncated=False, location="/json?a=1"),
             base + "/silent": None,
         }
-        yield World(InMemoryHttpCaller(answers, private=frozenset({"127.0.0.1"})), "127.0.0.1", 7180, None)
+        yield World(InMemoryHttpCaller(answers, private=frozenset({"127.0.0.1"})), "127.0.0.1", 7180)
         return
     async with running_http_server() as server:
         server.answers |= {
@@ -54,7 +53,7 @@ async def world(request) -> AsyncIterator[World]:
         }
         resolver = SystemResolver()
         caller = HttpcoreCaller(resolver)
-        yield World(caller, server.host, server.port, server)
+        yield World(caller, server.host, server.port)
         await caller.close()
         resolver.close()
 
@@ -102,6 +101,3 @@ async def test_a_call_without_an_answer_can_be_cancelled(world):
         async with asyncio.timeout(0.05):
             await world.caller.call(world.request("/silent"))
     assert (await world.caller.call(world.request("/json"))).status == 200
-    if world.server:
-        await world.caller.close()
-        await world.server.until_idle()

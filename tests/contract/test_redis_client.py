@@ -171,7 +171,7 @@ async def test_a_server_that_went_away_is_unavailable_and_works_when_it_is_back(
     process = await start_valkey(tmp_path, port)
     redis = Redis(f"redis://127.0.0.1:{port}")
     await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(50)))
-    await stop(process)
+    await stop(process, orderly=True)
     for _ in range(3):
         with pytest.raises(StoreUnavailable) as unavailable:
             await redis.execute("GET", "counter")
@@ -192,7 +192,7 @@ async def test_a_restart_between_two_calls_is_not_noticed(tmp_path: Path) -> Non
     process = await start_valkey(tmp_path, port)
     redis = Redis(f"redis://127.0.0.1:{port}", connections=4)
     await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(8)))
-    await stop(process)
+    await stop(process, orderly=True)
     process = await start_valkey(tmp_path, port)
     assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(8))) == [b"8"] * 8
     await redis.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -75,10 +76,10 @@ async def start_valkey(work: Path, port: int, extra: Sequence[str] = ()) -> asyn
     return process
 
 
-async def stop(process: asyncio.subprocess.Process) -> None:
-    """Kills a server: tests keep nothing."""
+async def stop(process: asyncio.subprocess.Process, *, orderly: bool = False) -> None:
+    """Kills a server; orderly: lets it write down what it has first."""
     if process.returncode is None:
-        process.kill()
+        process.send_signal(signal.SIGTERM if orderly else signal.SIGKILL)
     await process.wait()
 
 

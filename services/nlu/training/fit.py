@@ -169,16 +169,15 @@ def _cross_validate(features: csr_matrix | Floats, examples: Examples) -> tuple[
     return best[1], best[2], folds
 
 
-def _weights(
-    features: csr_matrix | Floats, labels: Labels, intents: int, strength: float
-) -> tuple[Floats, Floats]:
+def _weights(features: csr_matrix | Floats, labels: Labels, intents: int, strength: float) -> tuple[Floats, Floats]:
     """Weights (intents, features) and bias."""
     if intents == 1:
         return np.zeros((1, features.shape[1]), np.float32), np.zeros(1, np.float32)
     model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(features, labels)
     weights, bias = model.coef_.astype(np.float32), model.intercept_.astype(np.float32)
     if intents == 2:  # one row for both: its half speaks against the first and for the second
-        return np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+        half = np.float32(0.5)
+        return half * np.concatenate([-weights, weights]), half * np.concatenate([-bias, bias])
     return weights, bias
 
 

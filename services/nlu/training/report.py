@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.nlu.intents.features import Floats
 from services.nlu.intents.head import IntentHead, softmax
-from services.nlu.training.fit import Evaluation, Examples, Floats, Labels
+from services.nlu.training.fit import Evaluation, Examples, Labels
 
 _BINS = 10
 _WORST = 5

@@ -40,7 +40,7 @@ class RedisRunLog:
         if not first or not newest:
             raise RunNotFound("no such run")
         ((_, fields),) = newest
-        return first[0], fields[b"e"]
+        return first[0], fields[1]
 
     async def request_cancel(self, principal: Principal, run_id: str) -> None:
         """Asks whoever owns the run to stop it."""

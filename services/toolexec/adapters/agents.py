@@ -56,12 +56,21 @@ def read_tool(tool: common_pb2.Tool) -> Tool:
     return Tool(
         name=tool.name,
         description=tool.description,
-        parameters=MessageToDict(tool.parameters) if tool.HasField("parameters") else None,
+        parameters=_whole(MessageToDict(tool.parameters)) if tool.HasField("parameters") else None,
         side_effect=_SIDE_EFFECTS.get(tool.side_effect, SideEffect.SIDE_EFFECT),
         timeout=tool.timeout.ToTimedelta().total_seconds() if tool.HasField("timeout") else _TIMEOUT_S,
         roles=frozenset(tool.roles),
         call=_call(tool),
     )
+
+
+def _whole(value: Any) -> Any:
+    """The value with its whole numbers as such: a Struct has only doubles, and a schema's author wrote `4`."""
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _call(tool: common_pb2.Tool) -> FunctionCall | HttpCall:

@@ -1,0 +1,118 @@
+"""Trains an agent's intent model: `python -m services.nlu.train --agent-file FILE --tenant T --models-dir D`.
+
+Exit codes: 0 trained, or there already; 1 Triton does not answer or the model cannot be written; 2 the agent file, or
+the command line, is wrong.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from services.kit.call import Principal
+from services.kit.clients import Network
+from services.kit.errors import ServiceError
+from services.kit.triton import Triton
+from services.nlu.adapters.files import FileIntentModels
+from services.nlu.adapters.triton import TritonEmbedder
+from services.nlu.agent import Agent
+from services.nlu.config import Config
+from services.nlu.intents.artefact import digest
+from services.nlu.ports import Embedder
+from services.nlu.training.agent_file import AgentFileError, read
+
+_BATCH = 32
+_BATCH_TIMEOUT_S = 30.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        agent = read(options.agent_file)
+    except AgentFileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        asyncio.run(_run(agent, options))
+    except ServiceError as error:
+        print(f"not trained: {error.message}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"the model cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(agent: Agent, options: argparse.Namespace) -> None:
+    network = Network(mesh_token=None)
+    try:
+        triton = Triton(network.client("triton", options.triton), embedder=options.embedder)
+        await train(agent, TritonEmbedder(triton, _BATCH_TIMEOUT_S), options)
+    finally:
+        await network.close()
+
+
+async def train(agent: Agent, embedder: Embedder, options: argparse.Namespace) -> None:
+    """Trains the model of an agent and writes it, unless it is there.
+
+    Args:
+        agent: The agent.
+        embedder: What embeds its examples.
+        options: `models_dir`, `tenant`, `embedder` (its name) and `force`.
+
+    Raises:
+        ServiceError: the embedder does not answer.
+        OSError: the model cannot be written.
+    """
+    version = digest(agent.intents, options.embedder)
+    models = FileIntentModels(options.models_dir, capacity=1)
+    principal = Principal(options.tenant, user="trainer")
+    if not options.force and await models.load(principal, agent.name, version) is not None:
+        print(f"{agent.name}: version {version} is there already")
+        return
+    from services.nlu.training import fit, report  # here, because scikit-learn takes seconds to import
+
+    began = time.monotonic()
+    texts, labels = [], []
+    names = tuple(intent.name for intent in agent.intents)
+    for place, intent in enumerate(agent.intents):
+        for example in dict.fromkeys(intent.examples):
+            texts.append(example)
+            labels.append(place)
+    embeddings = await _embed(embedder, texts)
+    embedded = time.monotonic()
+    examples = fit.Examples(texts, np.array(labels, np.intp), names, embeddings)
+    head, evaluation = await asyncio.to_thread(fit.fit, examples, version)
+    await models.save(principal, agent.name, head)
+    for line in report.lines(head, evaluation, examples):
+        print(line)
+    print(f"embedded in {embedded - began:.1f} s, fitted in {time.monotonic() - embedded:.1f} s")
+    print(f"{agent.name}: version {version}")
+
+
+async def _embed(embedder: Embedder, texts: Sequence[str]) -> "np.typing.NDArray[np.float32]":
+    rows = []
+    for start in range(0, len(texts), _BATCH):
+        rows += await embedder.embed(texts[start : start + _BATCH])
+    return np.array(rows, np.float32)
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Config()
+    parser = argparse.ArgumentParser(prog="python -m services.nlu.train", description="Trains an agent's intent model.")
+    parser.add_argument("--agent-file", type=Path, required=True, help="the agent, YAML")
+    parser.add_argument("--tenant", required=True, help="the tenant it belongs to")
+    parser.add_argument("--models-dir", type=Path, default=defaults.models_dir, help="folder of models: %(default)s")
+    parser.add_argument("--triton", default=defaults.triton_address, help="host:port of Triton: %(default)s")
+    parser.add_argument("--embedder", default=defaults.embedder, help="its embedding model: %(default)s")
+    parser.add_argument("--force", action="store_true", help="train again what is there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

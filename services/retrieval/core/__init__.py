@@ -1,0 +1,1 @@
+"""What retrieval decides: whose rows, which chunks, what to look for."""

@@ -1,0 +1,78 @@
+"""How a document is cut: at headings, paragraphs and sentences, into pieces the embedder reads whole."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from semantic_text_splitter import MarkdownSplitter
+
+from services.retrieval.model import Chunk
+
+WANTED_TOKENS, MOST_TOKENS = 120, 160
+"""A piece is ended at the best border between the two. The embedder reads 256 tokens, and the title is among them."""
+
+LEAST_TOKENS = 32
+"""A smaller piece (a heading, a row of a table) is put before the next one, if both fit into one."""
+
+MOST_CODE_POINTS = 8000
+"""No piece is longer, so that in UTF-8, with a title, it fits Milvus's 65,535 bytes even when it is all spaces."""
+
+
+class Chunker:
+    """Cuts texts. Takes CPU time, a second for a million code points: call it in a thread."""
+
+    def __init__(self) -> None:
+        """Knows nothing of the texts yet."""
+        self._token = re.compile(r"[A-Za-z]{1,8}|[0-9]{1,3}|[^\sA-Za-z0-9]")
+        self._heading = re.compile(r"\s*(#[^\n]*\s*)*")
+        self._splitter = MarkdownSplitter.from_callback(
+            self.tokens, (WANTED_TOKENS, MOST_TOKENS), overlap=0, trim=False
+        )
+
+    def tokens(self, text: str) -> int:
+        """About how many tokens the embedder makes of a text.
+
+        Counts pieces of words of 8 letters, of numbers of 3 digits, and every other character. The tokenizer of
+        MiniLM-L6-v2 makes 0.9 of each in English, 1.0 in code, URLs, Russian, Arabic, Chinese and Japanese, 1.6 in
+        German and 2.0 in Korean; its file is not in any package of a size to install for this.
+        """
+        return sum(1 for _ in self._token.finditer(text))
+
+    def split(self, text: str) -> Sequence[Chunk]:
+        """Pieces that together are the text, none of them blank unless the text is."""
+        pieces = [piece for split in self._splitter.chunks(text) for piece in _capped(split)]
+        merged: list[str] = []
+        waiting = ""
+        for piece in pieces:
+            if not piece.strip() and merged and not waiting:
+                merged[-1] += piece
+                continue
+            joined = waiting + piece
+            if waiting and not self._goes_before(waiting, joined):
+                merged.append(waiting)
+                joined = piece
+            waiting = joined if self._is_small(joined) else ""
+            if not waiting:
+                merged.append(joined)
+        if waiting:
+            merged.append(waiting)
+        return list(_placed(merged))
+
+    def _is_small(self, piece: str) -> bool:
+        return self.tokens(piece) < LEAST_TOKENS or self._heading.fullmatch(piece) is not None
+
+    def _goes_before(self, small: str, joined: str) -> bool:
+        if len(joined) > MOST_CODE_POINTS:
+            return False
+        return not small.strip() or self.tokens(joined) <= MOST_TOKENS + LEAST_TOKENS
+
+
+def _capped(piece: str) -> Iterator[str]:
+    for start in range(0, len(piece), MOST_CODE_POINTS):
+        yield piece[start : start + MOST_CODE_POINTS]
+
+
+def _placed(pieces: Sequence[str]) -> Iterator[Chunk]:
+    start = 0
+    for piece in pieces:
+        yield Chunk(start=start, text=piece)
+        start += len(piece)
