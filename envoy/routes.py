@@ -8,9 +8,9 @@ import importlib
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from myriad.common.v1 import common_pb2
 from shapes import Yaml
 
+from myriad.common.v1 import common_pb2
 from services.kit.app import STREAM_TIMEOUT_S
 from services.kit.topology import Service
 

@@ -56,11 +56,14 @@ class PartProcess:
         """
         death_signal = str(int(part.launch.stop_signal))
         wrapper = (sys.executable, "-I", "-S", spawn.__file__, str(os.getpid()), death_signal)
+        variables = (f"{name}={value}" for name, value in part.launch.env.items())
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *wrapper,
+                *variables,
+                "--",
                 *part.launch.argv,
-                env={**environ, **part.launch.env},
+                env=dict(environ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,

@@ -65,19 +65,18 @@ class Supervisor:
             PartFailed: one did not become ready. The others still run; call `stop`.
         """
         self._keepers = {name: asyncio.create_task(self._keep(part)) for name, part in self.parts.items()}
-        waiting = [asyncio.create_task(event.wait()) for event in self._ready.values()]
+        everything = asyncio.create_task(self._everything())
         try:
-            await self._first_failure_or(asyncio.gather(*waiting))
+            # A keeper ends only by an exception as long as nobody stops it.
+            done, _ = await asyncio.wait({everything, *self._keepers.values()}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            for task in waiting:
-                task.cancel()
+            everything.cancel()
 
-    async def _first_failure_or(self, everything: "asyncio.Future[list[bool]]") -> None:
-        # A keeper ends only by an exception as long as nobody stops it.
-        pending: set[asyncio.Future[object]] = {everything, *self._keepers.values()}  # type: ignore[arg-type]
-        done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+    async def _everything(self) -> None:
+        for event in self._ready.values():
+            await event.wait()
 
     async def stop(self) -> None:
         """Stops every part after those that need it, and waits until all are gone."""

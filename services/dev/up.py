@@ -28,6 +28,9 @@ EXAMPLE = ROOT / "examples" / "aura"
 DOWN_S = 90.0
 """How long `down` waits; Triton alone may take 30 s."""
 
+IMPATIENT_S = 1.0
+"""A second Ctrl-C after this time means: do not wait."""
+
 _POLL_S = 0.1
 
 
@@ -77,23 +80,24 @@ class Printer:
 
 
 async def up(console: Console, options: UpOptions) -> int:
-    """Runs the stack until SIGINT, SIGTERM or SIGHUP; a second one ends it at once. Returns the exit status."""
+    """Runs the stack until SIGINT, SIGTERM or SIGHUP; a later SIGINT ends it at once. Returns the exit status."""
     made: list[Stack] = []
     task = asyncio.create_task(_up(console, options, made))
-    told = 0
+    told_at = 0.0
 
-    def tell() -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
+    def tell(number: signal.Signals) -> None:
+        nonlocal told_at
+        if not told_at:
+            told_at = time.monotonic()
             task.cancel()
-        else:
+        # make passes on what the terminal has sent to both: the same wish, told twice.
+        elif number is signal.SIGINT and time.monotonic() - told_at > IMPATIENT_S:
             for stack in made:
                 stack.supervisor.kill_all()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, tell)
+        loop.add_signal_handler(number, tell, number)
     try:
         return await task
     except asyncio.CancelledError:

@@ -36,6 +36,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_connection_age_ms", 600_000),  # callers look the name up again, and find new replicas
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]

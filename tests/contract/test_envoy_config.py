@@ -10,8 +10,8 @@ import pytest
 import yaml
 from google.api import annotations_pb2  # type: ignore[import-untyped]
 from google.protobuf.descriptor import MethodDescriptor
-from myriad.common.v1 import common_pb2
 
+from myriad.common.v1 import common_pb2
 from services.dev.engines.envoy import launch
 from services.kit.topology import ENDPOINTS, SERVICES, Service
 

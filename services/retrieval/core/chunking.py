@@ -23,7 +23,6 @@ class Chunker:
     def __init__(self) -> None:
         """Knows nothing of the texts yet."""
         self._token = re.compile(r"[A-Za-z]{1,8}|[0-9]{1,3}|[^\sA-Za-z0-9]")
-        self._heading = re.compile(r"\s*(#[^\n]*\s*)*")
         self._splitter = MarkdownSplitter.from_callback(
             self.tokens, (WANTED_TOKENS, MOST_TOKENS), overlap=0, trim=False
         )
@@ -38,32 +37,26 @@ class Chunker:
         return sum(1 for _ in self._token.finditer(text))
 
     def split(self, text: str) -> Sequence[Chunk]:
-        """Pieces that together are the text, none of them blank unless the text is."""
-        pieces = [piece for split in self._splitter.chunks(text) for piece in _capped(split)]
-        merged: list[str] = []
-        waiting = ""
-        for piece in pieces:
-            if not piece.strip() and merged and not waiting:
-                merged[-1] += piece
-                continue
-            joined = waiting + piece
-            if waiting and not self._goes_before(waiting, joined):
-                merged.append(waiting)
-                joined = piece
-            waiting = joined if self._is_small(joined) else ""
-            if not waiting:
-                merged.append(joined)
-        if waiting:
-            merged.append(waiting)
-        return list(_placed(merged))
+        """Pieces that together are the text. A blank one is left only where one of 8,000 code points would grow."""
+        pieces = [""]
+        for split in self._splitter.chunks(text):
+            for piece in _capped(split):
+                if self._belong_together(pieces[-1], piece):
+                    pieces[-1] += piece
+                else:
+                    pieces.append(piece)
+        return list(_placed(pieces))
+
+    def _belong_together(self, last: str, piece: str) -> bool:
+        if len(last) + len(piece) > MOST_CODE_POINTS:
+            return False
+        if not last.strip() or not piece.strip():
+            return True
+        return self._is_small(last) and self.tokens(last + piece) <= MOST_TOKENS + LEAST_TOKENS
 
     def _is_small(self, piece: str) -> bool:
-        return self.tokens(piece) < LEAST_TOKENS or self._heading.fullmatch(piece) is not None
-
-    def _goes_before(self, small: str, joined: str) -> bool:
-        if len(joined) > MOST_CODE_POINTS:
-            return False
-        return not small.strip() or self.tokens(joined) <= MOST_TOKENS + LEAST_TOKENS
+        lines = piece.split("\n")
+        return self.tokens(piece) < LEAST_TOKENS or all(not line.strip() or line.startswith("#") for line in lines)
 
 
 def _capped(piece: str) -> Iterator[str]:

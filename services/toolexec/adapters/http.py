@@ -44,7 +44,7 @@ class HttpcoreCaller:
         connect_timeout: float = 3.0,
         allows: Callable[[Address], bool] = is_public,
     ) -> None:
-        """Opens nothing but the trust store: the system's, and certifi's.
+        """Opens nothing but the trust store: the system's, or certifi's where the system has none.
 
         Args:
             resolve: Knows the addresses of names.
@@ -53,7 +53,8 @@ class HttpcoreCaller:
             allows: The rule for public addresses.
         """
         trust = ssl.create_default_context()
-        trust.load_verify_locations(certifi.where())
+        if not trust.cert_store_stats()["x509_ca"]:
+            trust.load_verify_locations(certifi.where())
         self._timeouts = {"connect": connect_timeout, "pool": connect_timeout}
         self._public = _pool(CheckedBackend(resolve, allows), connections, trust)
         self._endpoints = _pool(CheckedBackend(resolve, anywhere), connections, trust)

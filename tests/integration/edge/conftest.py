@@ -16,8 +16,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev.engines.envoy import launch, localise
 from tests.integration.edge.stub import StubOrchestrator
 

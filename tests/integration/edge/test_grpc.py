@@ -5,8 +5,8 @@ import time
 
 import grpc
 import pytest
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import errors, status
 from tests.integration.edge.conftest import Edge
 

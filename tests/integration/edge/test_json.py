@@ -9,8 +9,8 @@ import httpx
 import pytest
 from google.api import annotations_pb2  # type: ignore[import-untyped]
 from google.protobuf.descriptor import MethodDescriptor
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from tests.integration.edge.conftest import Edge
 
 JSON = {"content-type": "application/json"}

@@ -5,8 +5,8 @@ import asyncio
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import errors, status
 from tests.integration.edge.conftest import SERVING, Edge
 

@@ -19,7 +19,7 @@ PRIVATE_URLS = [
     "https://127.0.0.1/",
     "http://127.255.255.254/",
     "http://localhost/",
-    "http://LOCALHOST./",
+    "http://LOCALHOST/",
     "http://127.1/",
     "http://127.0.1/",
     "http://0/",

@@ -77,8 +77,11 @@ class Dates:
     def _read(self, phrase: str, offset: int, now: datetime) -> Iterator[Entity]:
         config = tfhConfig(now=now, return_matched_text=True, infer_datetimes=False)
         swapped = _DAY_MONTH.sub(_month_first, phrase)
-        with self._turn:
-            found = timefhuman(swapped, config=config)
+        try:
+            with self._turn:
+                found = timefhuman(swapped, config=config)
+        except (ValueError, OverflowError):  # it takes ² for a digit, and does not bound what it adds up
+            return
         for _, (start, end), meant in found:
             matched = phrase[start:end]
             trimmed = matched.rstrip(" ,.")
@@ -194,12 +197,15 @@ def _with_forward(said: str, after: str) -> str:
 
 
 def _iso(meant: Any, said: str, now: datetime) -> str:
-    """ISO 8601. Empty: it is no date."""
-    if isinstance(meant, tuple):
-        return _range(meant, now)
-    if isinstance(meant, timedelta):
-        return _relative(meant, said, now)
-    return _iso_of_date(_resolved(meant, now)) if isinstance(meant, date | time) else ""
+    """ISO 8601. Empty: it is no date, or one beyond the year 9999."""
+    try:
+        if isinstance(meant, tuple):
+            return _range(meant, now)
+        if isinstance(meant, timedelta):
+            return _relative(meant, said, now)
+        return _iso_of_date(_resolved(meant, now)) if isinstance(meant, date | time) else ""
+    except OverflowError:
+        return ""
 
 
 def _range(meant: tuple[Any, ...], now: datetime) -> str:
@@ -230,11 +236,11 @@ def _relative(meant: timedelta, said: str, now: datetime) -> str:
 def _month_later(start: date, months: int) -> date:
     """The same day of another month, or that month's last."""
     year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    for day in range(start.day, start.day - 4, -1):
-        found = _date_or_none(year, month + 1, day)
-        if found:
-            return found
-    return start
+    days = (_date_or_none(year, month + 1, day) for day in range(start.day, start.day - 4, -1))
+    found = next((day for day in days if day), None)
+    if found is None:
+        raise OverflowError("beyond the calendar")
+    return found
 
 
 def _resolved(meant: date | time, now: datetime) -> date:

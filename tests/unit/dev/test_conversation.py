@@ -1,0 +1,176 @@
+"""A conversation: what events amount to, and what happens when the stream breaks or the person stops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import status_pb2
+from myriad.common.v1 import common_pb2
+from myriad.memory.v1 import memory_pb2
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+
+from services.dev.conversation import Conversation, Transcript
+from services.dev.show import printable
+from services.kit.errors import InvalidArgument, SessionNotFound, Unavailable
+
+RUN = "s.1"
+
+
+def event(sequence: int, **what: Any) -> pb.RunEvent:
+    return pb.RunEvent(run_id=RUN, sequence=sequence, **what)
+
+
+def delta(sequence: int, text: str) -> pb.RunEvent:
+    return event(sequence, text_delta=pb.RunTextDelta(text=text))
+
+
+COMPLETED = event(4, completed=pb.RunCompleted(answer="hi", usage=common_pb2.Usage(model_calls=1)))
+
+
+def transcript(*events: pb.RunEvent) -> Transcript:
+    made = Transcript()
+    for each in events:
+        made.add(each)
+    return made
+
+
+class Orchestrator:
+    """Plays what it is given, one script a call; an exception in a script is raised."""
+
+    def __init__(self, *scripts: list[pb.RunEvent | Exception | Callable[[], Any]]) -> None:
+        self.scripts = list(scripts)
+        self.calls: list[Any] = []
+        self.channel = grpc.aio.insecure_channel("127.0.0.1:1")
+
+    async def stream(self, _method: object, request: Any, *, timeout: float) -> AsyncIterator[pb.RunEvent]:
+        self.calls.append(request)
+        for step in self.scripts.pop(0):
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, pb.RunEvent):
+                yield step
+            else:
+                await step()
+
+    async def unary(self, _method: object, request: Any, *, timeout: float) -> Any:
+        self.calls.append(request)
+        session = memory_pb2.Session(session_id="s", agent="aura")
+        if getattr(request, "session_id", "s") != "s":
+            raise SessionNotFound("no such session")
+        return SimpleNamespace(session=session)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.dev.conversation._RESUME_AFTER_S", 0.0)
+
+
+async def said(orchestrator: Orchestrator) -> list[int]:
+    conversation = Conversation(orchestrator, "s", "aura")  # type: ignore[arg-type]
+    return [each.sequence async for each in conversation.say("hello")]
+
+
+def test_answer_is_the_deltas_that_count() -> None:
+    made = transcript(
+        delta(2, "wrong"), event(3, restarted=pb.RunRestarted(discard_from_sequence=2)), delta(4, "ri"), delta(5, "ght")
+    )
+    assert made.answer == "right"
+
+
+def test_heartbeat_is_no_event_of_the_log() -> None:
+    made = transcript(delta(2, "a"), event(0, heartbeat=pb.RunHeartbeat()))
+    assert (len(made.events), made.last_sequence) == (1, 2)
+
+
+def test_tool_call_and_its_end_are_one_entry() -> None:
+    call = common_pb2.ToolCall(tool_call_id="c1", tool="clock", arguments_json='{"zone": "UTC"}')
+    ended = pb.RunToolFinished(tool_call_id="c1", tool="clock", outcome=pb.TOOL_OUTCOME_OK, result_json="not json")
+    made = transcript(event(2, tool_started=pb.RunToolStarted(call=call)), event(3, tool_finished=ended))
+    assert made.to_dict()["tools"] == [
+        {
+            "tool_call_id": "c1",
+            "tool": "clock",
+            "arguments": {"zone": "UTC"},
+            "outcome": "OK",
+            "reason": "",
+            "result": "not json",
+        }
+    ]
+
+
+def test_failed_run_says_why() -> None:
+    made = transcript(event(2, failed=pb.RunFailed(error=status_pb2.Status(code=14, message="no model"))))
+    assert made.state == "failed"
+    assert made.failure().startswith("no model")
+
+
+def test_run_that_never_ended_is_no_success() -> None:
+    assert transcript(delta(2, "a")).failure()
+
+
+async def test_broken_stream_is_resumed_from_the_cursor() -> None:
+    orchestrator = Orchestrator([delta(2, "a"), Unavailable("gone")], [delta(3, "b"), Unavailable("gone")], [COMPLETED])
+    assert await said(orchestrator) == [2, 3, 4]
+    assert [getattr(call, "after_sequence", None) for call in orchestrator.calls] == [None, 2, 3]
+
+
+async def test_stream_that_ends_early_is_resumed() -> None:
+    assert await said(Orchestrator([delta(2, "a")], [COMPLETED])) == [2, 4]
+
+
+async def test_refused_turn_is_not_repeated() -> None:
+    orchestrator = Orchestrator([Unavailable("no store")])
+    with pytest.raises(Unavailable):
+        await said(orchestrator)
+    assert len(orchestrator.calls) == 1
+
+
+async def test_resuming_ends_some_time() -> None:
+    orchestrator = Orchestrator([delta(2, "a")], *[[Unavailable("gone")] for _ in range(9)])
+    with pytest.raises(Unavailable):
+        await said(orchestrator)
+
+
+async def test_run_outlives_the_client_unless_it_says_stop() -> None:
+    orchestrator = Orchestrator([COMPLETED])
+    await said(orchestrator)
+    assert orchestrator.calls[0].on_disconnect == pb.ON_DISCONNECT_CONTINUE
+    assert orchestrator.calls[0].request_id
+
+
+async def test_cancelled_task_stops_the_run() -> None:
+    waiting = asyncio.Event()
+
+    async def hang() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    orchestrator = Orchestrator([delta(2, "a"), hang])
+    task = asyncio.create_task(said(orchestrator))
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert orchestrator.calls[-1] == pb.CancelRunRequest(run_id=RUN)
+
+
+async def test_session_of_another_agent_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="with aura, not with other"):
+        await Conversation.begin(Orchestrator(), agent="other", session_id="s")  # type: ignore[arg-type]
+
+
+async def test_unknown_session_is_refused() -> None:
+    with pytest.raises(SessionNotFound):
+        await Conversation.begin(Orchestrator(), agent=None, session_id="t")  # type: ignore[arg-type]
+
+
+async def test_session_knows_its_agent() -> None:
+    conversation = await Conversation.begin(Orchestrator(), agent=None, session_id="s")  # type: ignore[arg-type]
+    assert (conversation.session_id, conversation.agent) == ("s", "aura")
+
+
+def test_a_model_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\r\nc\td\x9b3me") == "a[2Jb\nc\td3me"
