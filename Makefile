@@ -46,7 +46,7 @@ lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1: to the newest 
 
 bench: ## Measure, and write BENCHMARKS.md
 	@$(INSTALL) dev triton
-	.venv/bin/python -m bench
+	.venv/bin/python -m services.dev.bench
 
 clean: ## Remove environments, caches and made files; the stack's data in .myriad/data stay (rm -r .myriad removes them, too)
 	@! test -x $(MYRIAD) || $(MYRIAD) down

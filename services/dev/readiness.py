@@ -80,10 +80,10 @@ def health(address: str) -> Probe:
 
 
 def milvus(address: str) -> Probe:
-    """Milvus answers which version it is."""
+    """Milvus answers which collections it has; the embedded one does not say its version."""
 
     async def probe() -> None:
-        await _call(address, "/milvus.proto.milvus.MilvusService/GetVersion", b"")
+        await _call(address, "/milvus.proto.milvus.MilvusService/ShowCollections", b"")
 
     return probe
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from myriad.toolexec.v1 import toolexec_pb2_grpc
-
 from services.kit.agents import AgentCatalog
 from services.kit.app import App, Kit
 from services.kit.redis import Redis

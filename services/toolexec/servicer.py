@@ -4,9 +4,9 @@ from datetime import timedelta
 from types import MappingProxyType
 
 from google.protobuf.json_format import ParseDict
+
 from myriad.common.v1 import common_pb2
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
-
 from services.kit.call import current_call, current_principal
 from services.toolexec.core.execution import Execution, Executor
 from services.toolexec.domain import HttpCall, SideEffect, Tool

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 from google.protobuf.json_format import ParseDict
-from myriad.common.v1 import common_pb2
 
+from myriad.common.v1 import common_pb2
 from services.kit.call import Call, Principal, current_principal, enter
 from services.kit.errors import AgentNotFound
 from services.toolexec.adapters.agents import CatalogToolSource, read_tool
@@ -87,7 +87,12 @@ def test_a_tool_is_read_with_its_defaults():
     message.http.url = "https://example.com/"
     tool = read_tool(message)
     assert tool.call == HttpCall("GET", "", "https://example.com/", {}, 65_536, idempotency_key=False)
-    assert (tool.timeout, tool.roles, tool.parameters, tool.side_effect) == (10.0, frozenset(), None, SideEffect.IDEMPOTENT)
+    assert (tool.timeout, tool.roles, tool.parameters, tool.side_effect) == (
+        10.0,
+        frozenset(),
+        None,
+        SideEffect.IDEMPOTENT,
+    )
 
 
 def test_a_tool_is_read_whole():

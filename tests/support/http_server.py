@@ -47,13 +47,13 @@ class HttpServer:
     async def until_idle(self, seconds: float = 2.0) -> None:
         """Returns when no connection is open."""
         async with asyncio.timeout(seconds):
-            while self.open:
+            while self.open:  # noqa: ASYNC110 - a test's patience
                 await asyncio.sleep(0.005)
 
-    async def until_asked(self, seconds: float = 2.0) -> None:
-        """Returns when there was a request."""
+    async def until_asked(self, count: int = 1, seconds: float = 2.0) -> None:
+        """Returns when there were so many requests."""
         async with asyncio.timeout(seconds):
-            while not self.requests:
+            while len(self.requests) < count:  # noqa: ASYNC110 - a test's patience
                 await asyncio.sleep(0.005)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +88,7 @@ async def running_http_server(host: str = "127.0.0.1") -> AsyncIterator[HttpServ
     while listening is None:
         with suppress(OSError):
             server.port = random.choice(_PORTS)
-            listening = await asyncio.start_server(server._serve, host, server.port)  # noqa: SLF001 - of this module
+            listening = await asyncio.start_server(server._serve, host, server.port)
     try:
         yield server
     finally:

@@ -131,16 +131,18 @@ async def stream(
     request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[_bytes_tensor([raw])])
     request.inputs.add(name="request", datatype="BYTES", shape=[1])
     call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(_once(request), timeout=timeout)
+    failure = ""
     try:
         async for reply in call:
-            if reply.error_message:
-                raise ModelError(reply.error_message)
+            failure = failure or reply.error_message
             if reply.infer_response.raw_output_contents:
                 yield json.loads(reply.infer_response.raw_output_contents[0][4:])
-            if reply.infer_response.parameters["triton_final_response"].bool_param:
-                return
     finally:
-        call.cancel()
+        # Only what has not ended: a stream cancelled after its last response, before its end, is never freed in Triton.
+        if not call.done():
+            call.cancel()
+    if failure:
+        raise ModelError(failure)
 
 
 async def collect(channel: grpc.aio.Channel, model: str, body: dict[str, Any] | bytes, timeout: float = 60) -> Answer:

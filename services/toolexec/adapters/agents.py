@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from google.protobuf.json_format import MessageToDict
-from myriad.common.v1 import common_pb2
 
+from myriad.common.v1 import common_pb2
 from services.kit.call import Principal
 from services.toolexec.domain import AgentTools, FunctionCall, HttpCall, SideEffect, Tool
 

@@ -43,18 +43,18 @@ class HttpcoreCaller:
         connections: int = 256,
         connect_timeout: float = 3.0,
         allows: Callable[[Address], bool] = is_public,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
-        """Opens nothing but the trust store: the system's, or certifi's where the system has none.
+        """Opens nothing.
 
         Args:
             resolve: Knows the addresses of names.
             connections: At most, in each of the two pools.
             connect_timeout: Seconds for a connection, and again for TLS.
             allows: The rule for public addresses.
+            trust: Whom TLS believes. None: the system's authorities, or certifi's where the system has none.
         """
-        trust = ssl.create_default_context()
-        if not trust.cert_store_stats()["x509_ca"]:
-            trust.load_verify_locations(certifi.where())
+        trust = trust or _system_trust()
         self._timeouts = {"connect": connect_timeout, "pool": connect_timeout}
         self._public = _pool(CheckedBackend(resolve, allows), connections, trust)
         self._endpoints = _pool(CheckedBackend(resolve, anywhere), connections, trust)
@@ -86,6 +86,13 @@ class HttpcoreCaller:
         """Closes all connections."""
         await self._public.aclose()
         await self._endpoints.aclose()
+
+
+def _system_trust() -> ssl.SSLContext:
+    trust = ssl.create_default_context()
+    if not trust.cert_store_stats()["x509_ca"]:
+        trust.load_verify_locations(certifi.where())
+    return trust
 
 
 def _pool(backend: CheckedBackend, connections: int, trust: ssl.SSLContext) -> httpcore.AsyncConnectionPool:

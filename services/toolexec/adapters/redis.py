@@ -7,7 +7,6 @@ import secrets
 from datetime import timedelta
 
 from myriad.toolexec.v1 import toolexec_pb2
-
 from services.kit.call import Principal
 from services.kit.keys import SessionKeys
 from services.kit.redis import Redis

@@ -1,6 +1,7 @@
 """No connection is even tried to an address that is not public, however it is written or found."""
 
 import asyncio
+import ssl
 from ipaddress import ip_address
 
 import pytest
@@ -12,6 +13,9 @@ from services.toolexec.adapters.http import HttpcoreCaller
 from services.toolexec.core.http_tool import HttpTools
 from services.toolexec.domain import HttpCall
 from tests.support.http_server import answer, redirect, running_http_server
+
+TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Believes nobody; reading the system's authorities takes as long as all else here."""
 
 PRIVATE_URLS = [
     "http://127.0.0.1/",
@@ -123,7 +127,7 @@ async def names():
 
 @pytest_asyncio.fixture
 async def tools(names):
-    caller = HttpcoreCaller(names)
+    caller = HttpcoreCaller(names, trust=TRUST)
     yield HttpTools(caller, {}, frozenset({80, 443, 8080}))
     await caller.close()
 
@@ -160,7 +164,7 @@ async def test_a_name_server_that_never_answers_is_unavailable():
     async def never(_host, _port):
         await asyncio.Event().wait()
 
-    caller = HttpcoreCaller(never, connect_timeout=0.05)
+    caller = HttpcoreCaller(never, connect_timeout=0.05, trust=TRUST)
     tools = HttpTools(caller, {}, frozenset({80}))
     with pytest.raises(ToolUnavailable):
         await tools.run("get", get("http://slow.test/"), {}, "k")
@@ -178,7 +182,21 @@ async def test_a_name_that_changes_its_answer_gains_nothing(tools, connects, nam
     assert len(connects) == 1
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "172.15.0.1", "172.32.0.1", "100.63.0.1", "100.128.0.1", "2606:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "1.1.1.1",
+        "8.8.8.8",
+        "172.15.0.1",
+        "172.32.0.1",
+        "100.63.0.1",
+        "100.128.0.1",
+        "2606:4700::1111",
+        "2a00:1450::1",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+    ],
+)
 def test_public_addresses_are_public(address):
     assert is_public(ip_address(address))
 
@@ -204,7 +222,7 @@ async def private():
 
 @pytest_asyncio.fixture
 async def small_web(public, private, names):
-    caller = HttpcoreCaller(names, allows=second_loopback_is_public)
+    caller = HttpcoreCaller(names, allows=second_loopback_is_public, trust=TRUST)
     yield HttpTools(caller, {"crm": private.url()}, frozenset({public.port, private.port}))
     await caller.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import ssl
 import tracemalloc
 
 import pytest
@@ -26,6 +27,8 @@ from tests.support.http_server import (
 )
 
 LIMIT = 65_536
+TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Believes nobody; reading the system's authorities takes as long as all else here."""
 
 
 def call(path: str, method: str = "GET", limit: int = LIMIT, *, key: bool = False) -> HttpCall:
@@ -41,8 +44,10 @@ async def crm():
 @pytest_asyncio.fixture
 async def tools(crm):
     resolver = SystemResolver()
-    caller = HttpcoreCaller(resolver, connections=16)
-    yield HttpTools(caller, {"crm": crm.url(), "tls": crm.url().replace("http", "https"), "off": "http://127.0.0.1:9"}, frozenset())
+    caller = HttpcoreCaller(resolver, connections=16, trust=TRUST)
+    yield HttpTools(
+        caller, {"crm": crm.url(), "tls": crm.url().replace("http", "https"), "off": "http://127.0.0.1:9"}, frozenset()
+    )
     await caller.close()
     resolver.close()
     await crm.until_idle()
@@ -140,7 +145,12 @@ async def test_a_packed_answer_is_unpacked(tools, crm):
 
 @pytest.mark.parametrize(
     ("body", "encoding"),
-    [(b"not packed at all", "gzip"), (gzip.compress(b'{"a": 1}' * 99)[:-9], "gzip"), (b"x", "br"), (b"x", "gzip, gzip")],
+    [
+        (b"not packed at all", "gzip"),
+        (gzip.compress(b'{"a": 1}' * 99)[:-9], "gzip"),
+        (b"x", "br"),
+        (b"x", "gzip, gzip"),
+    ],
 )
 async def test_an_answer_packed_wrongly_is_unavailable(tools, crm, body, encoding):
     crm.answers["/a"] = answer(200, body, content_encoding=encoding)
@@ -195,9 +205,11 @@ async def test_cancelling_within_the_tls_handshake_closes_the_connection(tools, 
     port = crm.port + 1
     listening = await asyncio.start_server(never_answers, "127.0.0.1", port)
     resolver = SystemResolver()
-    caller = HttpcoreCaller(resolver, connect_timeout=30)
+    caller = HttpcoreCaller(resolver, connect_timeout=30, trust=TRUST)
     slow = HttpTools(caller, {"slow": f"https://127.0.0.1:{port}"}, frozenset())
-    working = asyncio.create_task(slow.run("get", HttpCall("GET", "slow", "/", {}, LIMIT, idempotency_key=False), {}, "k"))
+    working = asyncio.create_task(
+        slow.run("get", HttpCall("GET", "slow", "/", {}, LIMIT, idempotency_key=False), {}, "k")
+    )
     await reached.wait()
     working.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -143,7 +143,9 @@ def test_any_text_has_a_finite_value_or_an_error_within_milliseconds(text):
     assert time.thread_time() - started < 0.05
 
 
-@pytest.mark.parametrize("expression", ["1.1**1.1" + "**1.1" * 35, "*".join(["1.01**999.9"] * 25), "sqrt(2)*" * 37 + "1"])
+@pytest.mark.parametrize(
+    "expression", ["1.1**1.1" + "**1.1" * 35, "*".join(["1.01**999.9"] * 25), "sqrt(2)*" * 37 + "1"]
+)
 def test_the_dearest_expressions_take_milliseconds(expression):
     started = time.thread_time()
     calculate(expression)
@@ -151,7 +153,7 @@ def test_the_dearest_expressions_take_milliseconds(expression):
 
 
 def _fraction(expression: str) -> Fraction:
-    """The oracle: Python's own parser over exact fractions; the strategy makes only digits, dots, signs and brackets."""
+    """The oracle: Python's own parser over exact fractions. Only digits, dots, signs and brackets come here."""
     text = ""
     number = ""
     for character in expression + " ":

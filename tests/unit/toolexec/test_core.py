@@ -393,7 +393,8 @@ async def test_three_redirects_are_followed_and_no_more():
 
 
 @pytest.mark.parametrize(
-    "location", ["http://h/", "https://h:22/", "https://user@h/", "file:///etc/passwd", "https://10.0.0.1/", "https://h/../x"]
+    "location",
+    ["http://h/", "https://h:22/", "https://user@h/", "file:///etc/passwd", "https://10.0.0.1/", "https://h/../x"],
 )
 async def test_a_redirect_to_what_may_not_be_called_is_refused(location):
     world = World(

@@ -11,7 +11,17 @@ CLOCK = FixedClock(datetime(2026, 3, 29, 0, 30, tzinfo=UTC))
 
 @pytest.mark.parametrize(
     "zone",
-    ["Nowhere/None", "../../etc/passwd", "/etc/localtime", "Europe", "Europe/Berlin\x00", "zone.tab", "x" * 10_000, " ", "GMT+25"],
+    [
+        "Nowhere/None",
+        "../../etc/passwd",
+        "/etc/localtime",
+        "Europe",
+        "Europe/Berlin\x00",
+        "zone.tab",
+        "x" * 10_000,
+        " ",
+        "GMT+25",
+    ],
 )
 async def test_a_zone_that_is_none_is_an_error_to_read(zone):
     with pytest.raises(FunctionFailed, match="IANA time zone") as caught:
@@ -19,7 +29,10 @@ async def test_a_zone_that_is_none_is_an_error_to_read(zone):
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize(("function", "arguments"), [("current_time", {"timezone": 1}), ("calculator", {}), ("calculator", {"expression": 1})])
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [("current_time", {"timezone": 1}), ("calculator", {}), ("calculator", {"expression": 1})],
+)
 async def test_arguments_the_agents_schema_let_through_are_checked_again(function, arguments):
     with pytest.raises(InvalidToolArguments):
         await installed(CLOCK)[function](arguments)

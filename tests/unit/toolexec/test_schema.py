@@ -74,7 +74,7 @@ async def test_errors_are_few_and_short():
     ],
 )
 async def test_a_schema_that_cannot_be_used_says_so(schema):
-    with pytest.raises(FailedPrecondition, match="the JSON Schema of the tool t cannot be used: .+") as caught:
+    with pytest.raises(FailedPrecondition, match=r"the JSON Schema of the tool t cannot be used: .+") as caught:
         await Schemas().check(key(), schema, {})
     assert len(caught.value.message) < 300
 
@@ -92,7 +92,11 @@ async def test_references_within_the_schema_work():
     schema = {
         "$id": "https://example.com/tool",
         "$defs": {"a/b": {"type": "integer", "minimum": 1.0}},
-        "properties": {"a": {"$ref": "#/$defs/a~1b"}, "$ref": {"type": "string"}, "list": {"items": {"$ref": "#/$defs/a~1b"}}},
+        "properties": {
+            "a": {"$ref": "#/$defs/a~1b"},
+            "$ref": {"type": "string"},
+            "list": {"items": {"$ref": "#/$defs/a~1b"}},
+        },
     }
     await Schemas().check(key(), schema, {"a": 1, "$ref": "http://x", "list": [1]})
     with pytest.raises(InvalidToolArguments):

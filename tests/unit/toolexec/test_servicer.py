@@ -3,9 +3,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.json_format import ParseDict
+
 from myriad.common.v1 import common_pb2
 from myriad.toolexec.v1 import toolexec_pb2
-
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import ToolTimeout
 from services.toolexec.adapters.agents import read_tool

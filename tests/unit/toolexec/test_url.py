@@ -62,13 +62,17 @@ def test_a_url_that_could_lead_elsewhere_is_refused(url):
             read_url(url)
 
 
-@pytest.mark.parametrize("template", ["orders", "http://evil/", "//evil/", "@evil/", ":80/", "/../x", "/a{", "/}", "/{}", "/{a b}"])
+@pytest.mark.parametrize(
+    "template", ["orders", "http://evil/", "//evil/", "@evil/", ":80/", "/../x", "/a{", "/}", "/{}", "/{a b}"]
+)
 def test_a_template_beneath_an_endpoint_is_a_path(template):
     with pytest.raises(UrlRefused):
         fill(template, CRM, {})
 
 
-@pytest.mark.parametrize("base", ["127.0.0.1:7180", "unix:///x", "http://u@h", "http://h/?q=1", "http://h/#f", "http://h/../x", ""])
+@pytest.mark.parametrize(
+    "base", ["127.0.0.1:7180", "unix:///x", "http://u@h", "http://h/?q=1", "http://h/#f", "http://h/../x", ""]
+)
 def test_an_endpoint_that_is_no_base_is_refused(base):
     with pytest.raises(UrlRefused):
         read_base(base)
@@ -164,7 +168,15 @@ def test_a_redirect_is_relative_to_where_it_came_from(location, url):
 
 @pytest.mark.parametrize(
     "location",
-    ["http://example.com/", "ftp://example.com/", "file:///etc/passwd", "https://u@example.com/", "https://[bad/", "/a\r\nb", "/ä"],
+    [
+        "http://example.com/",
+        "ftp://example.com/",
+        "file:///etc/passwd",
+        "https://u@example.com/",
+        "https://[bad/",
+        "/a\r\nb",
+        "/ä",
+    ],
 )
 def test_a_redirect_that_could_lead_elsewhere_is_refused(location):
     with pytest.raises(UrlRefused):
