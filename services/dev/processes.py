@@ -2,6 +2,7 @@
 
 import os
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,15 +41,20 @@ def find(pid: int) -> Process | None:
     return Process(pid, int(fields[3]), f"{fields[19]}@{boot}", pages * resource.getpagesize())
 
 
-def marked(mark: str) -> list[Process]:
-    """Every process of this machine that carries the mark of a stack."""
+def belonging(mark: str, leaders: Mapping[int, str]) -> list[Process]:
+    """Every process of a stack, whoever started it.
+
+    Args:
+        mark: The stack's. Inherited by all, but a program that renames itself (Valkey) may overwrite it.
+        leaders: Pid to `started` of the processes that began the sessions of its parts.
+    """
     wanted = f"{MARK}={mark}".encode()
+    alive = {pid for pid, started in leaders.items() if is_running(pid, started)}
     found = []
     for folder in _PROC.iterdir():
-        if folder.name.isdigit() and wanted in _environment(folder):
-            process = find(int(folder.name))
-            if process is not None:
-                found.append(process)
+        process = find(int(folder.name)) if folder.name.isdigit() else None
+        if process is not None and (process.session in alive or wanted in _environment(folder)):
+            found.append(process)
     return found
 
 

@@ -109,7 +109,7 @@ async def running_stack(
             finally:
                 stack.set_state(State.STOPPING)
                 await stack.supervisor.stop()
-                await _end(stack.state.mark)
+                await _end(stack.state)
                 folder.forget()
 
 
@@ -144,19 +144,19 @@ async def end_remains(folder: Folder) -> list[int]:
         Pids of the processes that had to be ended.
     """
     state = folder.read()
-    ended = await _end(state.mark) if state else []
+    ended = await _end(state) if state else []
     folder.forget()
     return ended
 
 
-async def _end(mark: str) -> list[int]:
-    """Asks every process that carries the mark to leave, and kills those that do not."""
-    first = processes.marked(mark)
+async def _end(state: StackState) -> list[int]:
+    """Asks every process of a stack to leave, and kills those that do not."""
+    first = state.processes()
     _signal(first, signal.SIGTERM)
     end = time.monotonic() + REMAINS_S
-    while processes.marked(mark):
+    while left := state.processes():
         if time.monotonic() > end:
-            _signal(processes.marked(mark), signal.SIGKILL)
+            _signal(left, signal.SIGKILL)
         await asyncio.sleep(0.05)
     return [process.pid for process in first]
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from services.dev import processes
+
 
 class State(StrEnum):
     """How far a part, or the whole stack, is."""
@@ -68,6 +70,10 @@ class StackState:
 
     addresses: dict[str, str] = field(default_factory=dict)
     """host:port of every service and engine by its name, whichever part it is in."""
+
+    def processes(self) -> list[processes.Process]:
+        """Every process of it that runs, the supervisor not counted."""
+        return processes.belonging(self.mark, {part.pid: part.started for part in self.parts.values() if part.pid})
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object."""

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from services.dev import processes
 from services.dev.plan import probe_of
 from services.dev.readiness import NotReady, check
 from services.dev.state import Folder, PartState, StackState, State
@@ -28,7 +27,7 @@ async def status(folder: Folder) -> dict[str, Any]:
     if known is None or not folder.is_owned():
         return {"state": State.STOPPED.value, "parts": {}, "addresses": {}}
     resident: dict[int, int] = defaultdict(int)
-    for process in processes.marked(known.mark):
+    for process in known.processes():
         resident[process.session] += process.resident
     parts = await asyncio.gather(*(_part(name, part, known, resident) for name, part in known.parts.items()))
     by_name = dict(zip(known.parts, parts, strict=True))

@@ -39,7 +39,7 @@ class Embedder(Protocol):
     """Turns texts into vectors in which like meanings are near."""
 
     async def embed(self, texts: Sequence[str]) -> "list[array[float]]":
-        """Unit vectors (float32), one per text, in their order, all of one width. No text is empty.
+        """Unit vectors (float32), one per text, in their order, all of one width. No text is blank.
 
         Raises:
             ModelUnavailable: the model does not answer.

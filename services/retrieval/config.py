@@ -42,7 +42,7 @@ class Config:
     analyzer: str = "english"
     """Milvus analyzer of the texts, used when the collection is made: how words are found and reduced to stems."""
 
-    collection_ttl: float = 2.0
+    collection_ttl: float = 1.0
     """Seconds for which a search believes what it knows of a collection. Another process's change is seen after it."""
 
     collections_per_tenant: int = 1000

@@ -203,8 +203,9 @@ async def test_a_page_is_filled_past_what_is_gone(store: SessionStore, alice: Pr
 async def test_a_session_expires_after_its_last_turn(open_store: Open, alice: Principal) -> None:
     store = open_store(SHORT)
     idle, used = await make(store, alice), await make(store, alice)
+    ending = saying(await begin(store, alice, used), "hello")
     await asyncio.sleep(0.15)
-    await store.end(alice, used.session_id, saying(await begin(store, alice, used), "hello"))
+    await store.end(alice, used.session_id, ending)
     await asyncio.sleep(0.15)
     with pytest.raises(SessionNotFound):
         await store.get(alice, idle.session_id)

@@ -5,7 +5,7 @@ import random
 import socket
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ class Request:
     body: bytes
 
 
-Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[Request, asyncio.StreamWriter], Coroutine[None, None, None]]
 
 
 @dataclass

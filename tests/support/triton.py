@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ async def embed(channel: grpc.aio.Channel, texts: Sequence[str | bytes]) -> np.n
 
 async def stream(
     channel: grpc.aio.Channel, model: str, body: dict[str, Any] | bytes, timeout: float = 60
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """Yields the chunks of one generation. Closing the iterator cancels it.
 
     Raises:

@@ -81,7 +81,7 @@ def launch(
 
 
 def _endpoints(grpc_port: int, http_port: int | None, metrics_port: int) -> tuple[str, ...]:
-    http = ("--allow-http=false",)
+    http: tuple[str, ...] = ("--allow-http=false",)
     if http_port is not None:
         http = ("--http-address=127.0.0.1", f"--http-port={http_port}", f"--http-restricted-api={_locked()}")
     return (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from services.kit.call import Principal
+from services.kit.errors import InvalidArgument
 from services.nlu.agent import Agent
 from services.nlu.core import complexity
 from services.nlu.core.complexity import Complexity
@@ -78,12 +79,15 @@ class Analyzer:
             principal: On whose behalf.
             agent_name: The agent it was said to.
             revision: From 1; 0 is the latest.
-            text: The utterance, not empty.
+            text: The utterance.
 
         Raises:
+            InvalidArgument: the text is blank.
             AgentNotFound: there is no such agent.
             ModelUnavailable: the embedder does not answer.
         """
+        if not text.strip():
+            raise InvalidArgument("text: must not be blank", fields={"text": "must not be blank"})
         agent = await self._agents.get(principal, agent_name, revision)
         prepared = await self._prepare(principal, agent)
         embedding = asyncio.create_task(self._embedder.embed([text]))

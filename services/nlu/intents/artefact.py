@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,18 @@ from services.nlu.intents.head import IntentHead, LexicalPart
 ALGORITHM = "linear-1"
 """Changes with whatever makes the same examples another head, so that an old artefact is not taken for a new one."""
 _DIGITS = 32
+# What zipfile, zlib and numpy raise for files that are cut short or have bytes changed.
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class BadArtefact(Exception):
@@ -68,7 +81,7 @@ def load(content: bytes) -> IntentHead:
             if str(arrays["algorithm"]) != ALGORITHM:
                 raise BadArtefact(f"made by algorithm {arrays['algorithm']}, not {ALGORITHM}")
             head = _head(arrays)
-    except (ValueError, KeyError, IndexError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BadArtefact(f"cannot be read: {type(error).__name__}") from error
     _check(head)
     return head

@@ -36,7 +36,9 @@ class Documents:
         where = await self._collections.look_up(principal, collection)
         cut = [await asyncio.to_thread(self._chunker.split, document.text) for document in documents]
         pairs = zip(documents, cut, strict=True)
-        embeddings = iter(await self._embed([_searched(document, chunk) for document, chunks in pairs for chunk in chunks]))
+        embeddings = iter(
+            await self._embed([_searched(document, chunk) for document, chunks in pairs for chunk in chunks])
+        )
         indexed = [
             IndexedDocument(document, chunks, [next(embeddings) for _ in chunks])
             for document, chunks in zip(documents, cut, strict=True)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import anyio
-import httpcore
+import httpcore2
 
 from services.kit.errors import FailedPrecondition
 
@@ -77,7 +77,7 @@ def _resolve(host: str, port: int) -> list[Any]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
-class CheckedBackend(httpcore.AsyncNetworkBackend):
+class CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Makes connections only to addresses that are allowed."""
 
     def __init__(self, resolve: Resolve, allows: Callable[[Address], bool]) -> None:
@@ -89,7 +89,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         """
         self._resolve = resolve
         self._allows = allows
-        self._backend = httpcore.AnyIOBackend()
+        self._backend = httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
@@ -97,23 +97,23 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
         """Connects to the first address of a host that answers.
 
         Raises:
             FailedPrecondition: the host has an address that is not allowed.
-            httpcore.ConnectError, httpcore.ConnectTimeout: none answers.
+            httpcore2.ConnectError, httpcore2.ConnectTimeout: none answers.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        failure: Exception = httpcore.ConnectError("there is no such host")
+        failure: Exception = httpcore2.ConnectError("there is no such host")
         for address in await self._addresses(host, port, timeout):
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
-                raise httpcore.ConnectTimeout("no address answered in time")
+                raise httpcore2.ConnectTimeout("no address answered in time")
             try:
                 stream = await self._backend.connect_tcp(address, port, left, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
                 return _Stream(stream)
@@ -128,19 +128,19 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
             async with asyncio.timeout(seconds):
                 found = (await self._resolve(host, port))[:_MAX_ADDRESSES]
         except TimeoutError:
-            raise httpcore.ConnectTimeout("the name was not resolved in time") from None
+            raise httpcore2.ConnectTimeout("the name was not resolved in time") from None
         except (OSError, UnicodeError):
-            raise httpcore.ConnectError("there is no such host") from None
+            raise httpcore2.ConnectError("there is no such host") from None
         for address in found:
             if not self._allows(ip_address(address)):
                 raise FailedPrecondition("the tool may only call public addresses")
         return found
 
 
-class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; httpcore's own would stay open."""
+class _Stream(httpcore2.AsyncNetworkStream):
+    """A connection that is closed when its TLS handshake is cancelled; httpcore2's own would stay open."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -154,7 +154,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         try:
             return await self._stream.start_tls(ssl_context, server_hostname, timeout)
         except asyncio.CancelledError:

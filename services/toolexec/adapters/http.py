@@ -1,4 +1,4 @@
-"""HTTP by httpcore: two pools of connections, one for public addresses and one for the operator's endpoints.
+"""HTTP by httpcore2: two pools of connections, one for public addresses and one for the operator's endpoints.
 
 Two, because a pooled connection is checked only when it is made: in one pool, a connection to an endpoint could be
 used again for an agent's URL of the same host. There is no cookie jar, no proxy, no netrc and no redirect here, and
@@ -9,8 +9,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterable, Callable
 
-import certifi
-import httpcore
+import httpcore2
 
 from services.kit.errors import ToolUnavailable
 from services.toolexec.adapters.guard import Address, CheckedBackend, Resolve, is_public
@@ -20,10 +19,10 @@ KEEPALIVE_S = 3.0
 """Shorter than servers' usual 5 s, so that a connection is seldom used in the moment its server closes it."""
 
 _FAILURES = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    httpcore2.UnsupportedProtocol,
 )
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
@@ -52,16 +51,16 @@ class HttpcoreCaller:
             connections: At most, in each of the two pools.
             connect_timeout: Seconds for a connection, and again for TLS.
             allows: The rule for public addresses.
-            trust: Whom TLS believes. None: the system's authorities, or certifi's where the system has none.
+            trust: Whom TLS believes. None: the system's authorities.
         """
-        trust = trust or _system_trust()
+        trust = trust or ssl.create_default_context()
         self._timeouts = {"connect": connect_timeout, "pool": connect_timeout}
         self._public = _pool(CheckedBackend(resolve, allows), connections, trust)
         self._endpoints = _pool(CheckedBackend(resolve, anywhere), connections, trust)
 
     async def call(self, request: HttpRequest) -> HttpResponse:
         """As `HttpCaller.call`."""
-        url = httpcore.URL(
+        url = httpcore2.URL(
             scheme=request.url.scheme,
             host=request.url.host,
             port=request.url.port,
@@ -88,15 +87,8 @@ class HttpcoreCaller:
         await self._endpoints.aclose()
 
 
-def _system_trust() -> ssl.SSLContext:
-    trust = ssl.create_default_context()
-    if not trust.cert_store_stats()["x509_ca"]:
-        trust.load_verify_locations(certifi.where())
-    return trust
-
-
-def _pool(backend: CheckedBackend, connections: int, trust: ssl.SSLContext) -> httpcore.AsyncConnectionPool:
-    return httpcore.AsyncConnectionPool(
+def _pool(backend: CheckedBackend, connections: int, trust: ssl.SSLContext) -> httpcore2.AsyncConnectionPool:
+    return httpcore2.AsyncConnectionPool(
         ssl_context=trust,
         max_connections=connections,
         keepalive_expiry=KEEPALIVE_S,

@@ -37,7 +37,9 @@ class Scene:
             if not ready or not self.file(name).exists():
                 raise NotReady("says nothing")
 
-        launch = Launch(("/bin/sh", "-c", script.replace("READY", f"touch {self.file(name)}")), {}, stop_grace_s=grace_s)
+        launch = Launch(
+            ("/bin/sh", "-c", script.replace("READY", f"touch {self.file(name)}")), {}, stop_grace_s=grace_s
+        )
         return Part(name, "127.0.0.1:1", launch, probe, needs, start_timeout_s=1.0)
 
     def file(self, name: str) -> Path:
@@ -53,7 +55,7 @@ class Scene:
             self.lines[name] = lines
 
     def left(self) -> list[int]:
-        return [process.pid for process in processes.marked(self.mark)]
+        return [process.pid for process in processes.belonging(self.mark, {})]
 
     def order(self, state: State) -> list[str]:
         return [name for name, seen in self.reports if seen is state]
@@ -130,7 +132,9 @@ async def test_part_that_dies_is_started_again(scene: Scene, monkeypatch: pytest
     await supervised.start()
     before = supervised.states["fragile"].pid
     supervised.kill("fragile")
-    await until(lambda: supervised.states["fragile"].restarts == 1 and supervised.states["fragile"].state is State.READY)
+    await until(
+        lambda: supervised.states["fragile"].restarts == 1 and supervised.states["fragile"].state is State.READY
+    )
     assert supervised.states["fragile"].pid != before
     assert scene.lines["fragile"] == ["last words"]
     await supervised.stop()
@@ -165,7 +169,7 @@ async def test_what_a_part_started_ends_with_it(scene: Scene) -> None:
     await supervised.start()
     await until(lambda: len(scene.left()) == 2)
     await supervised.stop()
-    assert scene.left() == []
+    await until(lambda: scene.left() == [])
 
 
 async def test_stop_while_starting_leaves_nobody(scene: Scene) -> None:
@@ -193,9 +197,9 @@ async def test_parts_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
         assert parent.stdout is not None
         assert await asyncio.to_thread(parent.stdout.readline) == "started\n"
-        await until(lambda: len(processes.marked(mark)) == 1)
+        await until(lambda: len(processes.belonging(mark, {})) == 1)
         parent.send_signal(signal.SIGKILL)
-    await until(lambda: processes.marked(mark) == [])
+    await until(lambda: processes.belonging(mark, {}) == [])
 
 
 def test_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:

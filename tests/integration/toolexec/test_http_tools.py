@@ -221,12 +221,14 @@ async def test_cancelling_within_the_tls_handshake_closes_the_connection(tools, 
     listening.close()
 
 
-async def test_a_hundred_cancelled_calls_leave_nothing_behind(tools, crm):
+async def test_calls_cancelled_at_any_moment_leave_nothing_behind(tools, crm):
+    """Twice as many as there are connections; httpcore 1.0.9 loses them all here, for ever."""
     crm.answers["/slow"] = silent
     crm.answers["/a"] = answer(200, b"{}")
-    for _ in range(10):
-        working = [asyncio.create_task(tools.run("get", call("/slow"), {}, "k")) for _ in range(10)]
-        await asyncio.sleep(0.02)
+    for moment in range(40):
+        working = [asyncio.create_task(tools.run("get", call("/slow"), {}, "k")) for _ in range(32)]
+        for _ in range(moment):
+            await asyncio.sleep(0)
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import status_pb2
+
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-
 from services.dev.conversation import Conversation, Transcript
 from services.dev.show import printable
 from services.kit.errors import InvalidArgument, SessionNotFound, Unavailable

@@ -10,7 +10,9 @@ from services.kit import config, topology
 from services.kit.app import KitConfig
 
 NAMES = [*topology.SERVICES, *(f"{name}_metrics" for name in topology.SERVICES), *topology.ENDPOINTS]
-SITE = Site({name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}, Path("/models"), ("llm", "sim_llm"))
+SITE = Site(
+    {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}, Path("/models"), ("llm", "sim_llm")
+)
 
 
 @pytest.mark.parametrize("name", topology.SERVICES)

@@ -109,7 +109,7 @@ async def test_intents_are_ranked_by_the_model_of_the_agents_examples(agents: In
     models = InMemoryIntentModels()
     await models.save(ANN, "aura", await centroid_head(AURA))
     analysis = await analyzer(agents, workers, models=models).analyze(ANN, "aura", 0, "where is my order")
-    assert [each.name for each in analysis.intents][0] == "order_status"
+    assert analysis.intents[0].name == "order_status"
     confidences = [each.confidence for each in analysis.intents]
     assert confidences == sorted(confidences, reverse=True)
     assert sum(confidences) == pytest.approx(1, abs=1e-5)
@@ -120,7 +120,9 @@ async def test_intents_are_ranked_by_the_model_of_the_agents_examples(agents: In
 async def test_text_unlike_every_example_is_out_of_scope(agents: InMemoryAgents, workers: Workers) -> None:
     models = InMemoryIntentModels()
     await models.save(ANN, "aura", await centroid_head(AURA))
-    analysis = await analyzer(agents, workers, models=models).analyze(ANN, "aura", 0, "photosynthesis happens in plants")
+    analysis = await analyzer(agents, workers, models=models).analyze(
+        ANN, "aura", 0, "photosynthesis happens in plants"
+    )
     assert analysis.out_of_scope
     assert analysis.complexity.tools == 0
 
@@ -166,7 +168,9 @@ async def test_bad_pattern_of_an_agent_fails_no_call(agents: InMemoryAgents, wor
     assert [each.type for each in analysis.entities] == ["amount"]
 
 
-async def test_dated_and_long_texts_are_read_off_the_loop(agents: InMemoryAgents, workers: Workers, monkeypatch) -> None:
+async def test_dated_and_long_texts_are_read_off_the_loop(
+    agents: InMemoryAgents, workers: Workers, monkeypatch
+) -> None:
     asked = analyzer(agents, workers)
     threads = []
     extractor = asked._readers.extractor

@@ -150,7 +150,9 @@ def test_national_phone_numbers_need_a_region() -> None:
 
 
 def test_listed_value_is_found_as_whole_words_whatever_their_case() -> None:
-    shop = Vocabulary([EntityType("plan", (ListedValue("Premium Plus", ("premium+", "the big one")), ListedValue("Basic")))])
+    shop = Vocabulary(
+        [EntityType("plan", (ListedValue("Premium Plus", ("premium+", "the big one")), ListedValue("Basic")))]
+    )
     assert find("is PREMIUM  plus, or the Big one, better than basics or basic?", shop) == [
         ("plan", "PREMIUM  plus", "Premium Plus"),
         ("plan", "the Big one", "Premium Plus"),
@@ -239,9 +241,9 @@ def test_longest_text_takes_bounded_time(text: str) -> None:
 
 
 PIECES = (
-    "monday sat sun next last this march 12 feb 30 29 31 2025 0000 9999 99999999999 in ago days weeks months years 25pm "
-    "12am 17:30 99:99 24:00 2025-13-45 2025-04-01T25:00 31.02.2025 1/2 13/13/2025 the day after tomorrow noon EST and or "
-    "to between from - , . : / $ € EUR usd 1,234.50 ,, .. +49 +1 202 555 0123 (0) http://[ https://a.b/(x) www. @ a@b.co "
+    "monday sat sun next last this march 12 feb 30 29 31 2025 0000 9999 99999999999 in ago days weeks months years "
+    "25pm 17:30 99:99 24:00 2025-13-45 2025-04-01T25:00 31.02.2025 1/2 13/13/2025 the day after tomorrow noon EST and "
+    "to between from - , . : / $ € EUR usd 1,234.50 ,, .. +49 +1 202 555 0123 (0) http://[ https://a.b/(x) www. @ a@b "
     "half an hundred second 0th past quarter christmas now ３ ٣ ² ½ é 👍 １２ ＋４９ mon-fri 9-5 -5 −3"
 ).split()
 JOINED = st.lists(st.sampled_from(PIECES), min_size=1, max_size=12)

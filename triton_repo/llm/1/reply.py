@@ -10,6 +10,7 @@ class GenerationFailed(Exception):
     """llama.cpp could not answer. The text is `<kind>: <what>`; `invalid` says whether the request is to blame."""
 
     def __init__(self, text, invalid):
+        """Says what failed."""
         super().__init__(text)
         self.invalid = invalid
 
@@ -22,6 +23,7 @@ class Reply:
     """
 
     def __init__(self, chat):
+        """Begins the answer to a chat.Chat."""
         self._chat = chat
         # A call and a constrained answer both begin with "{": only the whole text tells them apart.
         self._hold = chat.must_call or bool(chat.tools and chat.json_answer)

@@ -117,7 +117,7 @@ class _Stage:
         return not self._closing
 
     def _schedule(self, since, ticket):
-        """Takes a script's next step. Its time counts from when the one before was due, so that delays do not add up."""
+        """Takes a script's next step. Its time counts from when the last one was due, so that delays do not add up."""
         sender, steps, _ = self._running[ticket]
         step = next(steps)
         self._running[ticket] = (sender, steps, step)

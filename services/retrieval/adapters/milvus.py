@@ -1,0 +1,330 @@
+"""Documents in Milvus.
+
+A filter compares fields with keys that `core.spaces` made, and holds nothing else: Milvus Lite knows no bound values.
+
+Milvus has no transactions. So a document is written as a new revision, all its rows before any old one goes, and each
+row tells how many there are; the newest whole revision is the document. Rows are deleted by key: Milvus may leave some
+of those that a filter finds.
+"""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import mul
+from typing import Any
+
+from pymilvus import AnnSearchRequest, RRFRanker
+
+from services.kit.call import Principal
+from services.retrieval.adapters.milvus_client import Milvus, MilvusSettings
+from services.retrieval.adapters.milvus_schema import Layout, no_vector, row_key
+from services.retrieval.core import spaces
+from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Mode, Query, Scope
+
+RRF_K = 60
+
+_CANDIDATES = 50
+"""Chunks of each ranking that are merged, at least."""
+
+_MOST_ROWS = 16_384
+"""Milvus answers a query with no more."""
+
+_WRITTEN_AT_ONCE = 500
+_DELETED_AT_ONCE = 1000
+_COLLECTIONS_LISTED = 1000
+_REGISTRY = ["key", "name", "scope", "description", "generation", "deleted"]
+_SHOWN = ["space", "document_id", "title", "content", "number", "start"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Row = Mapping[str, Any]
+
+
+class MilvusDocumentStore:
+    """A DocumentStore in two collections of one Milvus."""
+
+    def __init__(self, settings: MilvusSettings, layout: Layout) -> None:
+        """Opens nothing yet; the first call makes what is not there."""
+        self._milvus = Milvus(settings, layout.prepare)
+        self._chunks = layout.chunks
+        self._registry = layout.registry
+
+    async def find(self, principal: Principal, names: Sequence[str]) -> Sequence[Collection]:
+        """Those of the named collections that are there."""
+        rows = await self._entries(_any_of("key", [spaces.registry_key(principal, name) for name in names]))
+        return [_read_collection(row) for row in rows if not row["deleted"]]
+
+    async def collections(self, principal: Principal) -> Sequence[Collection]:
+        """The tenant's collections, by name."""
+        rows = await self._entries(f"{_any_of('tenant', [spaces.tenant_key(principal)])} and deleted == false")
+        return sorted((_read_collection(row) for row in rows), key=lambda collection: collection.name)
+
+    async def create(self, principal: Principal, collection: Collection) -> Collection:
+        """Makes a collection."""
+        generation = 0
+        for row in await self._entries(_any_of("key", [spaces.registry_key(principal, collection.name)])):
+            there = _read_collection(row)
+            if not row["deleted"]:
+                return there
+            # What a deletion that was cut short left behind; nobody writes there any more.
+            await self._purge(principal, there)
+            generation = there.generation + 1
+        made = Collection(collection.name, collection.scope, collection.description, generation)
+        await self._enter(principal, made, deleted=False)
+        return made
+
+    async def drop(self, principal: Principal, collection: Collection) -> None:
+        """Deletes a collection."""
+        await self._enter(principal, collection, deleted=True)
+        await self._purge(principal, collection)
+
+    async def put(self, principal: Principal, collection: Collection, documents: Sequence[IndexedDocument]) -> None:
+        """Writes documents."""
+        space = spaces.space(principal, collection)
+        keys = [spaces.document_key(space, each.document.document_id) for each in documents]
+        revisions = defaultdict(list)
+        for row in await self._stored(keys):
+            revisions[row["document"]].append(row["revision"])
+        where = {"space": space, "collection": spaces.collection_key(principal, collection)}
+        rows = [
+            {**where, **row}
+            for key, each in zip(keys, documents, strict=True)
+            for row in _write_rows(key, _next_revision(revisions[key]), each)
+        ]
+        for batch in _batches(rows, _WRITTEN_AT_ONCE):
+            await self._insert(batch)
+        await self._keep_newest(keys)
+
+    async def get(self, principal: Principal, collection: Collection, document_id: str) -> Document | None:
+        """A document as it was written."""
+        key = spaces.document_key(spaces.space(principal, collection), document_id)
+        fields = ["document_id", "title", "content", "metadata", "update_time"]
+        rows = await self._stored([key], *fields)
+        newest = _newest(rows)
+        whole = sorted((row for row in rows if row["revision"] == newest), key=lambda row: row["number"])
+        return _read_document(whole) if whole else None
+
+    async def delete(self, principal: Principal, collection: Collection, document_ids: Sequence[str]) -> None:
+        """Deletes documents."""
+        space = spaces.space(principal, collection)
+        keys = [spaces.document_key(space, document_id) for document_id in document_ids]
+        while rows := await self._stored(keys):
+            await self._delete([row["key"] for row in rows])
+
+    async def search(self, principal: Principal, collections: Sequence[Collection], query: Query) -> Sequence[Hit]:
+        """The chunks that match best."""
+        names = {spaces.space(principal, collection): collection.name for collection in collections}
+        where = _any_of("space", list(names))
+        if query.metadata:
+            where += f" and array_contains_all(labels, {_listed(spaces.labels(query.metadata))})"
+        found = await (self._hybrid(where, query) if query.mode is Mode.HYBRID else self._ranked(where, query))
+        hits = [_read_hit(names, row) for row in found]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.collection, hit.document_id, hit.number))
+
+    async def check(self) -> None:
+        """Returns when Milvus answers."""
+        await self._milvus.call(lambda client: client.list_collections(retry_times=0))
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._milvus.close()
+
+    async def _ranked(self, where: str, query: Query) -> Sequence[Any]:
+        request = _dense(where, query, query.top_k) if query.mode is Mode.DENSE else _sparse(where, query, query.top_k)
+        (found,) = await self._milvus.call(
+            lambda client: client.search(
+                self._chunks,
+                data=request.data,
+                anns_field=request.anns_field,
+                filter=where,
+                limit=query.top_k,
+                search_params=request.param,
+                output_fields=_SHOWN,
+                retry_times=1,
+            )
+        )
+        if query.mode is Mode.SPARSE or not query.min_score:
+            return list(found)
+        return [row for row in found if row["distance"] >= query.min_score]
+
+    async def _hybrid(self, where: str, query: Query) -> Sequence[Any]:
+        candidates = max(_CANDIDATES, query.top_k)
+        requests = [_dense(where, query, candidates), _sparse(where, query, candidates)]
+        near = query.min_score > 0
+        # A chunk found by its words alone comes without its cosine: the vectors are fetched, and it is computed here.
+        (found,) = await self._milvus.call(
+            lambda client: client.hybrid_search(
+                self._chunks,
+                requests,
+                RRFRanker(RRF_K),
+                limit=candidates if near else query.top_k,
+                output_fields=[*_SHOWN, "embedding"] if near else _SHOWN,
+                retry_times=1,
+            )
+        )
+        if not near:
+            return list(found)
+        kept: list[Any] = []
+        for row in found:
+            if sum(map(mul, row["entity"]["embedding"], query.embedding)) >= query.min_score:
+                kept.append(row)
+            if len(kept) == query.top_k:
+                break
+        return kept
+
+    async def _entries(self, where: str) -> Sequence[Row]:
+        return await self._milvus.call(
+            lambda client: client.query(
+                self._registry, filter=where, output_fields=_REGISTRY, limit=_COLLECTIONS_LISTED, retry_times=1
+            )
+        )
+
+    async def _enter(self, principal: Principal, collection: Collection, *, deleted: bool) -> None:
+        row = {
+            "key": spaces.registry_key(principal, collection.name),
+            "tenant": spaces.tenant_key(principal),
+            "name": collection.name,
+            "scope": int(collection.scope),
+            "description": collection.description,
+            "generation": collection.generation,
+            "deleted": deleted,
+            "vector": no_vector(),
+        }
+        await self._milvus.call(lambda client: client.upsert(self._registry, [row], retry_times=1))
+
+    async def _stored(self, documents: Sequence[str], *fields: str) -> Sequence[Row]:
+        """Rows of documents, of all revisions; at most 16,384 when there is one document."""
+        where = _any_of("document", documents)
+        rows = await self._query(where, ["key", "document", "revision", "number", "count", *fields])
+        if len(rows) < _MOST_ROWS or len(documents) == 1:
+            return rows
+        half = len(documents) // 2
+        return [*await self._stored(documents[:half], *fields), *await self._stored(documents[half:], *fields)]
+
+    async def _keep_newest(self, documents: Sequence[str]) -> None:
+        """Deletes what is older than the newest whole revision of each document. The last of two writers sees both."""
+        by_document = defaultdict(list)
+        for row in await self._stored(documents):
+            by_document[row["document"]].append(row)
+        stale: list[str] = []
+        for rows in by_document.values():
+            newest = _newest(rows)
+            stale += [row["key"] for row in rows if row["revision"] < newest]
+        await self._delete(stale)
+
+    async def _purge(self, principal: Principal, collection: Collection) -> None:
+        where = _any_of("collection", [spaces.collection_key(principal, collection)])
+        while rows := await self._query(where, ["key"]):
+            await self._delete([row["key"] for row in rows])
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        for batch in _batches(keys, _DELETED_AT_ONCE):
+            await self._delete_batch(batch)
+
+    async def _delete_batch(self, keys: list[str]) -> None:
+        await self._milvus.call(lambda client: client.delete(self._chunks, ids=keys, retry_times=1))
+
+    async def _insert(self, rows: list[dict[str, Any]]) -> None:
+        await self._milvus.call(lambda client: client.insert(self._chunks, rows, retry_times=0))
+
+    async def _query(self, where: str, fields: list[str]) -> Sequence[Row]:
+        found: Sequence[Row] = await self._milvus.call(
+            lambda client: client.query(
+                self._chunks, filter=where, output_fields=fields, limit=_MOST_ROWS, retry_times=1
+            )
+        )
+        return found
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{key}"' for key in keys) + "]"
+
+
+def _any_of(field: str, keys: Sequence[str]) -> str:
+    """The one way a filter begins: a field is one of keys made by `core.spaces`."""
+    return f"{field} in {_listed(keys)}"
+
+
+def _dense(where: str, query: Query, limit: int) -> AnnSearchRequest:
+    return AnnSearchRequest([list(query.embedding)], "embedding", {"metric_type": "IP"}, limit, expr=where)
+
+
+def _sparse(where: str, query: Query, limit: int) -> AnnSearchRequest:
+    return AnnSearchRequest([query.text], "words", {"metric_type": "BM25"}, limit, expr=where)
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _next_revision(revisions: Sequence[str]) -> str:
+    """One that sorts after those there are; unlike another's that began from the same. No clock can be wrong in it."""
+    number = 1 + max((int(revision[:12], 16) for revision in revisions), default=0)
+    return f"{number:012x}{secrets.token_hex(4)}"
+
+
+def _newest(rows: Sequence[Row]) -> str:
+    """The newest revision of which every row is there; empty when there is none."""
+    sizes: dict[str, int] = defaultdict(int)
+    for row in rows:
+        sizes[row["revision"]] += 1
+    return max((row["revision"] for row in rows if sizes[row["revision"]] == row["count"]), default="")
+
+
+def _write_rows(key: str, revision: str, indexed: IndexedDocument) -> Iterator[dict[str, Any]]:
+    document = indexed.document
+    common = {
+        "document": key,
+        "revision": revision,
+        "count": len(indexed.chunks),
+        "update_time": (document.update_time - _EPOCH) // timedelta(microseconds=1),
+        "document_id": document.document_id,
+        "title": document.title,
+        "labels": spaces.labels(document.metadata),
+    }
+    metadata = [f"{name}={value}" for name, value in document.metadata.items()]
+    for number, (chunk, embedding) in enumerate(zip(indexed.chunks, indexed.embeddings, strict=True)):
+        yield {
+            **common,
+            "key": row_key(key, revision, number),
+            "number": number,
+            "start": chunk.start,
+            "content": f"{document.title}\n{chunk.text}",
+            "metadata": metadata if number == 0 else [],
+            "embedding": list(embedding),
+        }
+
+
+def _text(row: Row) -> str:
+    content: str = row["content"]
+    return content[len(row["title"]) + 1 :]
+
+
+def _read_document(rows: Sequence[Row]) -> Document:
+    first = rows[0]
+    facts = (fact.partition("=") for fact in first["metadata"])
+    return Document(
+        document_id=first["document_id"],
+        title=first["title"],
+        text="".join(map(_text, rows)),
+        metadata={name: value for name, _, value in facts},
+        update_time=_EPOCH + timedelta(microseconds=first["update_time"]),
+    )
+
+
+def _read_hit(names: Mapping[str, str], found: Row) -> Hit:
+    row = found["entity"]
+    return Hit(
+        collection=names[row["space"]],
+        document_id=row["document_id"],
+        title=row["title"],
+        number=row["number"],
+        start=row["start"],
+        text=_text(row),
+        score=found["distance"],
+    )
+
+
+def _read_collection(row: Row) -> Collection:
+    return Collection(row["name"], Scope(row["scope"]), row["description"], row["generation"])

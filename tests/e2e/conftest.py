@@ -1,0 +1,31 @@
+"""The real stack, started once by the code that `make up` runs, with the example agent and the scripted model."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.dev import agentfile, agents
+from services.dev.stack import Stack, running_stack
+from services.dev.up import EXAMPLE
+
+
+async def apply_example(stack: Stack) -> None:
+    """Puts the example agent into a stack."""
+    await agents.apply(agentfile.read(EXAMPLE), stack.target(), lambda _line: None)
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Five processes. Tests take users and sessions of their own, and leave no part of it stopped."""
+    work: Path = tmp_path_factory.mktemp("stack")
+    async with running_stack(work=work, sim=True, prepare=apply_example) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def vertical_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """All services in one process."""
+    work: Path = tmp_path_factory.mktemp("vertical")
+    async with running_stack(work=work, vertical=True, sim=True, prepare=apply_example) as running:
+        yield running

@@ -1,0 +1,172 @@
+"""The life of a stack, by the command a person types: up, seen, hurt, healed, down; and nobody is left."""
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.dev.state import Folder, StackState
+from services.kit import topology
+
+pytestmark = pytest.mark.timeout(300)
+
+MYRIAD = Path(sys.executable).parent / "myriad"
+UP_S = 180.0
+
+
+@dataclass
+class CommandLine:
+    """`myriad` with a work folder of its own."""
+
+    work: Path
+
+    def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [str(MYRIAD), "--work", str(self.work), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=UP_S, check=False, env={**os.environ, **(env or {})}
+        )
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self("status", "--json").stdout))
+
+    def state(self) -> StackState:
+        state = Folder(self.work).read()
+        assert state is not None
+        return state
+
+
+@pytest.fixture(scope="module")
+def myriad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    command = CommandLine(tmp_path_factory.mktemp("life"))
+    yield command
+    command("down")
+
+
+@pytest.fixture(scope="module")
+def up(myriad: CommandLine) -> CommandLine:
+    started = myriad("up", "--detach")
+    assert started.returncode == 0, started.stdout + started.stderr
+    for part in (*topology.SERVICES, "triton", "milvus", "valkey", "envoy"):
+        assert f"● {part} " in started.stdout
+    assert "Myriad is up" in started.stdout
+    return myriad
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_every_part_is_ready_and_seen(up: CommandLine) -> None:
+    known = up.status()
+    assert known["state"] == "ready"
+    for name, part in known["parts"].items():
+        assert part["state"] == "ready", name
+        assert part["pid"] > 0
+        assert part["rss_mib"] > 0
+        port = int(part["address"].rpartition(":")[2])
+        assert port < 32768
+    assert known["rss_mib"] < 2560
+
+
+def test_everything_listens_on_the_loopback_only(up: CommandLine) -> None:
+    sockets = {
+        os.readlink(descriptor)
+        for process in up.state().processes()
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir()
+        if descriptor.is_symlink()
+    }
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    listening = {fields[1].partition(":")[0] for fields in map(str.split, lines) if fields[3] == "0A"
+                 and f"socket:[{fields[9]}]" in sockets}  # fmt: skip
+    assert listening == {"0100007F"}
+
+
+def test_second_up_says_that_it_runs(up: CommandLine) -> None:
+    again = up("up")
+    assert again.returncode == 0
+    assert f"already runs: {up.status()['addresses']['envoy']}" in again.stdout
+
+
+def test_log_of_a_part_is_shown(up: CommandLine) -> None:
+    assert "listening" in up("logs", "memory").stdout
+    assert up("logs", "nothing").returncode == 1
+
+
+def test_part_that_was_killed_comes_back(up: CommandLine) -> None:
+    before = up.status()["parts"]["toolexec"]
+    os.kill(before["pid"], signal.SIGKILL)
+    until(lambda: up.status()["parts"]["toolexec"]["restarts"] == 1 and up.status()["state"] == "ready", 30)
+    assert up.status()["parts"]["toolexec"]["pid"] != before["pid"]
+    assert "toolexec restarting died: killed by SIGKILL" in Folder(up.work).log("stack").read_text()
+
+
+def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
+    before = up.state()
+    assert {process.session for process in before.processes()} == {part.pid for part in before.parts.values()}
+    os.kill(up.status()["pid"], signal.SIGKILL)
+    until(lambda: before.processes() == [], 60)
+    assert up.status()["state"] == "stopped"
+
+
+def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:
+    """After the supervisor was killed: the stale state is no hindrance, and a taken port is passed over."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", topology.ENDPOINTS["envoy"].port))
+            taken.listen(1)
+        except OSError:
+            pass  # somebody else has it, which is as good
+        terminal, inside = pty.openpty()
+        command = [str(MYRIAD), "--work", str(myriad.work), "up"]
+        with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True) as running:
+            os.close(inside)
+            _read_until(terminal, "Myriad is up")
+            before = myriad.state()
+            assert not myriad.status()["addresses"]["envoy"].endswith(f":{topology.ENDPOINTS['envoy'].port}")
+            os.close(terminal)
+            os.kill(running.pid, signal.SIGHUP)
+            running.wait(60)
+    assert before.processes() == []
+    assert not Folder(myriad.work).is_owned()
+
+
+def _read_until(terminal: int, wanted: str) -> None:
+    seen = ""
+    end = time.monotonic() + UP_S
+    while wanted not in seen:
+        assert time.monotonic() < end, seen
+        seen += os.read(terminal, 4096).decode(errors="replace")
+
+
+def test_part_that_cannot_start_is_shown_with_its_last_words(tmp_path: Path) -> None:
+    broken = CommandLine(tmp_path)
+    failed = broken("up", env={"MYRIAD_MEMORY_NO_SUCH_SETTING": "1"})
+    assert failed.returncode == 1
+    assert "● memory" in failed.stdout
+    assert "MYRIAD_MEMORY_NO_SUCH_SETTING: no such setting" in failed.stdout
+    assert broken.status()["state"] == "stopped"
+
+
+def test_asking_without_a_stack_says_what_to_do(tmp_path: Path) -> None:
+    for arguments in (["ask", "hello"], ["chat"], ["agents", "list"]):
+        refused = CommandLine(tmp_path)(*arguments)
+        assert refused.returncode == 1
+        assert "make up" in refused.stderr
+
+
+def test_down_without_a_stack_is_no_error(tmp_path: Path) -> None:
+    assert "does not run" in CommandLine(tmp_path)("down").stdout
