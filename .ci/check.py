@@ -142,11 +142,16 @@ def manifests() -> None:
 CHECKS: tuple[Callable[[], None], ...] = (style, layout, types, imports, contracts, generated, edge, manifests)
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(names: list[str]) -> int:
     """Runs the checks of these names, or all. Returns the exit status."""
     by_name = {check.__name__: check for check in CHECKS}
     if not set(names) <= set(by_name):
-        print(f"usage: python .ci/check.py [{'|'.join(by_name)}] ...", file=sys.stderr)
+        sys.stderr.write(f"usage: python .ci/check.py [{'|'.join(by_name)}] ...\n")
         return 2
     failed = []
     for name in names or by_name:
@@ -155,10 +160,10 @@ def main(names: list[str]) -> int:
             by_name[name]()
         except CheckFailed as error:
             failed.append(name)
-            print(f"{name}: FAILED\n{error}\n", flush=True)
+            _say(f"{name}: FAILED\n{error}\n")
         else:
-            print(f"{name}: good ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"failed: {', '.join(failed)}" if failed else "all good", flush=True)
+            _say(f"{name}: good ({time.monotonic() - began:.1f} s)")
+    _say(f"failed: {', '.join(failed)}" if failed else "all good")
     return int(bool(failed))
 
 
