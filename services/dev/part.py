@@ -16,7 +16,8 @@ TAIL_LINES = 15
 """How much of a log is shown when its part dies."""
 
 _TAIL_BYTES = 16 * 1024
-_KILLED_S = 5.0
+_KILLED_S = 2.0
+_KILLED_POLL_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class Part:
     launch: Launch
     probe: Probe
     needs: tuple[str, ...] = ()
-    """Parts that must be ready before it starts. They stop after it."""
+    """Parts it calls. They stop after it."""
+
+    waits: bool = True
+    """It starts when all it needs is ready. False: it starts at once, and is itself not ready until they are."""
 
     start_timeout_s: float = 60.0
     """How long it may take to become ready."""
@@ -93,7 +97,10 @@ class PartProcess:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
-        self._end_session()
+        for _ in range(int(_KILLED_S / _KILLED_POLL_S)):
+            if not self._end_session():
+                return
+            await asyncio.sleep(_KILLED_POLL_S)
 
     def kill(self) -> None:
         """Ends it at once, and all it started."""
@@ -101,12 +108,16 @@ class PartProcess:
             self._process.kill()
         self._end_session()
 
-    def _end_session(self) -> None:
-        """Ends what it left behind. A process group keeps its number as long as one process is in it."""
+    def _end_session(self) -> bool:
+        """Ends what it left behind. False: there is nothing, or no more.
+
+        A process group keeps its number as long as one process is in it, so nobody else's is hit.
+        """
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
-            pass
+            return False
+        return True
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:

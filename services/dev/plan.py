@@ -26,6 +26,8 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 _ENGINES = ("valkey", "milvus", "triton", "crm")
 _TRITON_START_S = 180.0
+_SERVICE_START_S = 240.0
+"""A service is ready when all it needs is: longer than the slowest engine."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ def _services(site: Site, options: Options) -> list[Part]:
 
 def _python(module: str, listens_as: str, variables: Mapping[str, str], site: Site, needs: tuple[str, ...]) -> Part:
     launch = Launch((sys.executable, "-m", f"services.{module}"), variables, stop_grace_s=10.0)
-    return Part(module, site.addresses[listens_as], launch, probe_of(module, site.addresses), needs)
+    probe = probe_of(module, site.addresses)
+    # Python takes a second or more to import: that overlaps with the start of the engines.
+    return Part(module, site.addresses[listens_as], launch, probe, needs, False, _SERVICE_START_S)
 
 
 def _depth(service: str) -> int:

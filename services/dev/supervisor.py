@@ -1,8 +1,9 @@
 """Starts the parts of a stack in the order of their needs, keeps them running, and stops them in reverse.
 
-A part starts when all it needs is ready; parts that do not need each other start together. A part that dies before it
-was ready fails the start. One that dies later is started again: after 0.5 s, then twice as long each time up to 30 s,
-and after 0.5 s again once it has run for a minute. What needs it is left alone: our services wait and recover.
+A part starts when all it needs is ready, unless it can wait for that itself; parts that do not need each other start
+together. A part that dies before it was ready fails the start. One that dies later is started again: after 0.5 s, then
+twice as long each time up to 30 s, and after 0.5 s again once it has run for a minute. What needs it is left alone: our
+services wait and recover.
 """
 
 import asyncio
@@ -99,7 +100,7 @@ class Supervisor:
             process.kill()
 
     async def _keep(self, part: Part) -> None:
-        for name in part.needs:
+        for name in part.needs if part.waits else ():
             await self._ready[name].wait()
         process = await self._start_part(part)
         backoff = FIRST_BACKOFF_S

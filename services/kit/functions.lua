@@ -317,6 +317,26 @@ local function run_read(keys, args)
   return {over and 1 or 0, held and 1 or 0, events}
 end
 
+-- tool_finish: keeps the result of a tool call, if the call still is the one that this ticket began.
+-- KEYS tool_call   ARGV running result ttl_ms
+-- Reply: OK
+local function tool_finish(keys, args)
+  if redis.call('GET', keys[1]) == args[1] then
+    redis.call('SET', keys[1], args[2], 'PX', args[3])
+  end
+  return redis.status_reply('OK')
+end
+
+-- tool_abandon: forgets a tool call, if it still is the one that this ticket began.
+-- KEYS tool_call   ARGV running
+-- Reply: OK
+local function tool_abandon(keys, args)
+  if redis.call('GET', keys[1]) == args[1] then
+    redis.call('UNLINK', keys[1])
+  end
+  return redis.status_reply('OK')
+end
+
 -- agent_put: writes an agent; what is there already makes no new revision.
 -- KEYS agents agent   ARGV name digest content revisions_kept agents_allowed
 -- Reply: {revision, created}
@@ -363,6 +383,8 @@ redis.register_function('turn_begin_VERSION', turn_begin)
 redis.register_function('turn_end_VERSION', turn_end)
 redis.register_function('run_append_VERSION', run_append)
 redis.register_function('run_cancel_VERSION', run_cancel)
+redis.register_function('tool_finish_VERSION', tool_finish)
+redis.register_function('tool_abandon_VERSION', tool_abandon)
 redis.register_function('agent_put_VERSION', agent_put)
 
 redis.register_function{function_name = 'session_get_VERSION', callback = session_get, flags = {'no-writes'}}

@@ -8,14 +8,8 @@ closed. Here no command is sent twice, a call waits for a connection, and one ti
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-from redis.asyncio import Connection
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     ClusterError,
     ConnectionError,
@@ -29,8 +23,7 @@ from redis.exceptions import (
 
 from services.kit.errors import StoreUnavailable
 from services.kit.functions import MISSING, Argument, read_library, refusal
-
-Command = tuple[Argument | float, ...]
+from services.kit.redis_connections import Command, open_connections
 
 _DOWN = (
     ClusterError,
@@ -43,9 +36,6 @@ _DOWN = (
     TryAgainError,
 )
 _DOWN_CODES = frozenset({"BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED"})
-_OF_CLUSTERS = ("CLUSTER", "COMMAND")
-"""Commands whose replies the cluster client itself reads."""
-_CONNECT_TIMEOUT_S = 1.0
 _BLOCKING_CONNECTIONS = 16
 
 
@@ -74,15 +64,16 @@ class Redis:
         Args:
             url: `redis://[user:password@]host:port[/db]`, `rediss://` for TLS, or
                 `redis+cluster://[user:password@]host:port,host:port`, `rediss+cluster://` for TLS.
-            connections: How many calls may be under way; to each node, when it is a cluster. Others wait.
+            connections: How many commands may be under way; others wait. Those of a pipeline count as one, but in a
+                cluster each for itself.
             timeout: Longest time of one call in seconds, waiting for a connection included.
 
         Raises:
             ValueError: the URL is none of these.
         """
         self._timeout = timeout
-        self._calls = _open(url, connections)
-        self._waits = _open(url, _BLOCKING_CONNECTIONS)
+        self._calls = open_connections(url, connections)
+        self._waits = open_connections(url, _BLOCKING_CONNECTIONS)
         self._library = read_library()
 
     async def execute(self, *command: Argument | float) -> Any:
@@ -167,129 +158,6 @@ class Redis:
 
     async def _load(self) -> None:
         await self._calls.everywhere(("FUNCTION", "LOAD", "REPLACE", self._library.code))
-
-
-class _Lane(Protocol):
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]: ...
-    async def everywhere(self, command: Command) -> list[Any]: ...
-    async def close(self) -> None: ...
-
-
-class _Single:
-    """Connections to one server.
-
-    redis-py's own pools are not used: cancelling a call while its connection goes back to `BlockingConnectionPool` can
-    lose the connection, and a cancelled waiter can lose another's wake-up (asyncio.Condition before Python 3.12).
-    """
-
-    def __init__(self, options: dict[str, Any], size: int) -> None:
-        self._connection_class = options.pop("connection_class", Connection)
-        self._options = options
-        self._idle: list[Connection] = []
-        self._slots = asyncio.Semaphore(size)
-        self._closed = False
-
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        async with self._connection() as connection:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            return [await _reply(connection) for _ in commands]
-
-    async def everywhere(self, command: Command) -> list[Any]:
-        replies = await self.exchange([command])
-        if isinstance(replies[0], BaseException):
-            raise replies[0]
-        return replies
-
-    async def close(self) -> None:
-        self._closed = True
-        while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        async with self._slots:
-            connection = self._idle.pop() if self._idle else self._connection_class(**self._options)
-            try:
-                if connection.is_connected and await connection.can_read():
-                    await connection.disconnect(nowait=True)  # the server closed it, or a reply is left over
-                yield connection
-            except BaseException:
-                await connection.disconnect(nowait=True)  # its reply may still come, and is nobody's
-                raise
-            finally:
-                if self._closed:
-                    await connection.disconnect(nowait=True)
-                else:
-                    self._idle.append(connection)
-
-
-async def _reply(connection: Connection) -> Any:
-    try:
-        return await connection.read_response(disconnect_on_error=False)
-    except ResponseError as error:
-        return error
-
-
-class _Cluster:
-    """Connections to the primaries of a cluster, by redis-py, which follows the slots as they move."""
-
-    def __init__(self, nodes: Sequence[tuple[str, int]], options: dict[str, Any], size: int) -> None:
-        options |= {
-            "retry": Retry(NoBackoff(), 0),
-            "max_connections": 2 * size,  # one marked for reconnect comes back to its node after its call has ended
-            "reinitialize_steps": 0,  # else every fifth MOVED closes all connections, those at work too
-        }
-        self._client = RedisCluster(startup_nodes=[ClusterNode(host, port) for host, port in nodes], **options)
-        unparsed: Any = _as_it_came
-        for name in list(self._client.response_callbacks):
-            if not name.startswith(_OF_CLUSTERS):
-                self._client.set_response_callback(name, unparsed)
-        self._slots = asyncio.Semaphore(size)
-
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        return await asyncio.gather(*(self._execute(command) for command in commands), return_exceptions=True)
-
-    async def everywhere(self, command: Command) -> list[Any]:
-        await self._client.initialize()
-        primaries = self._client.get_primaries()
-        return await asyncio.gather(
-            *(self._client.execute_command(*command, target_nodes=primary) for primary in primaries)
-        )
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-    async def _execute(self, command: Command) -> Any:
-        async with self._slots:
-            await self._client.initialize()  # else redis-py sends the command to any node
-            if command[0] != "FCALL":
-                return await self._client.execute_command(*command)
-            # redis-py would ask the server where the keys of a function call are, arguments and all, before each call.
-            node = self._client.get_node_from_key(str(command[3]))
-            return await self._client.execute_command(*command, target_nodes=node)
-
-
-def _as_it_came(reply: Any, **_options: Any) -> Any:
-    return reply
-
-
-def _open(url: str, size: int) -> _Lane:
-    scheme, mark, rest = url.partition("+cluster://")
-    common: dict[str, Any] = {
-        "driver_info": None,  # no CLIENT SETINFO: a reconnect is one round trip less
-        "protocol": 2,
-        "socket_connect_timeout": _CONNECT_TIMEOUT_S,
-        "socket_timeout": None,  # the call's own timeout covers it, and costs no task
-    }
-    if not mark:
-        return _Single(dict(parse_url(url)) | common | {"retry": Retry(NoBackoff(), 0)}, size)
-    user_info, _, hosts = rest.rpartition("@")
-    username, _, password = user_info.partition(":")
-    nodes = [urlsplit(f"//{host}") for host in hosts.rstrip("/").split(",")]
-    if scheme not in {"redis", "rediss"} or not all(node.hostname and node.port for node in nodes):
-        raise ValueError("the URL of a cluster is redis+cluster://[user:password@]host:port,host:port")
-    common |= {"username": unquote(username) or None, "password": unquote(password) or None, "ssl": scheme == "rediss"}
-    return _Cluster([(node.hostname or "", node.port or 0) for node in nodes], common, size)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from services.memory.config import Config
 from services.memory.core.agents import Agents
 from services.memory.core.sessions import Sessions
 from services.memory.core.turns import Turns
-from services.memory.model import Lifetimes
+from services.memory.domain import Lifetimes
 from services.memory.servicer import MemoryServicer
 
 

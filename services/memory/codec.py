@@ -4,7 +4,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
-from services.memory.model import Agent, Message, Role, Session
+from services.memory.domain import Agent, Message, Role, Session
 
 
 def read_message(message: common_pb2.Message) -> Message:

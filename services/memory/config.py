@@ -15,7 +15,7 @@ class Config:
     """Redis: `redis://[user:password@]host:port`, or `redis+cluster://host:port,host:port`."""
 
     redis_connections: int = 32
-    """Calls to Redis under way at once, to each node of a cluster; others wait."""
+    """Calls to Redis under way at once; others wait."""
 
     redis_timeout: float = 1.5
     """Longest time of one call to Redis, in seconds."""

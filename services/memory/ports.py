@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from services.kit.call import Principal
-from services.memory.model import Agent, Cursor, Ending, Message, Page, Request, Session, Turn
+from services.memory.domain import Agent, Cursor, Ending, Message, Page, Request, Session, Turn
 
 
 class SessionStore(Protocol):

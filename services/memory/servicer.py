@@ -6,7 +6,7 @@ from services.memory import codec
 from services.memory.core.agents import Agents
 from services.memory.core.sessions import Sessions
 from services.memory.core.turns import Turns, write_run_id
-from services.memory.model import Request
+from services.memory.domain import Request
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):

@@ -2,7 +2,6 @@
 
 import asyncio
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 from myriad.nlu.v1 import nlu_pb2_grpc
 from services.kit.agents import AgentCatalog
@@ -22,13 +21,8 @@ _CHECK_TIMEOUT_S = 1.0
 
 
 async def build(config: Config, kit: Kit) -> App:
-    """The service, ready to be served.
-
-    Raises:
-        ZoneInfoNotFoundError: `time_zone` is no zone.
-        ValueError: a number of the configuration is out of its range.
-    """
-    zone = ZoneInfo(config.time_zone)
+    """The service, ready to be served."""
+    zone = config.zone()
     workers = Workers(config.threads)
     extractor = Extractor(config.phone_region)
     languages = await asyncio.to_thread(Languages)

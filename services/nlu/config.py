@@ -1,7 +1,9 @@
 """What the operator may set. Variables: `MYRIAD_NLU_<FIELD>`."""
 
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 @dataclass(frozen=True)
@@ -34,3 +36,27 @@ class Config:
 
     heads_cached: int = 256
     """Intent models kept in memory, the last used ones."""
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot say.
+
+        Raises:
+            ValueError: a value is out of its range; names the field.
+        """
+        for name in ("embed_timeout_s", "threads", "heads_cached"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be more than 0")
+        self.zone()
+
+    def zone(self) -> tzinfo:
+        """The zone that `time_zone` names. UTC needs no database of zones, which small images lack.
+
+        Raises:
+            ValueError: there is no such zone.
+        """
+        if self.time_zone == "UTC":
+            return UTC
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"time_zone: no zone is called {self.time_zone!r}") from None

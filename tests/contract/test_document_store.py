@@ -123,7 +123,7 @@ async def test_a_collection_that_is_there_stays_as_it_is(store: DocumentStore, p
 
 
 async def test_a_dropped_collection_is_gone_with_all_that_was_in_it(store: DocumentStore) -> None:
-    ann, bob = someone("t-" + uuid.uuid4().hex, "ann"), None
+    ann = someone()
     bob = Principal(ann.tenant, "bob")
     first = await make(store, ann, scope=Scope.USER)
     await store.put(ann, first, [indexed("d", "of ann")])

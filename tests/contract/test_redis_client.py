@@ -12,8 +12,8 @@ from redis.exceptions import ResponseError
 
 from services.kit.errors import SessionNotFound, StoreUnavailable
 from services.kit.redis import Redis
-from tests.support.proxy import running_proxy
-from tests.support.valkey import free_port, running_cluster, running_valkey, start_valkey, stop
+from tests.support.proxy import Proxy, running_proxy
+from tests.support.valkey import free_port, restartable_valkey, running_cluster, running_valkey
 
 
 @pytest.fixture(scope="module")
@@ -126,33 +126,50 @@ async def test_cancelling_many_calls_loses_no_connection(redis: Redis) -> None:
 async def test_a_blocking_read_holds_up_nobody(redis: Redis) -> None:
     key = unique()
     waiting = [
-        asyncio.create_task(redis.wait("XREAD", "BLOCK", 1000, "STREAMS", f"{{{key}}}", "$", at_most=1.0))
+        asyncio.create_task(redis.wait("XREAD", "BLOCK", 5000, "STREAMS", f"{{{key}}}", "$", at_most=5.0))
         for _ in range(10)
     ]
     await asyncio.sleep(0.1)
     began = time.monotonic()
     await asyncio.gather(*(redis.execute("GET", key) for _ in range(50)))
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2.0
     await redis.execute("XADD", f"{{{key}}}", "*", "e", "x")
     assert all(await asyncio.gather(*waiting))
 
 
-async def test_a_lost_reply_is_reported_and_the_command_not_sent_again(one: str) -> None:
+async def _lose_replies(redis: Redis, proxy: Proxy) -> None:
+    """Increments 20 times, and loses the reply each time."""
     key = unique()
+    for _ in range(20):
+        await redis.execute("GET", key)
+        proxy.replies_to_lose = 1
+        with pytest.raises(StoreUnavailable) as reported:
+            await redis.execute("INCR", key)
+        assert reported.value.retry_after == 1
+    assert await redis.execute("GET", key) == b"20"
+
+
+async def test_a_lost_reply_is_reported_and_the_command_not_sent_again(one: str) -> None:
     async with running_proxy(one) as (proxy, url):
-        redis = Redis(url, timeout=0.5)
-        reported = 0
-        for _ in range(20):
-            await redis.execute("GET", key)
-            proxy.lose_replies = True
-            try:
-                await redis.execute("INCR", key)
-            except StoreUnavailable as error:
-                assert error.retry_after == 1
-                reported += 1
-            proxy.lose_replies = False
-        assert reported == 20
-        assert await redis.execute("GET", key) == b"20"
+        redis = Redis(url)
+        await _lose_replies(redis, proxy)
+        await redis.close()
+
+
+async def test_a_lost_reply_of_a_cluster_is_reported_and_the_command_not_sent_again(tmp_path: Path) -> None:
+    port = free_port()
+    async with running_cluster(tmp_path, primaries=1, announced=port) as cluster:
+        async with running_proxy(cluster, port=port) as (proxy, _):
+            redis = Redis(cluster)
+            await _lose_replies(redis, proxy)
+            await redis.close()
+
+
+async def test_no_more_connections_than_allowed_are_open(one: str) -> None:
+    async with running_proxy(one) as (proxy, url):
+        redis = Redis(url, connections=5)
+        await asyncio.gather(*(redis.execute("GET", "x") for _ in range(300)))
+        assert proxy.connections == 5
         await redis.close()
 
 
@@ -161,42 +178,40 @@ async def test_a_silent_server_costs_one_timeout() -> None:
         redis = Redis(f"redis://127.0.0.1:{silent.getsockname()[1]}", connections=2, timeout=0.3)
         began = time.monotonic()
         replies = await asyncio.gather(*(redis.execute("INCR", "x") for _ in range(10)), return_exceptions=True)
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 1.2  # five times two connections, were it one after the other
         assert all(isinstance(reply, StoreUnavailable) for reply in replies)
         await redis.close()
 
 
 async def test_a_server_that_went_away_is_unavailable_and_works_when_it_is_back(tmp_path: Path) -> None:
-    port = free_port()
-    process = await start_valkey(tmp_path, port)
-    redis = Redis(f"redis://127.0.0.1:{port}")
-    await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(50)))
-    await stop(process, orderly=True)
-    for _ in range(3):
-        with pytest.raises(StoreUnavailable) as unavailable:
-            await redis.execute("GET", "counter")
-        assert unavailable.value.retry_after == 1
-        assert str(port) not in unavailable.value.message
-        with pytest.raises(StoreUnavailable):
-            await redis.check()
-    process = await start_valkey(tmp_path, port)
-    assert await redis.execute("GET", "counter") == b"50"
-    assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(50))) == [b"50"] * 50
-    await redis.check()
-    await redis.close()
-    await stop(process)
+    async with restartable_valkey(tmp_path) as server:
+        await server.start()
+        redis = Redis(server.url)
+        await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(50)))
+        await server.stop()
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable) as unavailable:
+                await redis.execute("GET", "counter")
+            assert unavailable.value.retry_after == 1
+            assert server.url.rpartition(":")[2] not in unavailable.value.message
+            with pytest.raises(StoreUnavailable):
+                await redis.check()
+        await server.start()
+        assert await redis.execute("GET", "counter") == b"50"
+        assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(50))) == [b"50"] * 50
+        await redis.check()
+        await redis.close()
 
 
 async def test_a_restart_between_two_calls_is_not_noticed(tmp_path: Path) -> None:
-    port = free_port()
-    process = await start_valkey(tmp_path, port)
-    redis = Redis(f"redis://127.0.0.1:{port}", connections=4)
-    await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(8)))
-    await stop(process, orderly=True)
-    process = await start_valkey(tmp_path, port)
-    assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(8))) == [b"8"] * 8
-    await redis.close()
-    await stop(process)
+    async with restartable_valkey(tmp_path) as server:
+        await server.start()
+        redis = Redis(server.url, connections=4)
+        await asyncio.gather(*(redis.execute("INCR", "counter") for _ in range(8)))
+        await server.stop()
+        await server.start()
+        assert await asyncio.gather(*(redis.execute("GET", "counter") for _ in range(8))) == [b"8"] * 8
+        await redis.close()
 
 
 async def test_a_full_store_is_unavailable_for_writes_and_still_ready(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from services.kit.errors import Aborted, LeaseLost, RunNotFound, SessionNotFound
 from services.kit.keys import SessionKeys, UserKeys, encode
 from services.kit.redis import Redis
 from services.memory.adapters.redis import RedisSessionStore
-from services.memory.model import Ending, Lifetimes, Message, Request, Role
+from services.memory.domain import Ending, Lifetimes, Message, Request, Role
 from tests.support.proxy import running_proxy
 from tests.support.valkey import running_cluster, running_valkey
 

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,9 @@ from services.kit.redis import Redis
 from services.memory.adapters.inmemory import InMemorySessionStore
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.codec import read_message
-from services.memory.model import Cursor, Ending, Lifetimes, Message, Request, Role, Session
+from services.memory.domain import Cursor, Ending, Lifetimes, Message, Request, Role, Session
 from services.memory.ports import SessionStore
-from tests.support.valkey import running_cluster, running_valkey
+from tests.support.valkey import restartable_valkey, running_cluster, running_valkey
 
 LONG = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
 SHORT = Lifetimes(session_ms=250, log_ms=250, history_cap=6, request_ms=250)
@@ -148,6 +149,18 @@ async def test_a_repeated_request_makes_one_session(open_store: Open, alice: Pri
     assert (await make(store, alice, Request("r2", request.digest))).session_id != made[0].session_id
     bob = Principal(alice.tenant, "bob")
     assert (await make(store, bob, request)).session_id != made[0].session_id
+
+
+async def test_a_request_outlives_a_restart(tmp_path: Path, alice: Principal) -> None:
+    request, made = Request("r1", b"d"), []
+    async with restartable_valkey(tmp_path) as server:
+        for _ in range(2):
+            await server.start()
+            redis = Redis(server.url)
+            made.append(await make(RedisSessionStore(redis, LONG), alice, request))
+            await redis.close()
+            await server.stop()
+    assert made[0].session_id == made[1].session_id
 
 
 async def test_a_request_is_forgotten_in_time_and_with_its_session(open_store: Open, alice: Principal) -> None:

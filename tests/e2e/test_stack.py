@@ -82,16 +82,14 @@ def test_every_part_is_ready_and_seen(up: CommandLine) -> None:
 
 
 def test_everything_listens_on_the_loopback_only(up: CommandLine) -> None:
-    sockets = {
-        os.readlink(descriptor)
-        for process in up.state().processes()
-        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir()
-        if descriptor.is_symlink()
-    }
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:] + Path("/proc/net/tcp6").read_text().splitlines()[1:]
-    listening = {fields[1].partition(":")[0] for fields in map(str.split, lines) if fields[3] == "0A"
-                 and f"socket:[{fields[9]}]" in sockets}  # fmt: skip
-    assert listening == {"0100007F"}
+    own = set(
+        map(os.readlink, (fd for each in up.state().processes() for fd in Path(f"/proc/{each.pid}/fd").iterdir()))
+    )
+    tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    rows = [line.split() for line in tables.splitlines() if " 0A " in line]
+    hosts = {row[1].partition(":")[0] for row in rows if f"socket:[{row[9]}]" in own}
+    assert hosts
+    assert hosts <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and the same in an IPv6 socket
 
 
 def test_second_up_says_that_it_runs(up: CommandLine) -> None:

@@ -10,8 +10,8 @@ class Proxy:
     """Passes bytes between clients and one server."""
 
     def __init__(self, port: int) -> None:
-        self.lose_replies = False
-        """True: what the server says next on a connection is dropped, and the connection with it."""
+        self.replies_to_lose = 0
+        """What the server says is dropped this many times, each time with the connection."""
         self.round_trips = 0
         """How often a client spoke after the server had."""
         self.connections = 0
@@ -61,7 +61,8 @@ class Proxy:
             nonlocal server_spoke
             while data := await server_reader.read(65536):
                 server_spoke = True
-                if self.lose_replies:
+                if self.replies_to_lose:
+                    self.replies_to_lose -= 1
                     return
                 writer.write(data)
                 await writer.drain()
@@ -76,10 +77,15 @@ class Proxy:
 
 
 @asynccontextmanager
-async def running_proxy(url: str) -> AsyncIterator[tuple[Proxy, str]]:
-    """A proxy to the server at `url`, and the URL to reach it by."""
+async def running_proxy(url: str, *, port: int = 0) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy to the server at `url`, and the URL to reach it by.
+
+    Args:
+        url: The server.
+        port: Where the proxy listens; 0: anywhere.
+    """
     proxy = Proxy(urlsplit(url).port or 0)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", port)
     try:
         yield proxy, f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

@@ -20,6 +20,8 @@ from services.dev.engines import triton
 
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
+LEAVE_S = 0.1
+QUIET_S = 0.005
 
 Answer = list[dict[str, Any]]
 
@@ -133,16 +135,27 @@ async def stream(
     call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(_once(request), timeout=timeout)
     failure = ""
     try:
-        async for reply in call:
+        while (reply := await call.read()) is not grpc.aio.EOF:
             failure = failure or reply.error_message
             if reply.infer_response.raw_output_contents:
                 yield json.loads(reply.infer_response.raw_output_contents[0][4:])
     finally:
-        # Only what has not ended: a stream cancelled after its last response, before its end, is never freed in Triton.
-        if not call.done():
-            call.cancel()
+        await _leave(call)
     if failure:
         raise ModelError(failure)
+
+
+async def _leave(call: grpc.aio.StreamStreamCall[Any, Any]) -> None:
+    """Cancels a stream in a gap between its responses, or sees it end.
+
+    Triton 2.51 crashes when a stream is cancelled while several of its responses wait to be written, and never frees
+    one that is cancelled when its last response is under way. So what is under way is read first.
+    """
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError, TimeoutError):
+        async with asyncio.timeout(LEAVE_S):
+            while not call.done() and await asyncio.wait_for(call.read(), QUIET_S) is not grpc.aio.EOF:
+                pass
+    call.cancel()
 
 
 async def collect(channel: grpc.aio.Channel, model: str, body: dict[str, Any] | bytes, timeout: float = 60) -> Answer:

@@ -38,16 +38,49 @@ async def running_valkey(work: Path, *, port: int = 0, extra: Sequence[str] = ()
 
 
 @asynccontextmanager
-async def running_cluster(work: Path, *, primaries: int = 3) -> AsyncIterator[str]:
-    """A cluster without replicas; its URL."""
+async def running_cluster(work: Path, *, primaries: int = 3, announced: int = 0) -> AsyncIterator[str]:
+    """A cluster without replicas; its URL.
+
+    Args:
+        work: Folder for the data and the output.
+        primaries: How many servers.
+        announced: Port that clients are told to use, when it is not the server's own; for a single primary.
+    """
     async with AsyncExitStack() as stack:
         ports = [free_port() for _ in range(primaries)]
-        extra = ("--cluster-enabled", "yes")
+        extra = ("--cluster-enabled", "yes", "--cluster-announce-port", str(announced))
         processes = await asyncio.gather(*(start_valkey(work / str(port), port, extra) for port in ports))
         for process in processes:
             stack.push_async_callback(stop, process)
         await _join(ports)
         yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+
+
+class Restartable:
+    """A server that comes and goes on one port, with its data."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._port = free_port()
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = f"redis://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        self._process = await start_valkey(self._work, self._port)
+
+    async def stop(self, *, orderly: bool = True) -> None:
+        if self._process is not None:
+            await stop(self._process, orderly=orderly)
+
+
+@asynccontextmanager
+async def restartable_valkey(work: Path) -> AsyncIterator[Restartable]:
+    """A server that the test starts and stops as it likes."""
+    server = Restartable(work)
+    try:
+        yield server
+    finally:
+        await server.stop(orderly=False)
 
 
 def free_port() -> int:

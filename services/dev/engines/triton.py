@@ -51,6 +51,11 @@ def launch(
     if not server.is_dir():
         raise FileNotFoundError(f"no Triton in {packages}: install requirements/triton.txt")
     _lay_out_backend(server, work / "backends" / "python")
+    # Two servers with one prefix would remove each other's shared memory; the port is this one's alone.
+    prefix = f"myriad_triton_{grpc_port}_"
+    for region in Path("/dev/shm").glob(f"{prefix}*"):
+        # Left by one that was killed.
+        region.unlink()
     return Launch(
         argv=(
             str(server / "bin" / "tritonserver"),
@@ -59,14 +64,14 @@ def launch(
             "--model-control-mode=explicit",
             *(f"--load-model={model}" for model in models),
             *_endpoints(grpc_port, http_port, metrics_port),
-            # Two servers with one prefix would remove each other's shared memory; the port is this one's alone.
-            f"--backend-config=python,shm-region-prefix-name=myriad_triton_{grpc_port}_",
+            f"--backend-config=python,shm-region-prefix-name={prefix}",
             # The default of 30 s is short for a model that loads while everything else on the machine starts.
             "--backend-config=python,stub-timeout-seconds=120",
             "--log-info=false",
             # Memory for copies to a GPU; without one, reserving it fails with a warning.
             "--pinned-memory-pool-byte-size=0",
-            "--exit-timeout-secs=20",
+            # A request cancelled while it ended may count as running for ever; it must not hold up the stop.
+            "--exit-timeout-secs=8",
         ),
         env={
             "LD_LIBRARY_PATH": f"{packages / 'nvidia_pytriton.libs'}:{libraries}",
@@ -76,7 +81,7 @@ def launch(
             "PYTHONNOUSERSITE": "1",
             "PYTHONPATH": "",
         },
-        stop_grace_s=30.0,
+        stop_grace_s=20.0,
     )
 
 

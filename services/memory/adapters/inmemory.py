@@ -13,7 +13,7 @@ from services.kit.errors import (
     SessionBusy,
     SessionNotFound,
 )
-from services.memory.model import Agent, Cursor, Ending, Lifetimes, Message, Page, Request, Session, Turn
+from services.memory.domain import Agent, Cursor, Ending, Lifetimes, Message, Page, Request, Session, Turn
 
 Clock = Callable[[], int]
 

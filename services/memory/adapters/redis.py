@@ -8,7 +8,7 @@ from services.kit.errors import SessionNotFound
 from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
 from services.memory.codec import parse_message
-from services.memory.model import Cursor, Ending, Lifetimes, Message, Page, Request, Session, Turn
+from services.memory.domain import Cursor, Ending, Lifetimes, Message, Page, Request, Session, Turn
 
 _HOUR_MS = 3_600_000
 _LOGS_AT_ONCE = 500

@@ -7,7 +7,7 @@ from services.kit.call import Principal
 from services.kit.errors import AgentNotFound
 from services.kit.keys import TenantKeys
 from services.kit.redis import Redis
-from services.memory.model import Agent
+from services.memory.domain import Agent
 
 
 class RedisAgentStore:

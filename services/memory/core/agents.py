@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from services.kit.call import Principal
-from services.memory.model import Agent
+from services.memory.domain import Agent
 from services.memory.ports import AgentStore
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, InvalidArgument
-from services.memory.model import Cursor, Message, Request, Session
+from services.memory.domain import Cursor, Message, Request, Session
 from services.memory.ports import AgentStore, SessionStore
 
 _PAGE = 50

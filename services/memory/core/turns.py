@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from services.kit.call import Principal
 from services.memory.core.window import window
-from services.memory.model import Ending, Message, Request, Turn
+from services.memory.domain import Ending, Message, Request, Turn
 from services.memory.ports import SessionStore
 
 _MAX_MESSAGES = 20

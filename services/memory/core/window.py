@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.memory.model import Message, Role
+from services.memory.domain import Message, Role
 
 _TOKENS_EACH = 4
 _BYTES_A_TOKEN = 4

@@ -18,7 +18,7 @@ from pymilvus import AnnSearchRequest, RRFRanker
 
 from services.kit.call import Principal
 from services.retrieval.adapters.milvus_client import Milvus, MilvusSettings
-from services.retrieval.adapters.milvus_schema import Layout, no_vector, row_key
+from services.retrieval.adapters.milvus_schema import Layout, no_vector, number_in, row_key
 from services.retrieval.core import spaces
 from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Mode, Query, Scope
 
@@ -30,11 +30,13 @@ _CANDIDATES = 50
 _MOST_ROWS = 16_384
 """Milvus answers a query with no more."""
 
+_RADIUS_MARGIN = 1e-4
+
 _WRITTEN_AT_ONCE = 500
 _DELETED_AT_ONCE = 1000
 _COLLECTIONS_LISTED = 1000
 _REGISTRY = ["key", "name", "scope", "description", "generation", "deleted"]
-_SHOWN = ["space", "document_id", "title", "content", "number", "start"]
+_SHOWN = ["space", "document_id", "title", "content", "start"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = Mapping[str, Any]
@@ -151,26 +153,23 @@ class MilvusDocumentStore:
         candidates = max(_CANDIDATES, query.top_k)
         requests = [_dense(where, query, candidates), _sparse(where, query, candidates)]
         near = query.min_score > 0
-        # A chunk found by its words alone comes without its cosine: the vectors are fetched, and it is computed here.
+        # A chunk found by its words alone comes without its cosine: vectors are fetched, and it is computed here. Twice
+        # as many are enough: of the first i of each ranking none stands below place 2i, and the dense ones are near.
         (found,) = await self._milvus.call(
             lambda client: client.hybrid_search(
                 self._chunks,
                 requests,
                 RRFRanker(RRF_K),
-                limit=candidates if near else query.top_k,
+                limit=2 * query.top_k if near else query.top_k,
                 output_fields=[*_SHOWN, "embedding"] if near else _SHOWN,
                 retry_times=1,
             )
         )
         if not near:
             return list(found)
-        kept: list[Any] = []
-        for row in found:
-            if sum(map(mul, row["entity"]["embedding"], query.embedding)) >= query.min_score:
-                kept.append(row)
-            if len(kept) == query.top_k:
-                break
-        return kept
+        cosines = (sum(map(mul, row["entity"]["embedding"], query.embedding)) for row in found)
+        kept = [row for row, cosine in zip(found, cosines, strict=True) if cosine >= query.min_score]
+        return kept[: query.top_k]
 
     async def _entries(self, where: str) -> Sequence[Row]:
         return await self._milvus.call(
@@ -246,7 +245,11 @@ def _any_of(field: str, keys: Sequence[str]) -> str:
 
 
 def _dense(where: str, query: Query, limit: int) -> AnnSearchRequest:
-    return AnnSearchRequest([list(query.embedding)], "embedding", {"metric_type": "IP"}, limit, expr=where)
+    param: dict[str, Any] = {"metric_type": "IP"}
+    if query.min_score:
+        # Milvus leaves out what is at the radius, too; what is just outside is left out here.
+        param["params"] = {"radius": query.min_score - _RADIUS_MARGIN}
+    return AnnSearchRequest([list(query.embedding)], "embedding", param, limit, expr=where)
 
 
 def _sparse(where: str, query: Query, limit: int) -> AnnSearchRequest:
@@ -319,7 +322,7 @@ def _read_hit(names: Mapping[str, str], found: Row) -> Hit:
         collection=names[row["space"]],
         document_id=row["document_id"],
         title=row["title"],
-        number=row["number"],
+        number=number_in(found["id"]),
         start=row["start"],
         text=_text(row),
         score=found["distance"],

@@ -57,6 +57,11 @@ def row_key(document: str, revision: str, number: int) -> str:
     return f"{document}{revision}{number:0{_NUMBER_LENGTH}}"
 
 
+def number_in(key: str) -> int:
+    """The chunk's number in its primary key: each field a search must fetch costs time."""
+    return int(key[-_NUMBER_LENGTH:])
+
+
 def no_vector() -> list[float]:
     """What a row of the registry has for a vector: Milvus wants one in every collection."""
     return [1.0] + [0.0] * (_NO_VECTOR - 1)

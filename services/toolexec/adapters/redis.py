@@ -13,16 +13,6 @@ from services.kit.redis import Redis
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 
 _RUNNING, _FINISHED = b"r", b"f"
-_FINISH = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-end
-return 0"""
-_ABANDON = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  redis.call('UNLINK', KEYS[1])
-end
-return 0"""
 
 
 class RedisResultStore:
@@ -48,12 +38,12 @@ class RedisResultStore:
             result_json=outcome.result_json, is_error=outcome.is_error, duration=timedelta(seconds=outcome.duration)
         )
         value = _FINISHED + kept.SerializeToString()
-        name = _name(principal, key)
-        await self._redis.execute("EVAL", _FINISH, 1, name, _running(ticket), value, _milliseconds(keep_for))
+        keys = (_name(principal, key),)
+        await self._redis.call("tool_finish", keys, _running(ticket), value, _milliseconds(keep_for))
 
     async def abandon(self, principal: Principal, key: CallKey, ticket: str) -> None:
         """As `ResultStore.abandon`."""
-        await self._redis.execute("EVAL", _ABANDON, 1, _name(principal, key), _running(ticket))
+        await self._redis.call("tool_abandon", (_name(principal, key),), _running(ticket))
 
 
 def _name(principal: Principal, key: CallKey) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,15 @@ async def test_part_starts_after_what_it_needs_and_stops_before_it(scene: Scene)
     await supervised.stop()
     assert scene.order(State.STOPPED) == ["edge", "middle", "store"]
     assert scene.left() == []
+
+
+async def test_part_that_waits_itself_starts_at_once_and_still_stops_first(scene: Scene) -> None:
+    slow = scene.part("store", "sleep 0.3; READY; exec sleep 60")
+    supervised = scene.supervise(slow, replace(scene.part("service", RUNS, "store"), waits=False))
+    await supervised.start()
+    assert scene.order(State.READY) == ["service", "store"]
+    await supervised.stop()
+    assert scene.order(State.STOPPED) == ["service", "store"]
 
 
 async def test_parts_that_need_each_other_not_start_together(scene: Scene) -> None:

@@ -14,7 +14,7 @@ from services.memory.core.agents import Agents
 from services.memory.core.sessions import Sessions, new_session_id, read_page_token, write_page_token
 from services.memory.core.turns import Turns, read_run_id, write_run_id
 from services.memory.core.window import estimate_tokens, window
-from services.memory.model import Cursor, Lifetimes, Message, Role
+from services.memory.domain import Cursor, Lifetimes, Message, Role
 
 ALICE = Principal("acme", "alice")
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=500)

@@ -8,7 +8,7 @@ from services.memory.adapters.inmemory import InMemoryAgentStore, InMemorySessio
 from services.memory.core.agents import Agents
 from services.memory.core.sessions import Sessions
 from services.memory.core.turns import Turns
-from services.memory.model import Lifetimes
+from services.memory.domain import Lifetimes
 from services.memory.servicer import MemoryServicer
 
 AGENT = common_pb2.Agent(name="aura", persona="You are Aura.", revision=7)

@@ -89,6 +89,18 @@ async def test_cancelling_the_call_cancels_the_embedding(agents: InMemoryAgents,
     assert embedder.cancelled
 
 
+async def test_failure_elsewhere_cancels_the_embedding(agents: InMemoryAgents, workers: Workers) -> None:
+    class BrokenModels(InMemoryIntentModels):
+        async def load(self, principal: Principal, agent: str, digest: str):
+            raise RuntimeError("broken")
+
+    embedder = HangingEmbedder()
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="broken"):
+            await analyzer(agents, workers, embedder, BrokenModels()).analyze(ANN, "aura", 0, "hello")
+    assert embedder.cancelled
+
+
 async def test_text_is_embedded_once_and_the_embedding_is_returned(agents: InMemoryAgents, workers: Workers) -> None:
     embedder = CountingEmbedder()
     analysis = await analyzer(agents, workers, embedder).analyze(ANN, "aura", 0, "where is my order 1001?")

@@ -166,6 +166,13 @@ def test_longest_listed_value_wins_within_a_type() -> None:
     assert find("in New York", vocabulary) == [("city", "New York", "New York")]
 
 
+def test_listed_values_that_begin_alike_are_all_found() -> None:
+    values = (ListedValue("gold"), ListedValue("gold plus"), ListedValue("gold plus family"))
+    vocabulary = Vocabulary([EntityType("plan", values)])
+    found = [value for _, _, value in find("gold, gold plus, gold plus family or gold pl", vocabulary)]
+    assert found == ["gold", "gold plus", "gold plus family", "gold"]
+
+
 def test_pattern_gives_its_group_or_the_whole_match() -> None:
     vocabulary = Vocabulary([EntityType("order", (), (r"(?i)order\s+#?(\d{4})", r"\b[A-Z]{2}-\d+\b"))])
     assert find("Order #1001 and AB-77", vocabulary) == [

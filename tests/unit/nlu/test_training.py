@@ -1,4 +1,5 @@
 import asyncio
+import math
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from services.nlu import train
 from services.nlu.adapters.files import FileIntentModels
 from services.nlu.adapters.inmemory import InMemoryEmbedder
 from services.nlu.intents import artefact
+from services.nlu.intents.features import Lexicon
 from services.nlu.intents.head import softmax
 from services.nlu.training import fit, report
 from services.nlu.training.agent_file import AgentFileError, read
@@ -184,12 +186,48 @@ async def test_words_tell_intents_apart_that_embeddings_do_not() -> None:
     same = np.full((len(texts), 4), 0.5, np.float32)
     head, evaluation = fit.fit(fit.Examples(texts, labels, ("a", "b"), same), "v")
     assert report.accuracy(evaluation, labels) == 1
-    assert head.rank(same[0], "beta two").intents[0].name == "b"
+    for text, name in (("alpha two", "a"), ("beta two", "b")):
+        (best, _) = head.rank(same[0], text).intents
+        assert best.name == name
+        assert best.confidence > 0.7
+
+
+def test_ngrams_that_no_example_has_count_for_nothing() -> None:
+    lexicon = Lexicon(np.array([5, 10, 20], np.uint32), np.array([1, 2, 4], np.float32))
+    places, weights = lexicon.weigh([10, 7, 11, 99, 1])
+    assert (places.tolist(), weights.tolist()) == ([1], [1.0])
+    places, weights = lexicon.weigh([7, 99])
+    assert (len(places), len(weights)) == (0, 0)
+    places, weights = lexicon.weigh([20, 5, 5])
+    assert places.tolist() == [0, 2]
+    assert weights[1] / weights[0] == pytest.approx(4 / (1 + math.log(2)))
+    assert float(weights @ weights) == pytest.approx(1)
+
+
+async def test_temperature_divides_all_of_the_logits(agent_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = await examples_of(agent_file)
+    few = np.array([True] * 6 + [False] * 2 + [True] * 4)  # intents of unequal size have a bias
+    texts = [text for text, kept in zip(examples.texts, few, strict=True) if kept]
+    unequal = fit.Examples(texts, examples.labels[few], examples.names, examples.embeddings[few])
+    heads = []
+    for temperature in (1.0, 4.0):
+        monkeypatch.setattr(fit, "_temperature", lambda logits, labels, value=temperature: value)
+        heads.append(fit.fit(unequal, "v")[0])
+    plain, cooler = (head.logits(examples.embeddings[0], "nothing known") for head in heads)
+    assert cooler * 4 == pytest.approx(plain, abs=0.01)
+    assert np.abs(heads[0].bias).max() > 0.01
 
 
 async def test_strength_with_the_best_accuracy_is_chosen(agent_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = await examples_of(agent_file)
-    monkeypatch.setattr(fit, "_STRENGTHS", (1e-6, 30.0))
+    real = fit._weights
+
+    def useless_but_for_30(features, labels, intents, strength):
+        weights, bias = real(features, labels, intents, strength)
+        return (weights, bias) if strength == 30 else (-weights, -bias)
+
+    monkeypatch.setattr(fit, "_weights", useless_but_for_30)
+    monkeypatch.setattr(fit, "_STRENGTHS", (10.0, 30.0, 100.0))
     _, evaluation = fit.fit(examples, "v")
     assert evaluation.strength == 30.0
 

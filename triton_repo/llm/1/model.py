@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import chat
@@ -45,9 +46,13 @@ class TritonPythonModel:
         self._waiting = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._threads = [threading.Thread(target=self._serve_slot) for _ in range(int(parameters["slots"]))]
+        # Daemons, so that this process ends with a server that was killed and will never ask it to.
+        self._threads = [
+            threading.Thread(target=self._serve_slot, daemon=True) for _ in range(int(parameters["slots"]))
+        ]
         for thread in self._threads:
             thread.start()
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
     def execute(self, requests):
         """Checks each request and queues it for a slot; its responses are sent from there."""
@@ -201,6 +206,13 @@ def _load(parameters):
         return xllamacpp.Server(settings)
     finally:
         shutil.rmtree(folder)
+
+
+def _end_with(server):
+    """Ends this process when the server that began it was killed: a generation would wait for its answers for ever."""
+    while os.getppid() == server:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _response(chunk):

@@ -70,7 +70,8 @@ class _Stage:
         """Heap of (time, ticket) of the running scripts' next steps."""
         self._running = {}
         """Ticket → (sender, steps, next step). A ticket that is not here any more was cancelled."""
-        self._thread = threading.Thread(target=self._play)
+        # A daemon, so that this process ends with a server that was killed and will never ask it to.
+        self._thread = threading.Thread(target=self._play, daemon=True)
         self._thread.start()
 
     def add(self, steps, sender):
