@@ -4,21 +4,23 @@ It speaks to the services themselves, as an operator's tool inside the mesh does
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.dev.agentfile import AgentSource
+from services.dev.state import Folder
 from services.kit.call import Principal, work_as
 from services.kit.clients import Client, Network
-from services.kit.errors import ServiceError
+from services.kit.errors import CollectionNotFound, ServiceError
 
 BATCH = 16
 """Documents written by one call."""
@@ -46,10 +48,23 @@ class Target:
     addresses: Mapping[str, str]
     """host:port of `memory`, `retrieval` and `triton`."""
 
-    data: Path
-    """Data folder of the stack: nlu's models, and what was applied."""
+    folder: Folder
+    """Of the stack: nlu's models, and what was applied."""
 
     principal: Principal
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was applied last. The defaults: nothing."""
+
+    digest: str = ""
+    revision: int = 0
+    collection: str = ""
+    """Where its documents went."""
+
+    documents: frozenset[str] = frozenset()
+    """Their ids."""
 
 
 async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Agent:
@@ -67,21 +82,22 @@ async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Age
         ServiceError: a service refused, or does not answer.
         TrainingFailed: the intents could not be learned.
     """
+    documents = {document.document_id for document in source.documents}
+    collection = next(iter(source.agent.knowledge.collections), "")
     record = _record(target, source.agent.name)
-    before: dict[str, object] = _read(record)
+    before = _read(record)
+    kept = documents if before.collection == collection else set()
     async with _clients(target) as (memory, retrieval):
-        if source.documents:
-            gone = set(_texts(before.get("documents"))) - {document.document_id for document in source.documents}
-            await _write_documents(retrieval, source, sorted(gone), say)
+        await _write_documents(retrieval, source, say)
+        await _delete_documents(retrieval, before.collection, sorted(before.documents - kept))
         if source.agent.intents:
             say(f"learning {len(source.agent.intents)} intents")
-            await _train(source, target)
+            for line in await _train(source, target):
+                say(line)
         stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
         put = memory_pb2.PutAgentRequest(agent=source.agent)
         agent = (await memory.unary(stub.PutAgent, put, timeout=WRITE_S)).agent
-    documents = [document.document_id for document in source.documents]
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"digest": digest(source), "revision": agent.revision, "documents": documents}) + "\n")
+    _write(record, Applied(digest(source), agent.revision, collection, frozenset(documents)))
     say(f"{agent.name}, revision {agent.revision}: {len(agent.tools)} tools, {len(documents)} documents")
     return agent
 
@@ -89,7 +105,7 @@ async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Age
 async def is_applied(source: AgentSource, target: Target) -> bool:
     """Whether the stack holds the agent as its files are now."""
     before = _read(_record(target, source.agent.name))
-    if before.get("digest") != digest(source):
+    if before.digest != digest(source):
         return False
     async with _clients(target) as (memory, _):
         stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
@@ -98,7 +114,7 @@ async def is_applied(source: AgentSource, target: Target) -> bool:
             agent = (await memory.unary(stub.GetAgent, latest, timeout=WRITE_S)).agent
         except ServiceError:
             return False
-    return agent.revision == before.get("revision")
+    return agent.revision == before.revision
 
 
 def digest(source: AgentSource) -> str:
@@ -110,7 +126,7 @@ def digest(source: AgentSource) -> str:
     return whole.hexdigest()
 
 
-async def _write_documents(retrieval: Client, source: AgentSource, gone: list[str], say: Say) -> None:
+async def _write_documents(retrieval: Client, source: AgentSource, say: Say) -> None:
     stub = retrieval_pb2_grpc.RetrievalServiceStub(retrieval.channel)
     names = source.agent.knowledge.collections
     for name in names:
@@ -122,14 +138,21 @@ async def _write_documents(retrieval: Client, source: AgentSource, gone: list[st
         say(f"documents {start + 1} to {start + len(batch)} of {len(source.documents)}")
         writing = retrieval_pb2.UpsertDocumentsRequest(collection=names[0], documents=batch)
         await retrieval.unary(stub.UpsertDocuments, writing, timeout=WRITE_S)
+
+
+async def _delete_documents(retrieval: Client, collection: str, gone: list[str]) -> None:
+    stub = retrieval_pb2_grpc.RetrievalServiceStub(retrieval.channel)
     for start in range(0, len(gone), BATCH):
-        deleting = retrieval_pb2.DeleteDocumentsRequest(collection=names[0], document_ids=gone[start : start + BATCH])
-        await retrieval.unary(stub.DeleteDocuments, deleting, timeout=WRITE_S)
+        batch = gone[start : start + BATCH]
+        deleting = retrieval_pb2.DeleteDocumentsRequest(collection=collection, document_ids=batch)
+        with contextlib.suppress(CollectionNotFound):
+            await retrieval.unary(stub.DeleteDocuments, deleting, timeout=WRITE_S)
 
 
-async def _train(source: AgentSource, target: Target) -> None:
+async def _train(source: AgentSource, target: Target) -> list[str]:
+    """Learns the intents. Returns what the trainer says of its work."""
     command = [sys.executable, "-m", "services.nlu.train", "--agent-file", str(source.file)]
-    command += ["--tenant", target.principal.tenant, "--models-dir", str(models_folder(target.data))]
+    command += ["--tenant", target.principal.tenant, "--models-dir", str(target.folder.models)]
     command += ["--triton", target.addresses["triton"]]
     trainer = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -137,18 +160,16 @@ async def _train(source: AgentSource, target: Target) -> None:
     try:
         async with asyncio.timeout(TRAIN_S):
             output, _ = await trainer.communicate()
+    except TimeoutError:
+        raise TrainingFailed(f"learning the intents took longer than {TRAIN_S:.0f} s") from None
     finally:
         if trainer.returncode is None:
             trainer.kill()
             await trainer.wait()
+    lines = output.decode(errors="replace").strip().splitlines()
     if trainer.returncode != 0:
-        lines = output.decode(errors="replace").strip().splitlines()
         raise TrainingFailed("\n".join(lines[-15:]) or f"exit status {trainer.returncode}")
-
-
-def models_folder(data: Path) -> Path:
-    """Where nlu's trained models are."""
-    return data / "nlu"
+    return lines
 
 
 @asynccontextmanager
@@ -168,15 +189,17 @@ async def _clients(target: Target) -> AsyncIterator[tuple[Client, Client]]:
 def _record(target: Target, agent: str) -> Path:
     """What was applied last: which documents to delete, and whether anything changed."""
     tenant = hashlib.sha256(target.principal.tenant.encode()).hexdigest()[:16]
-    return target.data / "agents" / tenant / f"{agent}.json"
+    return target.folder.data / "agents" / tenant / f"{agent}.json"
 
 
-def _read(record: Path) -> dict[str, object]:
+def _read(record: Path) -> Applied:
     try:
-        return dict(json.loads(record.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+        known = json.loads(record.read_text())
+        return Applied(**{**known, "documents": frozenset(known["documents"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return Applied()
 
 
-def _texts(value: object) -> list[str]:
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+def _write(record: Path, applied: Applied) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({**asdict(applied), "documents": sorted(applied.documents)}) + "\n")

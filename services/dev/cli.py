@@ -169,7 +169,7 @@ def _agents_apply(
     """Make an agent what its files say: the agent, its documents, its intents."""
     folder: Folder = context.obj
     source = agentfile.read(path)
-    target = Target(_running(folder).addresses, folder.data, _principal(tenant, user))
+    target = Target(_running(folder).addresses, folder, _principal(tenant, user))
     console = Console()
     asyncio.run(agents.apply(source, target, lambda line: console.print(line, markup=False, highlight=False)))
 

@@ -59,7 +59,7 @@ def plan(folder: Folder, addresses: Mapping[str, str], options: Options) -> list
         FileNotFoundError: the environments lack something.
     """
     speakers = ("llm", "sim_llm") if options.sim else ("llm",)
-    site = Site(addresses, folder.data / "nlu", speakers)
+    site = Site(addresses, folder.models, speakers)
     return [*_engines(folder, addresses, speakers), *_services(site, options), _edge(folder, addresses, options)]
 
 
@@ -126,4 +126,9 @@ def probe_of(part: str, addresses: Mapping[str, str]) -> readiness.Probe:
         return readiness.http(addresses[part], "/healthz")
     if part == "envoy":
         return readiness.http(addresses["envoy_admin"], "/ready")
-    return readiness.health(addresses["orchestrator" if part == VERTICAL else part])
+    if part == VERTICAL:
+        return readiness.health(addresses["orchestrator"], *(row.proto_service for row in topology.SERVICES.values()))
+    if part == "triton":
+        return readiness.health(addresses[part])  # of the server: every model is loaded
+    # By name: a service that has not looked yet at what it needs is unknown, not well.
+    return readiness.health(addresses[part], topology.SERVICES[part].proto_service)

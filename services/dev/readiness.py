@@ -67,14 +67,16 @@ def valkey(address: str) -> Probe:
     return probe
 
 
-def health(address: str) -> Probe:
-    """grpc.health.v1 says SERVING: our services, and Triton once every model is loaded."""
+def health(address: str, *services: str) -> Probe:
+    """grpc.health.v1 says SERVING of each of `services` (full names), or of the whole server when none is named."""
 
     async def probe() -> None:
-        reply = await _call(address, "/grpc.health.v1.Health/Check", b"")
-        status = health_pb2.HealthCheckResponse.FromString(reply).status
-        if status != health_pb2.HealthCheckResponse.SERVING:
-            raise NotReady("waits for what it needs")
+        for service in services or ("",):
+            request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+            reply = await _call(address, "/grpc.health.v1.Health/Check", request)
+            status = health_pb2.HealthCheckResponse.FromString(reply).status
+            if status != health_pb2.HealthCheckResponse.SERVING:
+                raise NotReady("waits for what it needs")
 
     return probe
 

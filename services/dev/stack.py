@@ -50,7 +50,7 @@ class Stack:
 
     def target(self, principal: Principal = DEVELOPER) -> Target:
         """Where `agents.apply` puts an agent."""
-        return Target(self.state.addresses, self.folder.data, principal)
+        return Target(self.state.addresses, self.folder, principal)
 
     def set_state(self, state: State) -> None:
         """Says how far the whole stack is."""

@@ -90,6 +90,8 @@ class Folder:
         self.data = self.path / "data"
         self.run = self.path / "run"
         """Files made anew at each start."""
+        self.models = self.data / "nlu"
+        """nlu's trained models."""
 
     def make(self) -> None:
         """Makes the folders that are not there."""

@@ -62,9 +62,9 @@ class Client:
         Raises:
             ServiceError: what the service raised; ServiceUnavailable when it does not answer.
         """
-        call = method(request, timeout=self._time_for(timeout), metadata=self._metadata())
+        call = self.start(method, request, timeout=timeout)
         try:
-            return await call
+            return await call  # type: ignore[no-any-return]
         except AioRpcError as error:
             raise from_rpc_error(error, self.service) from None
 
@@ -81,7 +81,7 @@ class Client:
         Raises:
             ServiceError: what the service raised; ServiceUnavailable when it does not answer.
         """
-        call = method(request, timeout=self._time_for(timeout), metadata=self._metadata())
+        call = self.start(method, request, timeout=timeout)
         try:
             async for reply in call:
                 yield reply
@@ -89,6 +89,19 @@ class Client:
             raise from_rpc_error(error, self.service) from None
         finally:
             call.cancel()
+
+    def start(self, method: Any, request: Any, *, timeout: float) -> Any:
+        """Begins a call and leaves the rest, cancelling included, to the caller.
+
+        Args:
+            method: A method of a generated stub on this client's channel.
+            request: The request, or an iterator of requests.
+            timeout: Seconds; less when the call this task works for has less left.
+
+        Raises:
+            DeadlineExceeded: no time is left.
+        """
+        return method(request, timeout=self._time_for(timeout), metadata=self._metadata())
 
     def _time_for(self, timeout: float) -> float:
         call = current_call()

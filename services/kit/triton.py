@@ -5,8 +5,10 @@ then has our deadline, is traced like any other, and is cancelled when the calle
 """
 
 import array
+import asyncio
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -22,8 +24,9 @@ from services.kit.errors import (
     ServiceError,
     Unavailable,
 )
+from services.kit.generation import LEAVE_S, Generation
 
-_BUSY = ("exceeds maximum queue size", "request timeout expired")
+_BUSY = ("xceeds maximum queue size", "equest timeout expired")
 
 
 class Triton:
@@ -34,6 +37,7 @@ class Triton:
         self._client = client
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(client.channel)
         self._embedder = embedder
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def embed(self, texts: Sequence[str], timeout: float) -> "list[array.array[float]]":
         """Unit vectors (float32), one per text.
@@ -50,10 +54,15 @@ class Triton:
         tensor = request.inputs.add(name="text", datatype="BYTES")
         tensor.shape.extend((len(texts), 1))
         request.raw_input_contents.append(b"".join(_length_prefixed(text.encode()) for text in texts))
+        # Not cut short when the caller leaves: Triton 2.51 never frees a request cancelled on top of its response.
+        asking = asyncio.create_task(self._client.unary(self._stub.ModelInfer, request, timeout=timeout))
         try:
-            reply = await self._client.unary(self._stub.ModelInfer, request, timeout=timeout)
+            reply = await asyncio.shield(asking)
         except ServiceError as error:
             raise _of_the_model(error) from None
+        except asyncio.CancelledError:
+            asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
         floats = array.array("f", reply.raw_output_contents[0])
         width = len(floats) // len(texts)
         return [floats[start : start + width] for start in range(0, len(floats), width)]
@@ -70,25 +79,31 @@ class Triton:
             InvalidArgument: the model refused the request.
             ModelUnavailable: the tier does not answer, or its queue is full.
             ModelFailed: the model answered with an error.
+            DeadlineExceeded: it took too long.
         """
         request = service_pb2.ModelInferRequest(model_name=model)
-        request.parameters["triton_enable_empty_final_response"].bool_param = True
         tensor = request.inputs.add(name="request", datatype="BYTES")
         tensor.shape.append(1)
         request.raw_input_contents.append(_length_prefixed(orjson.dumps(body)))
-        replies = self._client.stream(self._stub.ModelStreamInfer, _one(request), timeout=timeout)
+        call = self._client.start(self._stub.ModelStreamInfer, iter((request,)), timeout=timeout + LEAVE_S)
+        generation = Generation(call, timeout, self._client.service)
+        failure = ""
         try:
-            async for reply in replies:
-                if reply.error_message:
-                    raise _model_error(reply.error_message)
-                if reply.infer_response.raw_output_contents:
-                    yield orjson.loads(reply.infer_response.raw_output_contents[0][4:])
-                if reply.infer_response.parameters["triton_final_response"].bool_param:
-                    return
+            # To the end of the stream, past the last chunk: see Generation.
+            async with aclosing(generation.replies()) as replies:
+                async for reply in replies:
+                    failure = failure or reply.error_message
+                    if reply.infer_response.raw_output_contents:
+                        yield orjson.loads(reply.infer_response.raw_output_contents[0][4:])
         except ServiceError as error:
             raise _of_the_model(error) from None
         finally:
-            await replies.aclose()
+            if not generation.ended:
+                leaving = asyncio.create_task(generation.leave())
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
+        if failure:
+            raise _model_error(failure)
 
     async def check(self, model: str, timeout: float) -> None:
         """Returns when `model` can answer.
@@ -103,10 +118,6 @@ class Triton:
             raise _of_the_model(error) from None
         if not reply.ready:
             raise ModelUnavailable(f"model {model} is not ready", retry_after=1.0)
-
-
-async def _one(request: service_pb2.ModelInferRequest) -> AsyncIterator[service_pb2.ModelInferRequest]:
-    yield request
 
 
 def _length_prefixed(value: bytes) -> bytes:
@@ -127,6 +138,10 @@ def _of_the_model(error: ServiceError) -> ServiceError:
 
 
 def _model_error(message: str) -> ServiceError:
-    if any(text in message for text in _BUSY):
+    """What an error within a stream is to our callers: its kind stands before the first colon."""
+    kind, _, text = message.partition(": ")
+    if kind == "invalid_request":
+        return InvalidArgument(f"the model refused the request: {text}")
+    if kind == "overloaded" or any(text in message for text in _BUSY):
         return ModelUnavailable("the model tier is busy", retry_after=1.0)
     return ModelFailed("the model failed")

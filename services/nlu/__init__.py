@@ -2,5 +2,5 @@
 
 Calls Triton (the embedder, once for an utterance) and memory (the agent whose intents and entities count).
 It never writes: intent models are made by `python -m services.nlu.train`, and a revision of an agent finds its own
-model by the digest of its examples. It never calls a language model, and keeps nothing of what people write.
+model by the digest of its examples. It never calls a language model.
 """

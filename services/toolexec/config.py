@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from services.kit.config import secret
+
 
 @dataclass(frozen=True)
 class Config:
@@ -12,7 +14,7 @@ class Config:
     memory_address: str = "127.0.0.1:7104"
     """Where memory answers, for the agents; `inproc:` is this process."""
 
-    redis_url: str = "redis://127.0.0.1:6379"
+    redis_url: str = secret("redis://127.0.0.1:6379")
     """Where results are kept; `redis+cluster://` for a cluster."""
 
     endpoints: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

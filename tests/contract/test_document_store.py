@@ -68,7 +68,7 @@ def unit(*numbers: float) -> list[float]:
 
 
 def indexed(
-    document_id: str, *texts: str, at: list[float] | None = None, title: str = "", **metadata: str
+    document_id: str, *texts: str, at: Sequence[float] = (), title: str = "", **metadata: str
 ) -> IndexedDocument:
     start, chunks = 0, []
     for text in texts:
@@ -145,6 +145,17 @@ async def test_what_is_written_into_a_dropped_collection_does_not_appear_in_the_
     await store.drop(principal, first)
     await store.put(principal, first, [indexed("ghost", "late writer")])
     again = await make(store, principal)
+    assert await ids(store, principal, again, dense(1)) == []
+    assert await store.get(principal, again, "ghost") is None
+
+
+async def test_a_writer_who_missed_the_deletion_does_not_write_into_the_next_collection(
+    store: DocumentStore, principal: Principal
+) -> None:
+    first = await make(store, principal)
+    await store.drop(principal, first)
+    again = await make(store, principal)
+    await store.put(principal, first, [indexed("ghost", "late writer")])
     assert await ids(store, principal, again, dense(1)) == []
     assert await store.get(principal, again, "ghost") is None
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from services.nlu.intents.features import Floats, Lexicon, char_hashes, word_hashes
 from services.nlu.intents.head import IntentHead, LexicalPart, softmax
@@ -69,6 +70,11 @@ def fit(examples: Examples, version: str) -> tuple[IntentHead, Evaluation]:
         examples: At least two per intent.
         version: Digest of what they are.
     """
+    with threadpool_limits(1):  # on a busy machine the threads of small products wait for each other, 25 s for 1
+        return _fit(examples, version)
+
+
+def _fit(examples: Examples, version: str) -> tuple[IntentHead, Evaluation]:
     words = _Grams.of(examples.texts, word_hashes)
     chars = _Grams.of(examples.texts, char_hashes)
     features = csr_matrix(hstack([csr_matrix(examples.embeddings), words.rows, chars.rows]), dtype=np.float32)

@@ -7,10 +7,8 @@ row tells how many there are; the newest whole revision is the document. Rows ar
 of those that a filter finds.
 """
 
-import secrets
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
 from operator import mul
 from typing import Any
 
@@ -18,9 +16,19 @@ from pymilvus import AnnSearchRequest, RRFRanker
 
 from services.kit.call import Principal
 from services.retrieval.adapters.milvus_client import Milvus, MilvusSettings
-from services.retrieval.adapters.milvus_schema import Layout, no_vector, number_in, row_key
+from services.retrieval.adapters.milvus_rows import (
+    Row,
+    newest_whole,
+    next_revision,
+    read_collection,
+    read_document,
+    read_hit,
+    write_entry,
+    write_rows,
+)
+from services.retrieval.adapters.milvus_schema import Layout
 from services.retrieval.core import spaces
-from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Mode, Query, Scope
+from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Mode, Query
 
 RRF_K = 60
 
@@ -37,9 +45,6 @@ _DELETED_AT_ONCE = 1000
 _COLLECTIONS_LISTED = 1000
 _REGISTRY = ["key", "name", "scope", "description", "generation", "deleted"]
 _SHOWN = ["space", "document_id", "title", "content", "start"]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Row = Mapping[str, Any]
 
 
 class MilvusDocumentStore:
@@ -54,18 +59,18 @@ class MilvusDocumentStore:
     async def find(self, principal: Principal, names: Sequence[str]) -> Sequence[Collection]:
         """Those of the named collections that are there."""
         rows = await self._entries(_any_of("key", [spaces.registry_key(principal, name) for name in names]))
-        return [_read_collection(row) for row in rows if not row["deleted"]]
+        return [read_collection(row) for row in rows if not row["deleted"]]
 
     async def collections(self, principal: Principal) -> Sequence[Collection]:
         """The tenant's collections, by name."""
         rows = await self._entries(f"{_any_of('tenant', [spaces.tenant_key(principal)])} and deleted == false")
-        return sorted((_read_collection(row) for row in rows), key=lambda collection: collection.name)
+        return sorted((read_collection(row) for row in rows), key=lambda collection: collection.name)
 
     async def create(self, principal: Principal, collection: Collection) -> Collection:
         """Makes a collection."""
         generation = 0
         for row in await self._entries(_any_of("key", [spaces.registry_key(principal, collection.name)])):
-            there = _read_collection(row)
+            there = read_collection(row)
             if not row["deleted"]:
                 return there
             # What a deletion that was cut short left behind; nobody writes there any more.
@@ -91,7 +96,7 @@ class MilvusDocumentStore:
         rows = [
             {**where, **row}
             for key, each in zip(keys, documents, strict=True)
-            for row in _write_rows(key, _next_revision(revisions[key]), each)
+            for row in write_rows(key, next_revision(revisions[key]), each)
         ]
         for batch in _batches(rows, _WRITTEN_AT_ONCE):
             await self._insert(batch)
@@ -102,9 +107,9 @@ class MilvusDocumentStore:
         key = spaces.document_key(spaces.space(principal, collection), document_id)
         fields = ["document_id", "title", "content", "metadata", "update_time"]
         rows = await self._stored([key], *fields)
-        newest = _newest(rows)
+        newest = newest_whole(rows)
         whole = sorted((row for row in rows if row["revision"] == newest), key=lambda row: row["number"])
-        return _read_document(whole) if whole else None
+        return read_document(whole) if whole else None
 
     async def delete(self, principal: Principal, collection: Collection, document_ids: Sequence[str]) -> None:
         """Deletes documents."""
@@ -120,7 +125,7 @@ class MilvusDocumentStore:
         if query.metadata:
             where += f" and array_contains_all(labels, {_listed(spaces.labels(query.metadata))})"
         found = await (self._hybrid(where, query) if query.mode is Mode.HYBRID else self._ranked(where, query))
-        hits = [_read_hit(names, row) for row in found]
+        hits = [read_hit(names, row) for row in found]
         return sorted(hits, key=lambda hit: (-hit.score, hit.collection, hit.document_id, hit.number))
 
     async def check(self) -> None:
@@ -179,16 +184,7 @@ class MilvusDocumentStore:
         )
 
     async def _enter(self, principal: Principal, collection: Collection, *, deleted: bool) -> None:
-        row = {
-            "key": spaces.registry_key(principal, collection.name),
-            "tenant": spaces.tenant_key(principal),
-            "name": collection.name,
-            "scope": int(collection.scope),
-            "description": collection.description,
-            "generation": collection.generation,
-            "deleted": deleted,
-            "vector": no_vector(),
-        }
+        row = write_entry(principal, collection, deleted=deleted)
         await self._milvus.call(lambda client: client.upsert(self._registry, [row], retry_times=1))
 
     async def _stored(self, documents: Sequence[str], *fields: str) -> Sequence[Row]:
@@ -207,7 +203,7 @@ class MilvusDocumentStore:
             by_document[row["document"]].append(row)
         stale: list[str] = []
         for rows in by_document.values():
-            newest = _newest(rows)
+            newest = newest_whole(rows)
             stale += [row["key"] for row in rows if row["revision"] < newest]
         await self._delete(stale)
 
@@ -259,75 +255,3 @@ def _sparse(where: str, query: Query, limit: int) -> AnnSearchRequest:
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def _next_revision(revisions: Sequence[str]) -> str:
-    """One that sorts after those there are; unlike another's that began from the same. No clock can be wrong in it."""
-    number = 1 + max((int(revision[:12], 16) for revision in revisions), default=0)
-    return f"{number:012x}{secrets.token_hex(4)}"
-
-
-def _newest(rows: Sequence[Row]) -> str:
-    """The newest revision of which every row is there; empty when there is none."""
-    sizes: dict[str, int] = defaultdict(int)
-    for row in rows:
-        sizes[row["revision"]] += 1
-    return max((row["revision"] for row in rows if sizes[row["revision"]] == row["count"]), default="")
-
-
-def _write_rows(key: str, revision: str, indexed: IndexedDocument) -> Iterator[dict[str, Any]]:
-    document = indexed.document
-    common = {
-        "document": key,
-        "revision": revision,
-        "count": len(indexed.chunks),
-        "update_time": (document.update_time - _EPOCH) // timedelta(microseconds=1),
-        "document_id": document.document_id,
-        "title": document.title,
-        "labels": spaces.labels(document.metadata),
-    }
-    metadata = [f"{name}={value}" for name, value in document.metadata.items()]
-    for number, (chunk, embedding) in enumerate(zip(indexed.chunks, indexed.embeddings, strict=True)):
-        yield {
-            **common,
-            "key": row_key(key, revision, number),
-            "number": number,
-            "start": chunk.start,
-            "content": f"{document.title}\n{chunk.text}",
-            "metadata": metadata if number == 0 else [],
-            "embedding": list(embedding),
-        }
-
-
-def _text(row: Row) -> str:
-    content: str = row["content"]
-    return content[len(row["title"]) + 1 :]
-
-
-def _read_document(rows: Sequence[Row]) -> Document:
-    first = rows[0]
-    facts = (fact.partition("=") for fact in first["metadata"])
-    return Document(
-        document_id=first["document_id"],
-        title=first["title"],
-        text="".join(map(_text, rows)),
-        metadata={name: value for name, _, value in facts},
-        update_time=_EPOCH + timedelta(microseconds=first["update_time"]),
-    )
-
-
-def _read_hit(names: Mapping[str, str], found: Row) -> Hit:
-    row = found["entity"]
-    return Hit(
-        collection=names[row["space"]],
-        document_id=row["document_id"],
-        title=row["title"],
-        number=number_in(found["id"]),
-        start=row["start"],
-        text=_text(row),
-        score=found["distance"],
-    )
-
-
-def _read_collection(row: Row) -> Collection:
-    return Collection(row["name"], Scope(row["scope"]), row["description"], row["generation"])

@@ -9,7 +9,7 @@ from pymilvus import AsyncMilvusClient, CollectionSchema, DataType, Function, Fu
 from services.retrieval.core.spaces import KEY_LENGTH
 
 REVISION_LENGTH = 20
-_NUMBER_LENGTH = 6
+NUMBER_LENGTH = 6
 _BYTES_PER_CODE_POINT = 4
 _MOST_BYTES = 65_535
 
@@ -21,7 +21,8 @@ _DESCRIPTION = 1000 * _BYTES_PER_CODE_POINT
 _FACTS = 32
 _FACT = _NAME + 1 + 500 * _BYTES_PER_CODE_POINT
 
-_NO_VECTOR = 2
+REGISTRY_DIMENSION = 2
+"""Milvus wants a vector in every collection, and searches none here."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,6 @@ class Layout:
         await _make(client, self.registry, _registry(), {"vector": {"index_type": "FLAT", "metric_type": "IP"}})
 
 
-def row_key(document: str, revision: str, number: int) -> str:
-    """Primary key of a chunk."""
-    return f"{document}{revision}{number:0{_NUMBER_LENGTH}}"
-
-
-def number_in(key: str) -> int:
-    """The chunk's number in its primary key: each field a search must fetch costs time."""
-    return int(key[-_NUMBER_LENGTH:])
-
-
-def no_vector() -> list[float]:
-    """What a row of the registry has for a vector: Milvus wants one in every collection."""
-    return [1.0] + [0.0] * (_NO_VECTOR - 1)
-
-
 async def _make(
     client: AsyncMilvusClient, name: str, schema: CollectionSchema, indexes: Mapping[str, Mapping[str, Any]]
 ) -> None:
@@ -92,7 +78,7 @@ def _chunk_indexes(layout: Layout) -> dict[str, dict[str, Any]]:
 def _chunks(layout: Layout) -> CollectionSchema:
     schema = AsyncMilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     text = DataType.VARCHAR
-    schema.add_field("key", text, is_primary=True, max_length=KEY_LENGTH + REVISION_LENGTH + _NUMBER_LENGTH)
+    schema.add_field("key", text, is_primary=True, max_length=KEY_LENGTH + REVISION_LENGTH + NUMBER_LENGTH)
     schema.add_field("space", text, max_length=KEY_LENGTH)
     schema.add_field("collection", text, max_length=KEY_LENGTH)
     schema.add_field("document", text, max_length=KEY_LENGTH)
@@ -123,5 +109,5 @@ def _registry() -> CollectionSchema:
     schema.add_field("description", DataType.VARCHAR, max_length=_DESCRIPTION)
     schema.add_field("generation", DataType.INT64)
     schema.add_field("deleted", DataType.BOOL)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=_NO_VECTOR)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=REGISTRY_DIMENSION)
     return schema

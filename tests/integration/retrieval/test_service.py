@@ -1,6 +1,7 @@
 """The service as it is served: over a socket, with Milvus, and an embedder that hashes words."""
 
 import asyncio
+import signal
 import socket
 import struct
 import time
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -159,7 +161,7 @@ async def test_what_is_written_is_found_with_its_citation(retrieval: Client, ten
     ],
 )
 async def test_wrong_searches_are_refused_with_the_field(
-    retrieval: Client, tenant: str, settings: dict[str, object], field: str
+    retrieval: Client, tenant: str, settings: dict[str, Any], field: str
 ) -> None:
     await make(retrieval)
     with pytest.raises(InvalidArgument) as caught:
@@ -229,6 +231,45 @@ async def test_a_milvus_that_never_answers_costs_no_more_than_its_timeout(triton
                 with pytest.raises(VectorIndexUnavailable):
                     await search(client)
                 assert time.monotonic() - began < 1.3
+
+
+async def test_a_milvus_that_hangs_costs_no_more_than_its_timeout_and_goes_on_later(
+    tmp_path: Path, triton: str, tenant: str
+) -> None:
+    port = free_port()
+    process = await start_milvus(tmp_path, port)
+    config = Config(triton_address=triton, milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout=3.0)
+    async with served(config) as (client, _):
+        try:
+            await make(client)
+            await write(client)
+            process.send_signal(signal.SIGSTOP)
+            began = time.monotonic()
+            with pytest.raises(VectorIndexUnavailable):
+                await search(client)
+            assert 2.5 < time.monotonic() - began < 3.5
+            process.send_signal(signal.SIGCONT)
+            assert await search(client) == [TEXT]
+        finally:
+            await stop(process)
+
+
+async def test_a_milvus_that_comes_back_empty_is_made_ready_again(tmp_path: Path, triton: str, tenant: str) -> None:
+    port = free_port()
+    first = await start_milvus(tmp_path / "first", port)
+    async with served(Config(triton_address=triton, milvus_uri=f"http://127.0.0.1:{port}")) as (client, app):
+        await make(client)
+        await stop(first)
+        second = await start_milvus(tmp_path / "second", port)
+        try:
+            await until_ready(app, 5.0)
+            with pytest.raises(CollectionNotFound):
+                await write(client)
+            await make(client)
+            await write(client)
+            assert await search(client) == [TEXT]
+        finally:
+            await stop(second)
 
 
 async def test_a_callers_deadline_ends_a_wait_for_milvus(triton: str, tenant: str) -> None:

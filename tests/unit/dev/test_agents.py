@@ -1,0 +1,145 @@
+"""Applying an agent: what is called, in which order, and what is remembered of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from myriad.common.v1 import common_pb2
+from myriad.memory.v1 import memory_pb2
+from myriad.retrieval.v1 import retrieval_pb2
+from services.dev import agents
+from services.dev.agentfile import AgentSource
+from services.dev.agents import Target, TrainingFailed
+from services.dev.state import Folder
+from services.kit.call import Principal
+from services.kit.errors import AgentNotFound, VectorIndexUnavailable
+
+
+class Mesh:
+    """Memory and retrieval: keeps what they are told."""
+
+    def __init__(self) -> None:
+        self.channel = SimpleNamespace(unary_unary=lambda *_args, **_kw: None, unary_stream=lambda *_args, **_kw: None)
+        self.told: list[str] = []
+        self.documents: dict[str, str] = {}
+        self.deleted: list[tuple[str, list[str]]] = []
+        self.revision = 0
+        self.broken = False
+
+    async def unary(self, _method: object, request: Any, *, timeout: float) -> Any:
+        self.told.append(type(request).__name__)
+        if self.broken and isinstance(request, retrieval_pb2.UpsertDocumentsRequest):
+            raise VectorIndexUnavailable("gone")
+        if isinstance(request, retrieval_pb2.UpsertDocumentsRequest):
+            assert len(request.documents) <= 100
+            self.documents |= {document.document_id: document.text for document in request.documents}
+        elif isinstance(request, retrieval_pb2.DeleteDocumentsRequest):
+            self.deleted.append((request.collection, list(request.document_ids)))
+            for document_id in request.document_ids:
+                del self.documents[document_id]
+        elif isinstance(request, memory_pb2.PutAgentRequest):
+            self.revision += 1
+        elif isinstance(request, memory_pb2.GetAgentRequest) and not self.revision:
+            raise AgentNotFound("no such agent")
+        return SimpleNamespace(agent=common_pb2.Agent(name="helper", revision=self.revision))
+
+
+@pytest.fixture
+def mesh(monkeypatch: pytest.MonkeyPatch) -> Mesh:
+    made = Mesh()
+
+    @asynccontextmanager
+    async def clients(_target: Target) -> AsyncIterator[tuple[Mesh, Mesh]]:
+        yield made, made
+
+    async def train(_source: AgentSource, _target: Target) -> list[str]:
+        made.told.append("train")
+        return []
+
+    monkeypatch.setattr(agents, "_clients", clients)
+    monkeypatch.setattr(agents, "_train", train)
+    return made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    return Target({"memory": "", "retrieval": "", "triton": "127.0.0.1:1"}, Folder(tmp_path), Principal("dev", "dev"))
+
+
+def source(*names: str, persona: str = "You help.") -> AgentSource:
+    agent = common_pb2.Agent(name="helper", persona=persona, intents=[common_pb2.Intent(name="greet")])
+    agent.knowledge.collections.append("help")
+    documents = tuple(retrieval_pb2.Document(document_id=name, text=name) for name in names)
+    return AgentSource(Path("agent.yaml"), agent, documents)
+
+
+async def apply(files: AgentSource, target: Target) -> None:
+    await agents.apply(files, target, lambda _line: None)
+
+
+async def test_agent_comes_last_so_that_it_never_answers_without_its_documents_and_intents(
+    mesh: Mesh, target: Target
+) -> None:
+    await apply(source("a"), target)
+    assert mesh.told == ["CreateCollectionRequest", "UpsertDocumentsRequest", "train", "PutAgentRequest"]
+
+
+async def test_many_documents_go_in_batches(mesh: Mesh, target: Target) -> None:
+    await apply(source(*(f"d{number}" for number in range(40))), target)
+    assert mesh.told.count("UpsertDocumentsRequest") == 3
+    assert len(mesh.documents) == 40
+
+
+async def test_document_that_is_gone_from_the_folder_is_deleted(mesh: Mesh, target: Target) -> None:
+    await apply(source("a", "b"), target)
+    await apply(source("b", "c"), target)
+    assert set(mesh.documents) == {"b", "c"}
+
+
+async def test_last_document_that_is_gone_is_deleted(mesh: Mesh, target: Target) -> None:
+    await apply(source("a"), target)
+    await apply(source(), target)
+    assert mesh.documents == {}
+
+
+async def test_documents_leave_a_collection_that_the_agent_no_longer_reads(mesh: Mesh, target: Target) -> None:
+    await apply(source("a", "b"), target)
+    moved = source("b")
+    moved.agent.knowledge.collections[0] = "elsewhere"
+    await apply(moved, target)
+    assert mesh.deleted == [("help", ["a", "b"])]
+
+
+async def test_applied_agent_is_known_as_such_until_something_changes(mesh: Mesh, target: Target) -> None:
+    files = source("a")
+    assert not await agents.is_applied(files, target)
+    await apply(files, target)
+    assert await agents.is_applied(files, target)
+    assert not await agents.is_applied(source("a", persona="You do not."), target)
+    assert not await agents.is_applied(source("a", "b"), target)
+    mesh.revision += 1  # somebody else changed it
+    assert not await agents.is_applied(files, target)
+
+
+async def test_data_that_were_removed_are_noticed(mesh: Mesh, target: Target) -> None:
+    await apply(source("a"), target)
+    mesh.revision = 0
+    assert not await agents.is_applied(source("a"), target)
+
+
+async def test_failure_leaves_the_agent_to_be_applied_again(mesh: Mesh, target: Target) -> None:
+    mesh.broken = True
+    with pytest.raises(VectorIndexUnavailable):
+        await apply(source("a"), target)
+    assert "PutAgentRequest" not in mesh.told
+    assert not await agents.is_applied(source("a"), target)
+
+
+async def test_trainer_that_fails_says_why(target: Target, tmp_path: Path) -> None:
+    broken = AgentSource(tmp_path / "absent.yaml", source().agent, ())
+    with pytest.raises(TrainingFailed, match=r"absent\.yaml"):
+        await agents._train(broken, target)
