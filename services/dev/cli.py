@@ -171,7 +171,9 @@ def _agents_apply(
     source = agentfile.read(path)
     target = Target(_running(folder).addresses, folder, _principal(tenant, user))
     console = Console()
-    asyncio.run(agents.apply(source, target, lambda line: console.print(line, markup=False, highlight=False)))
+    asyncio.run(
+        agents.apply(source, target, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    )
 
 
 def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = "dev", user: User = "dev") -> None:
@@ -182,7 +184,7 @@ def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant
         return
     for agent in found["agents"]:
         line = f"{agent['name']:<20} revision {agent['revision']:<4} {agent['display_name']}"
-        Console().print(line.rstrip(), markup=False, highlight=False)
+        Console().print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
 async def _list(address: str, principal: Principal) -> dict[str, Any]:

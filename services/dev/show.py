@@ -59,7 +59,8 @@ class Show:
     def _aside(self, text: str, *, style: str = "dim") -> None:
         self._close_line()
         text = printable(text).replace("\n", " ").strip()
-        self._console.print(Text(text if len(text) <= _LONGEST else text[:_LONGEST] + " …"), style=style)
+        shown = text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+        self._console.print(Text(shown), style=style, soft_wrap=True)
 
     def _close_line(self) -> None:
         if self._line_is_open:

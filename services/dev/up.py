@@ -148,11 +148,15 @@ async def apply_example(console: Console, stack: Stack) -> bool:
         source = agentfile.read(EXAMPLE)
         target = stack.target()
         if not await agents.is_applied(source, target):
-            await agents.apply(source, target, lambda text: console.print(f"  {text}", style="dim", markup=False))
+            await agents.apply(source, target, lambda line: _detail(console, line))
     except (agentfile.AgentFileError, ServiceError, agents.TrainingFailed) as error:
         console.print(f"The example agent is not there: {error}", style="red", markup=False)
         return False
     return True
+
+
+def _detail(console: Console, line: str) -> None:
+    console.print(f"  {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_what_to_try(console: Console, address: str) -> None:

@@ -41,7 +41,7 @@ class Scene:
         launch = Launch(
             ("/bin/sh", "-c", script.replace("READY", f"touch {self.file(name)}")), {}, stop_grace_s=grace_s
         )
-        return Part(name, "127.0.0.1:1", launch, probe, needs, start_timeout_s=1.0)
+        return Part(name, "127.0.0.1:1", launch, probe, needs, start_timeout_s=10.0 if ready else 0.5)
 
     def file(self, name: str) -> Path:
         return self.folder / f"{name}.ready"
@@ -70,7 +70,7 @@ def scene(tmp_path: Path) -> Scene:
 RUNS = "READY; exec sleep 60"
 
 
-async def until(true, seconds: float = 5.0) -> None:
+async def until(true, seconds: float = 15.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -184,7 +184,7 @@ async def test_what_a_part_started_ends_with_it(scene: Scene) -> None:
 
 
 async def test_stop_while_starting_leaves_nobody(scene: Scene) -> None:
-    supervised = scene.supervise(scene.part("slow", "sleep 60"), scene.part("other", RUNS))
+    supervised = scene.supervise(scene.part("slow", "exec sleep 60"), scene.part("other", RUNS))
     starting = asyncio.create_task(supervised.start())
     await until(lambda: len(scene.left()) == 2)
     starting.cancel()

@@ -260,6 +260,8 @@ async def test_a_milvus_that_comes_back_empty_is_made_ready_again(tmp_path: Path
     async with served(Config(triton_address=triton, milvus_uri=f"http://127.0.0.1:{port}")) as (client, app):
         await make(client)
         await stop(first)
+        with pytest.raises(VectorIndexUnavailable):
+            await search(client)
         second = await start_milvus(tmp_path / "second", port)
         try:
             await until_ready(app, 5.0)

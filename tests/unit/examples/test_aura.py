@@ -37,6 +37,11 @@ def test_no_phrase_is_there_twice(aura: common_pb2.Agent) -> None:
     assert [phrase for phrase, count in phrases.items() if count > 1] == []
 
 
+def test_no_phrase_is_cut_by_a_comment() -> None:
+    lines = (AURA / "agent.yaml").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if re.match(r"\s*- [^'\"].*\s#", line)] == []
+
+
 def test_names_are_unique(aura: common_pb2.Agent) -> None:
     for named in (aura.intents, aura.entities, aura.tools):
         names = [each.name for each in named]
