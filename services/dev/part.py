@@ -1,6 +1,7 @@
 """One part of the stack: what it is, and the process it runs in."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ TAIL_LINES = 15
 """How much of a log is shown when its part dies."""
 
 _TAIL_BYTES = 16 * 1024
-_KILLED_S = 2.0
+_KILLED_POLLS = 200
 _KILLED_POLL_S = 0.01
 
 
@@ -97,8 +98,9 @@ class PartProcess:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
-        for _ in range(int(_KILLED_S / _KILLED_POLL_S)):
-            if not self._end_session():
+        self._end_session()
+        for _ in range(_KILLED_POLLS):
+            if not processes.in_session(self.pid):
                 return
             await asyncio.sleep(_KILLED_POLL_S)
 
@@ -108,16 +110,13 @@ class PartProcess:
             self._process.kill()
         self._end_session()
 
-    def _end_session(self) -> bool:
-        """Ends what it left behind. False: there is nothing, or no more.
+    def _end_session(self) -> None:
+        """Ends what it left behind.
 
         A process group keeps its number as long as one process is in it, so nobody else's is hit.
         """
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:

@@ -58,6 +58,12 @@ def belonging(mark: str, leaders: Mapping[int, str]) -> list[Process]:
     return found
 
 
+def in_session(leader: int) -> list[Process]:
+    """Every process of a session that runs, its leader gone or not."""
+    found = (find(int(folder.name)) for folder in _PROC.iterdir() if folder.name.isdigit())
+    return [process for process in found if process is not None and process.session == leader]
+
+
 def is_running(pid: int, started: str) -> bool:
     """Whether the very process still runs."""
     process = find(pid)

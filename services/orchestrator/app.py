@@ -19,7 +19,7 @@ from services.orchestrator.servicer import OrchestratorServicer
 async def build(config: Config, kit: Kit) -> App:
     """The orchestrator, ready to be served."""
     memory = kit.network.client("memory", config.memory_address)
-    run_log = RedisRunLog(Redis(config.redis_url), config.log_ttl_s)
+    run_log = RedisRunLog(Redis(config.redis_url), config.log_ttl_s, config.lease_s)
     runs = Runs(
         memory=MemoryTurns(memory),
         agents=MemoryAgents(memory),

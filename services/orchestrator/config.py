@@ -42,6 +42,10 @@ class Config:
     heartbeat_s: float = 15.0
     """A stream that has been silent for so many seconds sends a heartbeat."""
 
+    lease_s: float = 5.0
+    """A session is held so long, seconds, after it was last heard of the run that holds it; then the next may begin.
+    A run at work is heard of three times as often."""
+
     log_ttl_s: float = 86_400.0
     """How long a run's log is kept, seconds."""
 

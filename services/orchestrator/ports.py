@@ -107,7 +107,10 @@ class RunLog(Protocol):
     """The ordered log of each run, kept beyond the process. Entries are opaque; the codec reads them."""
 
     async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
-        """Appends entries, the first with `first_sequence`. True: someone asked for the run to stop.
+        """Appends entries, the first with `first_sequence`, and holds the session on; with no entry, only that.
+
+        Returns:
+            Whether someone asked for the run to stop.
 
         Raises:
             LeaseLost: a later turn holds the session.

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.kit.call import Principal
-from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Query
+from services.retrieval.domain import Collection, Document, Hit, IndexedDocument, Query
 
 
 class Clock(Protocol):

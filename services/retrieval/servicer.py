@@ -10,7 +10,7 @@ from services.kit.call import current_principal
 from services.retrieval.core.collections import Collections
 from services.retrieval.core.documents import Documents
 from services.retrieval.core.search import Question, Search
-from services.retrieval.model import Collection, Document, Hit, Mode, Scope
+from services.retrieval.domain import Collection, Document, Hit, Mode, Scope
 from services.retrieval.ports import Clock
 
 

@@ -14,7 +14,7 @@ from services.retrieval.adapters.inmemory import InMemoryDocumentStore
 from services.retrieval.adapters.milvus import MilvusDocumentStore
 from services.retrieval.adapters.milvus_client import MilvusSettings
 from services.retrieval.adapters.milvus_schema import Layout
-from services.retrieval.model import Chunk, Collection, Document, IndexedDocument, Mode, Query, Scope
+from services.retrieval.domain import Chunk, Collection, Document, IndexedDocument, Mode, Query, Scope
 from services.retrieval.ports import DocumentStore
 from tests.support.milvus import running_milvus
 

@@ -1,5 +1,6 @@
 """One list of behaviours for the store side of turns: in memory, and Redis behind the memory service."""
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ async def store(request, kit_on_valkey):
     agent = common_pb2.Agent(name="aura", persona="You help.")
     await client.unary(stub.PutAgent, memory_pb2.PutAgentRequest(agent=agent), timeout=2)
     made = await client.unary(stub.CreateSession, memory_pb2.CreateSessionRequest(agent="aura"), timeout=2)
-    return Store(MemoryTurns(client), RedisRunLog(redis, 60.0), owner, made.session.session_id)
+    return Store(MemoryTurns(client), RedisRunLog(redis, 60.0, 30.0), owner, made.session.session_id)
 
 
 async def test_entries_are_read_as_they_were_appended(store):
@@ -120,6 +121,19 @@ async def test_an_ended_turn_can_write_nothing(store):
     await store.begin()
     with pytest.raises(LeaseLost):
         await store.turns.commit_turn(turn, SAID, b"another end", 2)
+
+
+async def test_a_session_is_free_again_after_its_lease_unless_it_is_held_on(store):
+    act_as(store.owner)
+    turn = await store.turns.begin_turn(store.session_id, "", b"", 0.1)
+    await asyncio.sleep(0.15)
+    await store.log.append(store.owner, turn, 1, [])
+    with pytest.raises(SessionBusy):
+        await store.begin()
+    await store.turns.abandon_turn(turn, b"end", 1)
+    await store.turns.begin_turn(store.session_id, "", b"", 0.1)
+    await asyncio.sleep(0.15)
+    assert (await store.begin()).run_id == f"{store.session_id}.3"
 
 
 async def test_a_stop_is_told_with_the_next_append(store):

@@ -216,7 +216,7 @@ async def test_the_callers_deadline_shrinks_on_the_way_down(service):
 
 
 async def test_a_call_without_a_deadline_gets_the_services_own(service):
-    servicer, client, stub = service
+    servicer, _client, stub = service
     left = []
 
     async def get_run(request):
@@ -243,7 +243,7 @@ async def test_the_principal_goes_along(service):
 
 @pytest.mark.parametrize("user", ["", "u" * 257])
 async def test_half_an_identity_or_an_endless_one_is_refused(service, user):
-    servicer, client, stub = service
+    servicer, _client, stub = service
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stub.GetRun(pb.GetRunRequest(run_id=RUN), metadata=[("x-myriad-tenant", "t"), ("x-myriad-user", user)])
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -259,7 +259,7 @@ async def test_an_unknown_method_is_unimplemented(service):
 
 
 async def test_reply_metadata_arrives(service):
-    servicer, client, stub = service
+    servicer, _client, stub = service
 
     async def get_run(request):
         current_call().reply_metadata["x-left"] = "5"

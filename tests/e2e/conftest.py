@@ -9,6 +9,15 @@ from services.dev import agentfile, agents
 from services.dev.stack import Stack, running_stack
 from services.dev.up import EXAMPLE
 
+START_S = 300
+"""The first test of a stack waits for its start, and on a busy machine for the training of the example agent."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(START_S))
+
 
 async def apply_example(stack: Stack) -> None:
     """Puts the example agent into a stack."""

@@ -1,5 +1,6 @@
 """The life of a stack, by the command a person types: up, seen, hurt, healed, down; and nobody is left."""
 
+import contextlib
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,27 +121,56 @@ def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
     assert up.status()["state"] == "stopped"
 
 
+@contextmanager
+def on_a_terminal(myriad: CommandLine, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """`myriad` as a terminal runs it: the process, and the terminal's other side."""
+    terminal, inside = pty.openpty()
+    command = ["setsid", "--ctty", str(MYRIAD), "--work", str(myriad.work), *arguments]
+    with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside) as running:
+        os.close(inside)
+        try:
+            yield running, terminal
+            running.wait(60)
+        finally:
+            running.kill()
+
+
 def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:
     """After the supervisor was killed: the stale state is no hindrance, and a taken port is passed over."""
+    usual = topology.ENDPOINTS["envoy"].port
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(("127.0.0.1", topology.ENDPOINTS["envoy"].port))
+        with contextlib.suppress(OSError):  # somebody else has it, which is as good
+            taken.bind(("127.0.0.1", usual))
             taken.listen(1)
-        except OSError:
-            pass  # somebody else has it, which is as good
-        terminal, inside = pty.openpty()
-        command = [str(MYRIAD), "--work", str(myriad.work), "up"]
-        with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, start_new_session=True) as running:
-            os.close(inside)
+        with on_a_terminal(myriad, "up") as (_, terminal):
             _read_until(terminal, "Myriad is up")
             before = myriad.state()
-            assert not myriad.status()["addresses"]["envoy"].endswith(f":{topology.ENDPOINTS['envoy'].port}")
             os.close(terminal)
-            os.kill(running.pid, signal.SIGHUP)
-            running.wait(60)
+    assert int(before.addresses["envoy"].rpartition(":")[2]) > usual
     assert before.processes() == []
     assert not Folder(myriad.work).is_owned()
+
+
+def test_data_survive_and_down_leaves_nobody(myriad: CommandLine) -> None:
+    assert myriad("up", "--vertical", "--detach").returncode == 0
+    before = myriad.state()
+    assert "aura" in myriad("agents", "list").stdout
+    journal = Folder(myriad.work).log("up").read_text()
+    assert "learning" not in journal  # the agent of the start before is still there
+    assert myriad("down").returncode == 0
+    assert before.processes() == []
+    assert myriad.status()["state"] == "stopped"
+
+
+def test_ctrl_c_stops_everything_while_it_starts(myriad: CommandLine) -> None:
+    with on_a_terminal(myriad, "up", "--vertical") as (running, terminal):
+        _read_until(terminal, "● valkey")
+        before = myriad.state()
+        os.write(terminal, b"\x03")
+        _read_until(terminal, "valkey       stopped")
+    assert running.returncode == 0
+    assert before.processes() == []
 
 
 def _read_until(terminal: int, wanted: str) -> None:

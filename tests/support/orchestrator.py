@@ -105,8 +105,8 @@ class OneAgent:
 class Bench:
     """Runs on fakes, and what a test needs to drive them."""
 
-    def __init__(self, agent=None, config=None):
-        self.store = InMemoryTurns()
+    def __init__(self, agent=None, config=None, lease_s=30.0):
+        self.store = InMemoryTurns(lease_s)
         self.store.add_session(ALICE, SESSION, "aura")
         self.nlu, self.retrieval, self.tools = ScriptedNlu(), ScriptedRetrieval(), ScriptedTools()
         self.model = ScriptedModel()

@@ -11,6 +11,8 @@ from services.kit.chain import Interceptor, Method
 from services.kit.errors import InvalidArgument
 from services.kit.wire import field_with_bad_text
 
+_MOST = 16
+
 
 def validation() -> Interceptor:
     """Decodes and validates each request."""
@@ -49,7 +51,8 @@ def check(validator: protovalidate.Validator, request: Message) -> Message:
     try:
         validator.validate(request)
     except protovalidate.ValidationError as error:
-        wrong = {path(violation): violation.proto.message for violation in error.violations}
+        # The first few: a list of a thousand bad items would make trailers that no peer accepts.
+        wrong = {path(violation): violation.proto.message for violation in error.violations[:_MOST]}
         message = "; ".join(f"{field}: {text}" if field else text for field, text in wrong.items())
         raise InvalidArgument(message, fields=wrong) from None
     return request

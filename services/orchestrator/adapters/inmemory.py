@@ -30,8 +30,9 @@ class _Session:
 class InMemoryTurns:
     """`ports.Memory` and `ports.RunLog` over one dictionary."""
 
-    def __init__(self) -> None:
-        """Knows no session."""
+    def __init__(self, lease_s: float = 30.0) -> None:
+        """Knows no session. An append holds a session for `lease_s` seconds."""
+        self._lease_s = lease_s
         self._sessions: dict[tuple[str, str], _Session] = {}
 
     def add_session(self, owner: Principal, session_id: str, agent: str) -> None:
@@ -77,6 +78,7 @@ class InMemoryTurns:
         if list(entries[: len(known)]) != known:
             raise LeaseLost("the log has another entry of that sequence")
         run.entries.extend(entries[len(known) :])
+        run.lease_ends = asyncio.get_running_loop().time() + self._lease_s
         return run.stop
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:

@@ -12,16 +12,17 @@ from services.orchestrator.domain import Page, Turn
 class RedisRunLog:
     """`ports.RunLog` on the functions of `kit/functions.lua`, which memory's turns use too."""
 
-    def __init__(self, redis: Redis, log_ttl_s: float) -> None:
-        """Writes to `redis`; a log is kept `log_ttl_s` seconds after its last entry."""
+    def __init__(self, redis: Redis, log_ttl_s: float, lease_s: float) -> None:
+        """Writes to `redis`; a log is kept `log_ttl_s` seconds, a session held `lease_s` seconds after an append."""
         self._redis = redis
+        self._lease_ms = int(lease_s * 1000)
         self._log_ttl_ms = int(log_ttl_s * 1000)
 
     async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
-        """Appends entries. True: someone asked for the run to stop."""
+        """Appends entries and holds the session on. True: someone asked for the run to stop."""
         keys, run = _keys(principal, turn.run_id)
         names = (keys.session, keys.lease, keys.log(run))
-        arguments = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, 0)
+        arguments = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, self._lease_ms)
         return bool(await self._redis.call("run_append", names, *arguments, *entries))
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:

@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+import structlog
+
 from services.kit.call import Principal
+from services.kit.errors import LeaseLost, ServiceError
 from services.orchestrator.domain import Event, Turn
 from services.orchestrator.ports import Codec, RunLog
+
+log = structlog.get_logger(__name__)
 
 
 class LiveRun:
@@ -49,6 +54,21 @@ class LiveRun:
             self._show(entries)
         if stop and not self.stop_requested:
             self.stop()
+
+    async def hold(self, lease_s: float) -> None:
+        """Holds the session for as long as the run works on: says so three times a lease. Ends only by cancellation.
+
+        Whether a lost reply took the session, a dead process holds it, or the store stood still: the session is free
+        again one lease later.
+        """
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            try:
+                await self.append()
+            except LeaseLost:
+                self.interrupt()
+            except ServiceError as error:
+                log.warning("session not held", run_id=self.turn.run_id, reason=error.reason)
 
     def encode(self, event: Event, sequence: int) -> bytes:
         """The entry of an event of this run."""

@@ -106,7 +106,7 @@ class Runs:
         analysis.add_done_callback(_succeeded)
         try:
             digest = hashlib.sha256(f"{session_id}\n{text}".encode()).digest()
-            turn = await self._memory.begin_turn(session_id, request_id, digest, agent.timeout_s + 2 * _END_S)
+            turn = await self._memory.begin_turn(session_id, request_id, digest, self._config.lease_s)
         except BaseException:
             analysis.cancel()
             raise
@@ -197,12 +197,14 @@ class Runs:
         loop = TurnLoop(
             run, agent, text, retrieval=self._retrieval, tools=self._tools, model=self._model, config=self._config
         )
+        holding = asyncio.create_task(run.hold(self._config.lease_s))
         try:
             last = await self._outcome(run, agent, loop, analysis)
+            loop.usage.elapsed_s = time.monotonic() - began
+            await _uncut(self._end(run, loop, last))
         finally:
             analysis.cancel()
-        loop.usage.elapsed_s = time.monotonic() - began
-        await _uncut(self._end(run, loop, last))
+            holding.cancel()
 
     async def _outcome(self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]) -> Last:
         """How the turn ends, once it has."""

@@ -11,7 +11,7 @@ from operator import mul
 
 from services.kit.call import Principal
 from services.retrieval.core import spaces
-from services.retrieval.model import Chunk, Collection, Document, Hit, IndexedDocument, Mode, Query
+from services.retrieval.domain import Chunk, Collection, Document, Hit, IndexedDocument, Mode, Query
 
 _RRF_K = 60
 _CANDIDATES = 50

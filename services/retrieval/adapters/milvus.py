@@ -28,7 +28,7 @@ from services.retrieval.adapters.milvus_rows import (
 )
 from services.retrieval.adapters.milvus_schema import Layout
 from services.retrieval.core import spaces
-from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Mode, Query
+from services.retrieval.domain import Collection, Document, Hit, IndexedDocument, Mode, Query
 
 RRF_K = 60
 

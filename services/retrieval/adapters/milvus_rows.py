@@ -9,7 +9,7 @@ from typing import Any
 from services.kit.call import Principal
 from services.retrieval.adapters.milvus_schema import NUMBER_LENGTH, REGISTRY_DIMENSION
 from services.retrieval.core import spaces
-from services.retrieval.model import Collection, Document, Hit, IndexedDocument, Scope
+from services.retrieval.domain import Collection, Document, Hit, IndexedDocument, Scope
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

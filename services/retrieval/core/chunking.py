@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from semantic_text_splitter import MarkdownSplitter
 
-from services.retrieval.model import Chunk
+from services.retrieval.domain import Chunk
 
 WANTED_TOKENS, MOST_TOKENS = 170, 210
 """A piece is ended at the best border between the two. The embedder reads 256 tokens, the title's among them; pieces

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from services.kit.call import Principal
 from services.kit.errors import CollectionExists, CollectionNotFound, ResourceExhausted
-from services.retrieval.model import Collection
+from services.retrieval.domain import Collection
 from services.retrieval.ports import DocumentStore
 
 _REMEMBERED = 10_000

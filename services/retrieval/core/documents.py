@@ -7,7 +7,7 @@ from services.kit.call import Principal
 from services.kit.errors import DocumentNotFound, InvalidArgument
 from services.retrieval.core.chunking import Chunker
 from services.retrieval.core.collections import Collections
-from services.retrieval.model import Chunk, Document, IndexedDocument
+from services.retrieval.domain import Chunk, Document, IndexedDocument
 from services.retrieval.ports import DocumentStore, Embedder
 
 

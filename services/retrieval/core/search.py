@@ -7,7 +7,7 @@ from operator import mul
 from services.kit.call import Principal
 from services.kit.errors import InvalidArgument
 from services.retrieval.core.collections import Collections
-from services.retrieval.model import Hit, Mode, Query
+from services.retrieval.domain import Hit, Mode, Query
 from services.retrieval.ports import DocumentStore, Embedder
 
 DEFAULT_TOP_K = 5

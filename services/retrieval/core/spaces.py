@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from services.kit.call import Principal
-from services.retrieval.model import Collection, Scope
+from services.retrieval.domain import Collection, Scope
 
 KEY_LENGTH = 32
 """Characters of a key: 128 bits in lower-case hexadecimal digits."""

@@ -37,7 +37,7 @@ from services.retrieval.adapters.milvus_client import MilvusSettings
 from services.retrieval.adapters.milvus_schema import Layout
 from services.retrieval.app import build
 from services.retrieval.config import Config
-from services.retrieval.model import Chunk, Collection, Document, IndexedDocument, Mode, Query, Scope
+from services.retrieval.domain import Chunk, Collection, Document, IndexedDocument, Mode, Query, Scope
 from tests.support.milvus import free_port, running_milvus, start_milvus, stop
 
 TEXT = "A refund takes 30 days."

@@ -14,8 +14,8 @@ from services.kit.errors import (
     StoreUnavailable,
 )
 from services.orchestrator.config import Config
-from services.orchestrator.domain import Tool, ToolBinding, Understanding
 from services.orchestrator.domain import Intent as IntentOf
+from services.orchestrator.domain import Tool, ToolBinding, Understanding
 from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, deltas, kinds
 
 SLOW = [f"word{n} " if n % 2 else 0.01 for n in range(1, 40)]
@@ -232,6 +232,26 @@ async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):
     b.store._run(ALICE, run_id).lease_ends = 0.0
     with pytest.raises(ServiceUnavailable):
         await b.events(run_id, runs=b.another())
+
+
+async def test_a_run_at_work_holds_its_session_beyond_the_first_lease():
+    async with bench(config=Config(lease_s=0.06), lease_s=0.06) as b:
+        b.model.scripts = [ENDLESS]
+        run_id = await b.begin()
+        await asyncio.sleep(0.2)
+        with pytest.raises(SessionBusy):
+            await b.begin()
+        await b.runs.cancel(ALICE, run_id)
+        assert kinds(await b.events(run_id))[-1] == "cancelled"
+
+
+async def test_a_run_that_lost_its_session_stops_its_model():
+    async with bench(config=Config(lease_s=0.06)) as b:
+        b.model.scripts = [ENDLESS]
+        run_id = await b.begin()
+        await until(lambda: b.model.asked)
+        b.store._run(ALICE, run_id).over = True
+        await until(lambda: b.model.stopped == 1)
 
 
 async def test_closing_ends_every_run_with_an_event(b):

@@ -22,7 +22,7 @@ from services.retrieval.core.chunking import MOST_CODE_POINTS, MOST_TOKENS, Chun
 from services.retrieval.core.collections import Collections
 from services.retrieval.core.documents import Documents
 from services.retrieval.core.search import Question, Search
-from services.retrieval.model import Collection, Document, Mode, Scope
+from services.retrieval.domain import Collection, Document, Mode, Scope
 
 ANN = Principal("acme", "ann")
 WHEN = datetime(2026, 3, 1, tzinfo=UTC)
