@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from services.dev.chat import chat as talk
 from services.dev.conversation import TIMEOUT_S, orchestrator_at, to_dict
 from services.dev.environment import without_proxy
 from services.dev.plan import ROOT
-from services.dev.show import print_json
+from services.dev.show import LastingOutput, print_json
 from services.dev.state import Folder, StackState, State
 from services.kit.call import Principal
 from services.kit.errors import ServiceError
@@ -84,8 +84,10 @@ def _up(
 ) -> None:
     """Start the stack: engines, services, Envoy; and the example agent."""
     options = up.UpOptions(context.obj.path, vertical, with_sim)
-    console = Console()
-    raise typer.Exit(up.up_detached(console, options) if detach else asyncio.run(up.up(console, options)))
+    if detach:
+        raise typer.Exit(up.up_detached(Console(), options))
+    console = Console(file=cast("TextIO", LastingOutput(sys.stdout)))
+    raise typer.Exit(asyncio.run(up.up(console, options)))
 
 
 def _down(context: typer.Context) -> None:

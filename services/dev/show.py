@@ -1,8 +1,9 @@
 """Shows a run on a terminal while it happens."""
 
+import contextlib
 import json
 import unicodedata
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -16,6 +17,29 @@ _LONGEST = 200
 def printable(text: str) -> str:
     """Text without the control characters that a model or a tool may send to a terminal."""
     return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
+
+
+class LastingOutput:
+    """Standard output that may go away: a closed terminal or pipe must not stop who writes to it."""
+
+    def __init__(self, file: TextIO) -> None:
+        """Writes to `file`."""
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        """All but writing is the file's own."""
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        """Writes, or does nothing."""
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or does nothing."""
+        with contextlib.suppress(OSError):
+            self._file.flush()
 
 
 class Show:

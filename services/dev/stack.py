@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -107,10 +107,28 @@ async def running_stack(
                 stack.set_state(State.READY)
                 yield stack
             finally:
-                stack.set_state(State.STOPPING)
-                await stack.supervisor.stop()
-                await _end(stack.state)
-                folder.forget()
+                await _to_its_end(_stop(stack))
+
+
+async def _stop(stack: Stack) -> None:
+    stack.set_state(State.STOPPING)
+    await stack.supervisor.stop()
+    await _end(stack.state)
+    stack.folder.forget()
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Does `work`, all of it, even if this task is cancelled meanwhile; a cancellation counts afterwards."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 async def _make(folder: Folder, ports: Ports, options: Options, report: Report) -> Stack:

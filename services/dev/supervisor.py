@@ -7,7 +7,6 @@ services wait and recover.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -173,5 +172,4 @@ class Supervisor:
         known = self.states[part.name]
         known.state, known.message = state, message
         lines = tail(self._log_of(part.name)) if state is State.RESTARTING else []
-        with contextlib.suppress(OSError):  # the terminal it reports to may be gone
-            self._report(part.name, known, lines)
+        self._report(part.name, known, lines)

@@ -204,38 +204,40 @@ local function turn_begin(keys, args)
   return {0, run, token, redis.call('HGET', session, 'agent'), redis.call('LRANGE', history, -tonumber(args[5]), -1)}
 end
 
--- turn_end: ends a run: appends the last event to its log and the messages, if any, to the history, frees the session.
+-- turn_end: ends a run: appends the last events to its log and the messages, if any, to the history, frees the session.
 -- KEYS session lease history log
--- ARGV owner run token last_sequence last_event session_ttl_ms log_ttl_ms history_cap [message ...]
--- Reply: OK. Repeated with the same event it changes nothing, also when later runs have begun.
+-- ARGV owner run token first_sequence session_ttl_ms log_ttl_ms history_cap event_count event ... [message ...]
+-- Reply: OK. Repeated with the same last event it changes nothing, also when later runs have begun.
 -- SESSION_NOT_FOUND; LEASE_LOST: the token is not the session's latest, or the run ended otherwise;
--- ABORTED: last_sequence does not follow the log's last event
+-- ABORTED: first_sequence does not follow the log's last event
 local function turn_end(keys, args)
   local session, lease, history, log = unpack(keys)
-  local run, sequence, event = args[2], tonumber(args[4]), args[5]
+  local run, first, count = args[2], tonumber(args[4]), tonumber(args[8])
   if not owns(session, args[1]) then
     return refuse('SESSION_NOT_FOUND')
   end
   local newest, bytes = last_event(log)
   if not may_write(session, run, args[3]) then
     local ended = tonumber(redis.call('HGET', session, 'ended')) >= tonumber(run)
-    if ended and newest == sequence and bytes == event then
+    if ended and newest == first + count - 1 and bytes == args[8 + count] then
       return redis.status_reply('OK')
     end
     return refuse('LEASE_LOST')
   end
-  if sequence ~= newest + 1 then
+  if first ~= newest + 1 then
     return refuse('ABORTED')
   end
-  redis.call('XADD', log, sequence .. '-0', 'e', event)
-  redis.call('PEXPIRE', log, args[7])
-  if #args > 8 then
-    redis.call('RPUSH', history, unpack(args, 9))
-    redis.call('LTRIM', history, -tonumber(args[8]), -1)
-    redis.call('PEXPIRE', history, args[6])
+  for i = 1, count do
+    redis.call('XADD', log, (first + i - 1) .. '-0', 'e', args[8 + i])
+  end
+  redis.call('PEXPIRE', log, args[6])
+  if #args > 8 + count then
+    redis.call('RPUSH', history, unpack(args, 9 + count))
+    redis.call('LTRIM', history, -tonumber(args[7]), -1)
+    redis.call('PEXPIRE', history, args[5])
   end
   redis.call('HSET', session, 'ended', run)
-  redis.call('PEXPIRE', session, args[6])
+  redis.call('PEXPIRE', session, args[5])
   redis.call('UNLINK', lease)
   return redis.status_reply('OK')
 end

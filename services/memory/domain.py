@@ -88,8 +88,10 @@ class Ending:
 
     run: int
     token: int
-    last_sequence: int
-    last_event: bytes
+    first_sequence: int
+    """Sequence of the first of the last events."""
+    last_events: Sequence[bytes]
+    """What the log gains, in order; the last of it is the log's last."""
     messages: Sequence[Message] = ()
     """What the history gains."""
 

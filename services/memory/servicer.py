@@ -69,8 +69,8 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             request.run_id,
             request.fencing_token,
             [codec.read_message(message) for message in request.messages],
-            request.last_sequence,
-            request.last_event,
+            request.first_sequence,
+            request.last_events,
         )
         return memory_pb2.CommitTurnResponse()
 
@@ -79,7 +79,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     ) -> memory_pb2.AbandonTurnResponse:
         """Ends a turn that leaves no trace in the history."""
         await self._turns.abandon(
-            current_principal(), request.run_id, request.fencing_token, request.last_sequence, request.last_event
+            current_principal(), request.run_id, request.fencing_token, request.first_sequence, request.last_events
         )
         return memory_pb2.AbandonTurnResponse()
 

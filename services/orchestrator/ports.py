@@ -30,14 +30,14 @@ class Memory(Protocol):
             SessionNotFound, SessionBusy, RequestIdReused.
         """
 
-    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: bytes, sequence: int) -> None:
-        """Ends a turn: its messages enter the history, `last` ends its log. Safe to repeat.
+    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
+        """Ends a turn: its messages enter the history, `last` ends its log from `sequence` on. Safe to repeat.
 
         Raises:
             LeaseLost: a later turn holds the session.
         """
 
-    async def abandon_turn(self, turn: Turn, last: bytes, sequence: int) -> None:
+    async def abandon_turn(self, turn: Turn, last: Sequence[bytes], sequence: int) -> None:
         """Ends a turn that leaves nothing in the history.
 
         Raises:

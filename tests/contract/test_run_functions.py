@@ -72,7 +72,7 @@ class Run:
 
     async def end(self, sequence: int, event: bytes = b"last") -> None:
         store = RedisSessionStore(self.redis, LIFETIMES)
-        await store.end(self.principal, self.session_id, Ending(self.number, self.token, sequence, event))
+        await store.end(self.principal, self.session_id, Ending(self.number, self.token, sequence, [event]))
 
     async def next(self) -> "Run":
         store = RedisSessionStore(self.redis, LIFETIMES)
@@ -229,7 +229,7 @@ async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(one: s
     session = await store.create(principal, "s1", "aura", Request("r", b"d"))
     for i in range(3):
         turn = await store.begin(principal, "s1", Request(f"r{i}", b"d"), LEASE_MS, 5)
-        ending = Ending(turn.run, turn.token, 1, b"over", [Message(Role.USER, 2, b"\x08\x02\x12\x02hi")])
+        ending = Ending(turn.run, turn.token, 1, [b"over"], [Message(Role.USER, 2, b"\x08\x02\x12\x02hi")])
         await store.end(principal, "s1", ending)
         assert all(ttl > 0 for ttl in (await _keys_of(one, principal.tenant)).values())
     await store.begin(principal, "s1", None, 50, 5)
@@ -255,7 +255,7 @@ async def test_beginning_a_turn_is_one_round_trip_of_two_calls(one: str) -> None
         turn = await store.begin(principal, "s1", Request("r", b"d"), LEASE_MS, 5)
         assert proxy.round_trips - before == 1
         assert await _calls(one) - calls == 2  # one a tag
-        await store.end(principal, "s1", Ending(turn.run, turn.token, 1, b"over"))
+        await store.end(principal, "s1", Ending(turn.run, turn.token, 1, [b"over"]))
         assert proxy.round_trips - before == 2
         assert proxy.connections == 1
         await redis.close()

@@ -96,8 +96,8 @@ async def test_a_commit_ends_the_log_keeps_the_messages_and_frees_the_session(st
     with pytest.raises(SessionBusy):
         await store.begin()
     await store.log.append(store.owner, turn, 1, [b"one"])
-    await store.turns.commit_turn(turn, SAID, b"end", 2)
-    await store.turns.commit_turn(turn, SAID, b"end", 2)
+    await store.turns.commit_turn(turn, SAID, [b"end"], 2)
+    await store.turns.commit_turn(turn, SAID, [b"end"], 2)
     page = await store.log.read(store.owner, turn.run_id, 0, 10)
     assert (page.entries, page.over) == ((b"one", b"end"), True)
     following = await store.begin()
@@ -108,19 +108,19 @@ async def test_a_commit_ends_the_log_keeps_the_messages_and_frees_the_session(st
 
 async def test_an_abandoned_turn_leaves_a_log_and_no_messages(store):
     turn = await store.begin()
-    await store.turns.abandon_turn(turn, b"end", 1)
+    await store.turns.abandon_turn(turn, [b"end"], 1)
     assert (await store.log.read(store.owner, turn.run_id, 0, 10)).entries == (b"end",)
     assert (await store.begin()).history == ()
 
 
 async def test_an_ended_turn_can_write_nothing(store):
     turn = await store.begin()
-    await store.turns.abandon_turn(turn, b"end", 1)
+    await store.turns.abandon_turn(turn, [b"end"], 1)
     with pytest.raises(LeaseLost):
         await store.log.append(store.owner, turn, 2, [b"more"])
     await store.begin()
     with pytest.raises(LeaseLost):
-        await store.turns.commit_turn(turn, SAID, b"another end", 2)
+        await store.turns.commit_turn(turn, SAID, [b"another end"], 2)
 
 
 async def test_a_session_is_free_again_after_its_lease_unless_it_is_held_on(store):
@@ -130,7 +130,7 @@ async def test_a_session_is_free_again_after_its_lease_unless_it_is_held_on(stor
     await store.log.append(store.owner, turn, 1, [])
     with pytest.raises(SessionBusy):
         await store.begin()
-    await store.turns.abandon_turn(turn, b"end", 1)
+    await store.turns.abandon_turn(turn, [b"end"], 1)
     await store.turns.begin_turn(store.session_id, "", b"", 0.1)
     await asyncio.sleep(0.15)
     assert (await store.begin()).run_id == f"{store.session_id}.3"
@@ -141,7 +141,7 @@ async def test_a_stop_is_told_with_the_next_append(store):
     await store.log.append(store.owner, turn, 1, [b"one"])
     await store.log.request_cancel(store.owner, turn.run_id)
     assert await store.log.append(store.owner, turn, 2, [b"two"])
-    await store.turns.abandon_turn(turn, b"end", 3)
+    await store.turns.abandon_turn(turn, [b"end"], 3)
     await store.log.request_cancel(store.owner, turn.run_id)
     assert not await store.log.append(store.owner, await store.begin(), 1, [b"next"])
 
@@ -189,5 +189,5 @@ async def test_tool_calls_survive_the_history(store):
         Message(Role.TOOL, "{}", tool_call_id="call_1_0"),
         Message(Role.ASSISTANT, "Here."),
     ]
-    await store.turns.commit_turn(turn, messages, b"end", 1)
+    await store.turns.commit_turn(turn, messages, [b"end"], 1)
     assert list((await store.begin()).history) == messages

@@ -73,12 +73,12 @@ async def make(store: SessionStore, principal: Principal, request: Request | Non
 async def begin(store: SessionStore, principal: Principal, session: Session, request: Request | None = None) -> Ending:
     """Begins a turn; how it would end without a message."""
     turn = await store.begin(principal, session.session_id, request, LEASE_MS, 20)
-    return Ending(turn.run, turn.token, 1, b"over")
+    return Ending(turn.run, turn.token, 1, [b"over"])
 
 
 def saying(ending: Ending, *texts: str) -> Ending:
     messages = [message(text) for text in texts]
-    return Ending(ending.run, ending.token, ending.last_sequence, ending.last_event, messages)
+    return Ending(ending.run, ending.token, ending.first_sequence, ending.last_events, messages)
 
 
 async def test_what_is_not_there_is_not_found(store: SessionStore, alice: Principal) -> None:
@@ -89,7 +89,7 @@ async def test_what_is_not_there_is_not_found(store: SessionStore, alice: Princi
     with pytest.raises(SessionNotFound):
         await store.begin(alice, "none", None, LEASE_MS, 5)
     with pytest.raises(SessionNotFound):
-        await store.end(alice, "none", Ending(1, 1, 1, b"x"))
+        await store.end(alice, "none", Ending(1, 1, 1, [b"x"]))
     with pytest.raises(SessionNotFound):
         await store.delete(alice, "none")
     assert (await store.page(alice, None, 5)).sessions == []
@@ -269,12 +269,12 @@ async def test_a_lease_ends_by_itself_and_the_next_token_is_higher(store: Sessio
     await asyncio.sleep(0.08)
     second = await begin(store, alice, session)
     assert (second.run, second.token > first.token) == (2, True)
-    stale = Ending(first.run, first.token, 1, b"late", [message("late")])
+    stale = Ending(first.run, first.token, 1, [b"late"], [message("late")])
     with pytest.raises(LeaseLost):
         await store.end(alice, session.session_id, stale)
     for run, token in ((2, first.token), (1, second.token), (3, second.token), (2, second.token + 1)):
         with pytest.raises(LeaseLost):
-            await store.end(alice, session.session_id, Ending(run, token, 1, b"x", [message("x")]))
+            await store.end(alice, session.session_id, Ending(run, token, 1, [b"x"], [message("x")]))
     assert await store.history(alice, session.session_id, 5) == []
     with pytest.raises(SessionBusy):
         await begin(store, alice, session)
@@ -284,7 +284,7 @@ async def test_a_late_end_counts_while_nobody_else_began(store: SessionStore, al
     session = await make(store, alice)
     turn = await store.begin(alice, session.session_id, None, 50, 5)
     await asyncio.sleep(0.08)
-    await store.end(alice, session.session_id, Ending(turn.run, turn.token, 1, b"over", [message("kept")]))
+    await store.end(alice, session.session_id, Ending(turn.run, turn.token, 1, [b"over"], [message("kept")]))
     assert await store.history(alice, session.session_id, 5) == [message("kept")]
 
 
@@ -334,8 +334,8 @@ async def test_a_run_ends_once(store: SessionStore, alice: Principal) -> None:
     ending = await begin(store, alice, session)
     await store.end(alice, session.session_id, ending)
     for other in (
-        Ending(ending.run, ending.token, 1, b"otherwise", [message("x")]),
-        Ending(ending.run, ending.token, 2, b"over", [message("x")]),
+        Ending(ending.run, ending.token, 1, [b"otherwise"], [message("x")]),
+        Ending(ending.run, ending.token, 2, [b"over"], [message("x")]),
     ):
         with pytest.raises((LeaseLost, Aborted)):
             await store.end(alice, session.session_id, other)

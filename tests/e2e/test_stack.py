@@ -125,14 +125,12 @@ def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
 def on_a_terminal(myriad: CommandLine, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`myriad` as a terminal runs it: the process, and the terminal's other side."""
     terminal, inside = pty.openpty()
-    command = ["setsid", "--ctty", str(MYRIAD), "--work", str(myriad.work), *arguments]
+    # setsid makes the terminal the one that Ctrl-C and the end of the session come from.
+    command = ["setsid", "--wait", "--ctty", str(MYRIAD), "--work", str(myriad.work), *arguments]
     with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside) as running:
         os.close(inside)
-        try:
-            yield running, terminal
-            running.wait(60)
-        finally:
-            running.kill()
+        yield running, terminal
+        running.wait(60)
 
 
 def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:

@@ -36,7 +36,7 @@ class _Kept:
     session: Session
     history: list[Message] = field(default_factory=list)
     requests: dict[str, _Seen] = field(default_factory=dict)
-    endings: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    endings: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
     token: int = 0
     lease_until_ms: int = 0
 
@@ -114,11 +114,11 @@ class InMemorySessionStore:
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> None:
         """As `SessionStore.end`, but that there is no log to follow."""
         kept = self._find(principal, session_id)
-        if kept.endings.get(ending.run) == (ending.last_sequence, ending.last_event):
+        if kept.endings.get(ending.run) == (ending.first_sequence, tuple(ending.last_events)):
             return
         if (ending.run, ending.token) != (kept.session.run_count, kept.token) or ending.run in kept.endings:
             raise LeaseLost("a later turn holds the session, or this one has ended")
-        kept.endings[ending.run] = (ending.last_sequence, ending.last_event)
+        kept.endings[ending.run] = (ending.first_sequence, tuple(ending.last_events))
         kept.history = [*kept.history, *ending.messages][-self._lifetimes.history_cap :]
         kept.session = replace(kept.session, expires_ms=self._clock() + self._lifetimes.session_ms)
         kept.lease_until_ms = 0

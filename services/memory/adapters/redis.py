@@ -110,11 +110,12 @@ class RedisSessionStore:
             _text(principal.user),
             ending.run,
             ending.token,
-            ending.last_sequence,
-            ending.last_event,
+            ending.first_sequence,
             self._lifetimes.session_ms,
             self._lifetimes.log_ms,
             self._lifetimes.history_cap,
+            len(ending.last_events),
+            *ending.last_events,
             *(message.data for message in ending.messages),
         )
 

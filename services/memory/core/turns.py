@@ -60,13 +60,21 @@ class Turns:
         return replace(turn, history=window(turn.history, count, max_tokens or _MAX_TOKENS))
 
     async def commit(
-        self, principal: Principal, run_id: str, token: int, messages: Sequence[Message], sequence: int, event: bytes
+        self,
+        principal: Principal,
+        run_id: str,
+        token: int,
+        messages: Sequence[Message],
+        sequence: int,
+        events: Sequence[bytes],
     ) -> None:
         """Ends a turn and keeps its messages. Raises SessionNotFound; LeaseLost; Aborted."""
         session_id, run = read_run_id(run_id)
-        await self._store.end(principal, session_id, Ending(run, token, sequence, event, messages))
+        await self._store.end(principal, session_id, Ending(run, token, sequence, events, messages))
 
-    async def abandon(self, principal: Principal, run_id: str, token: int, sequence: int, event: bytes) -> None:
+    async def abandon(
+        self, principal: Principal, run_id: str, token: int, sequence: int, events: Sequence[bytes]
+    ) -> None:
         """Ends a turn that leaves nothing in the history. Raises SessionNotFound; LeaseLost; Aborted."""
         session_id, run = read_run_id(run_id)
-        await self._store.end(principal, session_id, Ending(run, token, sequence, event))
+        await self._store.end(principal, session_id, Ending(run, token, sequence, events))

@@ -58,12 +58,12 @@ class InMemoryTurns:
         number = len(session.runs)
         return Turn(f"{session_id}.{number}", number, False, session.agent, tuple(session.history))
 
-    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: bytes, sequence: int) -> None:
+    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
         """Ends a turn that is kept."""
         if self._end(turn, last, sequence):
             self._session(current_principal(), turn.run_id.rpartition(".")[0]).history.extend(messages)
 
-    async def abandon_turn(self, turn: Turn, last: bytes, sequence: int) -> None:
+    async def abandon_turn(self, turn: Turn, last: Sequence[bytes], sequence: int) -> None:
         """Ends a turn that leaves nothing in the history."""
         self._end(turn, last, sequence)
 
@@ -119,11 +119,11 @@ class InMemoryTurns:
             raise LeaseLost("a later turn holds the session, or this one has ended")
         return run
 
-    def _end(self, turn: Turn, last: bytes, sequence: int) -> bool:
+    def _end(self, turn: Turn, last: Sequence[bytes], sequence: int) -> bool:
         """Ends a run. False: it had ended so already."""
         run = self._run(current_principal(), turn.run_id)
-        if run.over and run.entries[sequence - 1 :] == [last]:
+        if run.over and run.entries[sequence - 1 :] == list(last):
             return False
-        self._writable(current_principal(), turn).entries.append(last)
+        self._writable(current_principal(), turn).entries.extend(last)
         run.over = True
         return True

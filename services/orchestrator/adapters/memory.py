@@ -40,21 +40,21 @@ class MemoryTurns:
         reply = await self._client.unary(self._stub.BeginTurn, request, timeout=_TIMEOUT_S)
         return Turn(reply.run_id, reply.fencing_token, reply.attached, reply.agent, tuple(map(_message, reply.history)))
 
-    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: bytes, sequence: int) -> None:
+    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
         """Ends a turn that is kept."""
         request = memory_pb2.CommitTurnRequest(
             run_id=turn.run_id,
             fencing_token=turn.fencing_token,
             messages=[_wire_message(message, turn.run_id) for message in messages],
-            last_event=last,
-            last_sequence=sequence,
+            last_events=last,
+            first_sequence=sequence,
         )
         await self._client.unary(self._stub.CommitTurn, request, timeout=_TIMEOUT_S)
 
-    async def abandon_turn(self, turn: Turn, last: bytes, sequence: int) -> None:
+    async def abandon_turn(self, turn: Turn, last: Sequence[bytes], sequence: int) -> None:
         """Ends a turn that leaves nothing in the history."""
         request = memory_pb2.AbandonTurnRequest(
-            run_id=turn.run_id, fencing_token=turn.fencing_token, last_event=last, last_sequence=sequence
+            run_id=turn.run_id, fencing_token=turn.fencing_token, last_events=last, first_sequence=sequence
         )
         await self._client.unary(self._stub.AbandonTurn, request, timeout=_TIMEOUT_S)
 

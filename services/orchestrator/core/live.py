@@ -7,7 +7,8 @@ import structlog
 
 from services.kit.call import Principal
 from services.kit.errors import LeaseLost, ServiceError
-from services.orchestrator.domain import Event, Turn
+from services.orchestrator.core.finish import finish
+from services.orchestrator.domain import Event, Last, TextDelta, Turn
 from services.orchestrator.ports import Codec, RunLog
 
 log = structlog.get_logger(__name__)
@@ -16,12 +17,16 @@ log = structlog.get_logger(__name__)
 class LiveRun:
     """The log of one run while it is written.
 
-    An entry is shown only after the store has it, and everyone sees the same entries in the same order. Watchers read
-    the one list of entries from where they are, so a slow one costs nothing and holds nobody back.
+    An entry is shown only after the store has it, and everyone sees the same entries in the same order. What is not
+    urgent waits a moment for company: a write for each token costs more than the token. Watchers read the one list of
+    entries from where they are, so a slow one costs nothing and holds nobody back.
     """
 
-    def __init__(self, principal: Principal, turn: Turn, log: RunLog, codec: Codec) -> None:
-        """Begins an empty log of `turn`, which works for `principal`."""
+    def __init__(self, principal: Principal, turn: Turn, log: RunLog, codec: Codec, coalesce_s: float) -> None:
+        """Begins an empty log of `turn`, which works for `principal`; what is noted waits `coalesce_s` seconds."""
+        self._coalesce_s = coalesce_s
+        self._waiting: list[Event] = []
+        self._soon: asyncio.Task[None] | None = None
         self.principal = principal
         self.turn = turn
         self.stop_requested = False
@@ -41,19 +46,64 @@ class LiveRun:
         return len(self._entries) + 1
 
     async def append(self, *events: Event) -> None:
-        """Logs events, in order, and shows them.
+        """Logs events now, after those that wait, and shows them. Without any: logs what waits, and holds the session.
 
         Raises:
             LeaseLost: a later turn holds the session.
             StoreUnavailable: the store does not answer; nothing is shown.
         """
+        self._add(events)
+        # Not to be cut: an entry that the store has and we do not know of would make a second of its sequence.
+        await finish(self._log_waiting())
+
+    async def note(self, *events: Event) -> None:
+        """Logs events soon: at the latest `coalesce_s` from now, together with what comes until then.
+
+        Raises:
+            ServiceError: what logging earlier ones came to.
+        """
+        self._add(events)
+        if self._soon is not None and self._soon.done():
+            soon, self._soon = self._soon, None
+            soon.result()
+        if self._soon is None:
+            self._soon = asyncio.create_task(self._log_soon())
+            self._soon.add_done_callback(lambda soon: soon.cancelled() or soon.exception())
+
+    async def last_entries(self, last: Last) -> list[bytes]:
+        """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""
         async with self._lock:
-            first = self.next_sequence
-            entries = [self.encode(event, first + index) for index, event in enumerate(events)]
+            return self._take([last])
+
+    async def _log_soon(self) -> None:
+        await asyncio.sleep(self._coalesce_s)
+        await finish(self._log_waiting())
+
+    async def _log_waiting(self) -> None:
+        async with self._lock:
+            first, entries = self.next_sequence, self._take()
             stop = await self._log.append(self.principal, self.turn, first, entries)
             self._show(entries)
         if stop and not self.stop_requested:
             self.stop()
+
+    def _add(self, events: Sequence[Event]) -> None:
+        """Puts events behind those that wait; a piece of the answer joins one that waits already."""
+        for event in events:
+            before = self._waiting[-1] if self._waiting else None
+            if isinstance(event, TextDelta) and isinstance(before, TextDelta):
+                self._waiting[-1] = TextDelta(before.text + event.text)
+            else:
+                self._waiting.append(event)
+
+    def _take(self, more: Sequence[Event] = ()) -> list[bytes]:
+        """What waits, and more, as entries. Nobody need log them soon any more."""
+        soon, self._soon = self._soon, None
+        if soon is not None:
+            soon.cancel()  # cuts its sleep; what it writes already, `finish` keeps from being cut
+        events, self._waiting = [*self._waiting, *more], []
+        first = self.next_sequence
+        return [self._codec.encode(self.turn.run_id, first + index, event) for index, event in enumerate(events)]
 
     async def hold(self, lease_s: float) -> None:
         """Holds the session for as long as the run works on: says so three times a lease. Ends only by cancellation.
@@ -70,14 +120,10 @@ class LiveRun:
             except ServiceError as error:
                 log.warning("session not held", run_id=self.turn.run_id, reason=error.reason)
 
-    def encode(self, event: Event, sequence: int) -> bytes:
-        """The entry of an event of this run."""
-        return self._codec.encode(self.turn.run_id, sequence, event)
-
-    def end(self, last: bytes) -> None:
-        """Shows the last entry, which the store has by now."""
+    def end(self, entries: Sequence[bytes]) -> None:
+        """Shows the last entries, which the store has by now."""
         self._ended = True
-        self._show([last])
+        self._show(entries)
 
     def lose(self, error: Exception) -> None:
         """Ends every watch with `error`: the log could not be brought to its end here."""

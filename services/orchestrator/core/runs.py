@@ -1,10 +1,11 @@
 """Runs from acceptance to their last event: who may begin, watch and stop them."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from services.kit.errors import (
     Unavailable,
 )
 from services.orchestrator.config import Config
+from services.orchestrator.core.finish import finish
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.turn import TurnLoop
 from services.orchestrator.domain import (
@@ -114,7 +116,7 @@ class Runs:
             analysis.cancel()
             return turn.run_id
         self.remember(principal, session_id, turn.agent)
-        run = LiveRun(principal, turn, self._log, self._codec)
+        run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
         self._live[principal.tenant, turn.run_id] = run
         task = asyncio.create_task(self._drive(run, agent, text, analysis))
         self._tasks.add(task)
@@ -201,7 +203,8 @@ class Runs:
         try:
             last = await self._outcome(run, agent, loop, analysis)
             loop.usage.elapsed_s = time.monotonic() - began
-            await _uncut(self._end(run, loop, last))
+            with contextlib.suppress(asyncio.CancelledError):
+                await finish(self._end(run, loop, last))
         finally:
             analysis.cancel()
             holding.cancel()
@@ -212,46 +215,31 @@ class Runs:
             run.at_work()
             async with asyncio.timeout(agent.timeout_s) as timer:
                 await loop.work(analysis)
-            return Completed(loop.answer.text, loop.usage)
+            return Completed(loop.answer, loop.usage)
         except asyncio.CancelledError:
             if not run.stop_requested:
-                return await self._failed(loop, Unavailable("the service is stopping", retry_after=1.0))
-            await self._flush(loop)
-            return Cancelled(loop.answer.text, loop.usage)
+                return Failed(Unavailable("the service is stopping", retry_after=1.0), loop.answer, loop.usage)
+            return Cancelled(loop.answer, loop.usage)
         except ServiceError as error:
-            return await self._failed(loop, error)
+            return Failed(error, loop.answer, loop.usage)
         except TimeoutError:
-            if timer.expired():
-                return await self._failed(loop, RunLimitReached(f"the run took longer than {agent.timeout_s:g} s"))
-            return await self._failed(loop, Internal("internal error"))
+            limit = RunLimitReached(f"the run took longer than {agent.timeout_s:g} s")
+            return Failed(limit if timer.expired() else Internal("internal error"), loop.answer, loop.usage)
         except Exception as error:
             log.error("run broke", run_id=run.turn.run_id, exc_info=error)
-            return await self._failed(loop, Internal("internal error"))
-
-    async def _failed(self, loop: TurnLoop, error: ServiceError) -> Failed:
-        await self._flush(loop)
-        return Failed(error, loop.answer.text, loop.usage)
-
-    @staticmethod
-    async def _flush(loop: TurnLoop) -> None:
-        """Shows the rest of a partial answer, if the log still takes it."""
-        try:
-            await loop.answer.flush()
-        except ServiceError as error:
-            log.warning("partial answer not logged", reason=error.reason)
+            return Failed(Internal("internal error"), loop.answer, loop.usage)
 
     async def _end(self, run: LiveRun, loop: TurnLoop, last: Last) -> None:
         """Writes a run's last entry and frees its session."""
-        entry = run.encode(last, run.next_sequence)
+        entries = await run.last_entries(last)
+        first = run.next_sequence
         try:
-            if loop.answer.text or isinstance(last, Completed):
-                gained = loop.gained
-                if not isinstance(last, Completed):
-                    gained = [*gained, Message(Role.ASSISTANT, loop.answer.text)]
-                await self._memory.commit_turn(run.turn, gained, entry, run.next_sequence)
+            if loop.answer or isinstance(last, Completed):
+                partial = [] if isinstance(last, Completed) else [Message(Role.ASSISTANT, loop.answer)]
+                await self._memory.commit_turn(run.turn, [*loop.gained, *partial], entries, first)
             else:
-                await self._memory.abandon_turn(run.turn, entry, run.next_sequence)
-            run.end(entry)
+                await self._memory.abandon_turn(run.turn, entries, first)
+            run.end(entries)
         except ServiceError as error:
             level = log.warning if isinstance(error, LeaseLost) else log.error
             level("run not ended", run_id=run.turn.run_id, reason=error.reason)
@@ -263,14 +251,3 @@ class Runs:
 def _succeeded(task: asyncio.Task[Any]) -> bool:
     """Whether a task came to a result. Looks at its error, so that one nobody waits for is not reported as unseen."""
     return not task.cancelled() and task.exception() is None
-
-
-async def _uncut(work: Coroutine[Any, Any, None]) -> None:
-    """Finishes `work` even when the task that waits for it is cancelled meanwhile."""
-    task = asyncio.create_task(work)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            continue
-    task.result()

@@ -16,7 +16,6 @@ from services.kit.errors import (
 )
 from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
-from services.orchestrator.core.answer import Answer
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.toolcalls import Asked, idempotency_key, intended
 from services.orchestrator.domain import (
@@ -30,6 +29,7 @@ from services.orchestrator.domain import (
     Role,
     Routed,
     Started,
+    TextDelta,
     ToolCall,
     ToolFinished,
     ToolResult,
@@ -51,7 +51,7 @@ class TurnLoop:
         self, run: LiveRun, agent: Agent, text: str, *, retrieval: Retrieval, tools: Tools, model: Model, config: Config
     ) -> None:
         """Prepares the turn of `run` in which the user says `text` to `agent`."""
-        self.answer = Answer(run, config.coalesce_s)
+        self._said: list[str] = []
         self.usage = Usage()
         self.gained: list[Message] = [Message(Role.USER, text)]
         self._run = run
@@ -73,39 +73,53 @@ class TurnLoop:
             RunLimitReached: the run used all it was allowed to.
             ServiceError: the model or the store does not answer.
         """
-        await self._run.append(Started(self._agent.name, self._agent.revision))
-        understanding, events = await self._understand(analysis)
-        facts = await self._find_facts(understanding, events)
+        await self._run.note(Started(self._agent.name, self._agent.revision))
+        understanding = await self._understand(analysis)
+        facts = await self._find_facts(understanding)
         asked = intended(self._agent, understanding, self._run.turn.history)
         if isinstance(asked, Asked):
-            await self._run.append(*events, Routed("", f"missing argument {asked.parameter}"))
-            await self.answer.add(asked.question)
+            await self._run.note(Routed("", f"missing argument {asked.parameter}"))
+            await self._say(asked.question)
         else:
-            await self._run.append(*events, Routed(self._model_name, "default model"))
+            await self._run.note(
+                Routed(self._model_name, "the agent's model" if self._agent.model else "default model")
+            )
             await self._converse(prompt.opening(self._agent, facts, self._run.turn.history, self._text), asked)
-        await self.answer.flush()
-        if self.answer.text:
-            self.gained.append(Message(Role.ASSISTANT, self.answer.text))
+        if self.answer:
+            self.gained.append(Message(Role.ASSISTANT, self.answer))
 
-    async def _understand(self, analysis: Awaitable[Understanding]) -> tuple[Understanding, list[Event]]:
+    @property
+    def answer(self) -> str:
+        """The answer, as far as it goes."""
+        return "".join(self._said)
+
+    async def _say(self, text: str) -> None:
+        """Takes the next piece of the answer. The first is shown at once: the reader sees that something comes."""
+        self._said.append(text)
+        log = self._run.note if len(self._said) > 1 else self._run.append
+        await log(TextDelta(text))
+
+    async def _understand(self, analysis: Awaitable[Understanding]) -> Understanding:
         if not self._agent.intents:
-            return Understanding(), []
+            return Understanding()
         try:
             understanding = await analysis
         except ServiceError as error:
-            return Understanding(), [Degraded("nlu", error.reason)]
-        return understanding, [Understood(understanding)]
+            await self._run.note(Degraded("nlu", error.reason))
+            return Understanding()
+        await self._run.note(Understood(understanding))
+        return understanding
 
-    async def _find_facts(self, understanding: Understanding, events: list[Event]) -> tuple[Citation, ...]:
+    async def _find_facts(self, understanding: Understanding) -> tuple[Citation, ...]:
         intent = self._agent.intents.get(understanding.intent)
         if self._agent.knowledge is None or (intent is not None and intent.skip_knowledge):
             return ()
         try:
             facts = await self._retrieval.search(self._agent.knowledge, self._text, understanding.embedding)
         except ServiceError as error:
-            events.append(Degraded("retrieval", error.reason))
+            await self._run.note(Degraded("retrieval", error.reason))
             return ()
-        events.append(Retrieved(facts))
+        await self._run.note(Retrieved(facts))
         return facts
 
     async def _converse(self, messages: list[Message], intended_call: ToolCall | None) -> None:
@@ -138,7 +152,7 @@ class TurnLoop:
                 self.usage.completion_tokens += chunk.completion_tokens
                 if chunk.text:
                     said.append(chunk.text)
-                    await self.answer.add(chunk.text)
+                    await self._say(chunk.text)
                 calls += chunk.tool_calls
         numbered = (
             ToolCall(f"call_{step}_{index}", each.tool, each.arguments_json) for index, each in enumerate(calls)
@@ -149,10 +163,9 @@ class TurnLoop:
         """Runs tools, one after the other: what the assistant asked for, and what each answered."""
         gained = [Message(Role.ASSISTANT, "", calls)]
         for index, call in enumerate(calls):
-            await self.answer.flush()
             await self._run.append(ToolStarted(call))
             finished = await self._call_tool(call, idempotency_key(step, index, call))
-            await self._run.append(*self._degraded(finished), finished)
+            await self._run.note(*self._degraded(finished), finished)
             gained.append(Message(Role.TOOL, finished.result_json, tool_call_id=call.id))
         self.gained += gained
         return gained

@@ -85,7 +85,7 @@ async def test_a_turn_is_remembered_by_the_next(servicer: MemoryServicer) -> Non
     messages = [said(common_pb2.ROLE_USER, "Where is 1001?"), said(common_pb2.ROLE_ASSISTANT, "")]
     messages[1].tool_calls.add(tool_call_id="c1", tool="order_status", arguments_json='{"id": 1001}')
     commit = memory_pb2.CommitTurnRequest(
-        run_id=turn.run_id, fencing_token=turn.fencing_token, messages=messages, last_event=b"over", last_sequence=1
+        run_id=turn.run_id, fencing_token=turn.fencing_token, messages=messages, last_events=[b"over"], first_sequence=1
     )
     await servicer.CommitTurn(commit, None)
     await servicer.CommitTurn(commit, None)
@@ -97,7 +97,7 @@ async def test_a_turn_is_remembered_by_the_next(servicer: MemoryServicer) -> Non
     history = memory_pb2.GetHistoryRequest(session_id=session.session_id)
     assert list((await servicer.GetHistory(history, None)).messages) == messages
     abandon = memory_pb2.AbandonTurnRequest(
-        run_id=following.run_id, fencing_token=turn.fencing_token, last_event=b"over", last_sequence=1
+        run_id=following.run_id, fencing_token=turn.fencing_token, last_events=[b"over"], first_sequence=1
     )
     with pytest.raises(LeaseLost):
         await servicer.AbandonTurn(abandon, None)
@@ -114,7 +114,7 @@ async def test_tool_calls_count_in_the_window(servicer: MemoryServicer) -> None:
     heavy.tool_calls.add(tool_call_id="c1", tool="t", arguments_json="x" * 4000)
     await servicer.CommitTurn(
         memory_pb2.CommitTurnRequest(
-            run_id=turn.run_id, fencing_token=turn.fencing_token, messages=[heavy], last_event=b"x", last_sequence=1
+            run_id=turn.run_id, fencing_token=turn.fencing_token, messages=[heavy], last_events=[b"x"], first_sequence=1
         ),
         None,
     )

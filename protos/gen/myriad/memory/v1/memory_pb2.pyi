@@ -111,34 +111,34 @@ class BeginTurnResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., attached: _Optional[bool] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ...) -> None: ...
 
 class CommitTurnRequest(_message.Message):
-    __slots__ = ("run_id", "fencing_token", "messages", "last_event", "last_sequence")
+    __slots__ = ("run_id", "fencing_token", "messages", "last_events", "first_sequence")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
-    LAST_EVENT_FIELD_NUMBER: _ClassVar[int]
-    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     fencing_token: int
     messages: _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]
-    last_event: bytes
-    last_sequence: int
-    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., last_event: _Optional[bytes] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+    last_events: _containers.RepeatedScalarFieldContainer[bytes]
+    first_sequence: int
+    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., messages: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., last_events: _Optional[_Iterable[bytes]] = ..., first_sequence: _Optional[int] = ...) -> None: ...
 
 class CommitTurnResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class AbandonTurnRequest(_message.Message):
-    __slots__ = ("run_id", "fencing_token", "last_event", "last_sequence")
+    __slots__ = ("run_id", "fencing_token", "last_events", "first_sequence")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    LAST_EVENT_FIELD_NUMBER: _ClassVar[int]
-    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     fencing_token: int
-    last_event: bytes
-    last_sequence: int
-    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., last_event: _Optional[bytes] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+    last_events: _containers.RepeatedScalarFieldContainer[bytes]
+    first_sequence: int
+    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., last_events: _Optional[_Iterable[bytes]] = ..., first_sequence: _Optional[int] = ...) -> None: ...
 
 class AbandonTurnResponse(_message.Message):
     __slots__ = ()

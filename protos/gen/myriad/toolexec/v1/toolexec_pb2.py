@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!myriad/toolexec/v1/toolexec.proto\x12\x12myriad.toolexec.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmyriad/common/v1/common.proto\"E\n\x10ListToolsRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.myriad.common.v1.Tool\"\xf8\x01\n\x0e\x45xecuteRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0e\x61rguments_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12=\n\x06run_id\x18\x04 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x38\n\x0fidempotency_key\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\"w\n\x0f\x45xecuteResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08replayed\x18\x04 \x01(\x08\x32\xbf\x01\n\x0fToolExecService\x12X\n\tListTools\x12$.myriad.toolexec.v1.ListToolsRequest\x1a%.myriad.toolexec.v1.ListToolsResponse\x12R\n\x07\x45xecute\x12\".myriad.toolexec.v1.ExecuteRequest\x1a#.myriad.toolexec.v1.ExecuteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!myriad/toolexec/v1/toolexec.proto\x12\x12myriad.toolexec.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmyriad/common/v1/common.proto\"E\n\x10ListToolsRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.myriad.common.v1.Tool\"\xf8\x01\n\x0e\x45xecuteRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0e\x61rguments_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12=\n\x06run_id\x18\x04 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x38\n\x0fidempotency_key\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\"w\n\x0f\x45xecuteResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08replayed\x18\x04 \x01(\x08\x32\xc4\x01\n\x0fToolExecService\x12]\n\tListTools\x12$.myriad.toolexec.v1.ListToolsRequest\x1a%.myriad.toolexec.v1.ListToolsResponse\"\x03\x90\x02\x01\x12R\n\x07\x45xecute\x12\".myriad.toolexec.v1.ExecuteRequest\x1a#.myriad.toolexec.v1.ExecuteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTEREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
   _globals['_EXECUTEREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
   _globals['_EXECUTEREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\034r\0322\030^[A-Za-z0-9_.:-]{1,128}$'
+  _globals['_TOOLEXECSERVICE'].methods_by_name['ListTools']._loaded_options = None
+  _globals['_TOOLEXECSERVICE'].methods_by_name['ListTools']._serialized_options = b'\220\002\001'
   _globals['_LISTTOOLSREQUEST']._serialized_start=149
   _globals['_LISTTOOLSREQUEST']._serialized_end=218
   _globals['_LISTTOOLSRESPONSE']._serialized_start=220
@@ -55,5 +57,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTERESPONSE']._serialized_start=531
   _globals['_EXECUTERESPONSE']._serialized_end=650
   _globals['_TOOLEXECSERVICE']._serialized_start=653
-  _globals['_TOOLEXECSERVICE']._serialized_end=844
+  _globals['_TOOLEXECSERVICE']._serialized_end=849
 # @@protoc_insertion_point(module_scope)
