@@ -15,6 +15,7 @@ from pathlib import Path
 PROTOS = Path(__file__).resolve().parent
 ROOT = PROTOS.parent
 SITE = Path(sysconfig.get_path("purelib"))
+VALIDATE = "upstream/proto/buf/validate/validate.proto"
 
 
 def _protoc(*arguments: str) -> None:
@@ -32,7 +33,8 @@ def code() -> None:
     """Writes protos/gen."""
     out = PROTOS / "gen"
     out.mkdir(exist_ok=True)
-    _protoc(*(f"--{kind}={out}" for kind in ("python_out", "pyi_out", "grpc_python_out")), f"--mypy_grpc_out=quiet:{out}")
+    plain = [f"--{kind}={out}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
+    _protoc(*plain, f"--mypy_grpc_out=quiet:{out}")
 
 
 def descriptors() -> None:
@@ -55,7 +57,7 @@ def validate() -> None:
         # fmt: on
         (package,) = Path(folder).glob("*.tar.gz")
         with tarfile.open(package) as archive:
-            (member,) = (m for m in archive.getmembers() if m.name.endswith("upstream/proto/buf/validate/validate.proto"))
+            (member,) = (m for m in archive.getmembers() if m.name.endswith(VALIDATE))
             source = archive.extractfile(member)
             assert source is not None
             target = SITE / "buf" / "validate" / "validate.proto"

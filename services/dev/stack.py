@@ -126,9 +126,9 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> None:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             cancelled = True
+    task.result()
     if cancelled:
         raise asyncio.CancelledError
-    task.result()
 
 
 async def _make(folder: Folder, ports: Ports, options: Options, report: Report) -> Stack:

@@ -81,10 +81,10 @@ async def test_the_prompt_holds_persona_facts_history_and_question(b):
     b.retrieval.facts = (FACT,)
     await b.turn("first")
     await b.turn("second")
-    system, first, answer, second = b.model.asked[1]
-    assert system.role is Role.SYSTEM
-    assert system.content.startswith("You help.")
-    assert "Returns take 30 days." in system.content
+    system, topic, fact, first, answer, second = b.model.asked[1]
+    assert (system.role, system.content) == (Role.SYSTEM, "You help.")
+    assert topic.content == "Please tell me about: Returns."
+    assert (fact.role, fact.content) == (Role.ASSISTANT, "Returns take 30 days.")
     assert [first.content, answer.content, second.content] == ["first", "Hello.", "second"]
 
 
