@@ -35,10 +35,11 @@ check: ## Style, types, imports, contracts, files made from others
 	@$(INSTALL) dev
 	@.venv/bin/python .ci/check.py
 
-gen: ## Write what is made from the protos: protos/gen, Envoy's configuration and descriptors
+gen: ## Write what is made from other files: protos/gen, Envoy's configuration and descriptors, docs/configuration.md
 	@$(INSTALL) dev
 	.venv/bin/python protos/generate.py code descriptors
 	.venv/bin/python envoy/render.py
+	.venv/bin/python docs/render.py
 
 lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1: to the newest versions allowed)
 	@$(INSTALL) dev

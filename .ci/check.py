@@ -132,6 +132,14 @@ def edge() -> None:
         run("envoy", "--mode", "validate", "--log-level", "error", "-c", local)
 
 
+def configuration() -> None:
+    """docs/configuration.md lists what the services read."""
+    try:
+        run("python", "docs/render.py", "--check")
+    except CheckFailed as error:
+        raise CheckFailed(f"{error}\nwrite it with: make gen") from None
+
+
 def manifests() -> None:
     """Every kustomization renders."""
     for kustomization in sorted((ROOT / "k8s").rglob("kustomization.yaml")):
@@ -139,7 +147,17 @@ def manifests() -> None:
             run("kubectl", "kustomize", kustomization.parent)
 
 
-CHECKS: tuple[Callable[[], None], ...] = (style, layout, types, imports, contracts, generated, edge, manifests)
+CHECKS: tuple[Callable[[], None], ...] = (
+    style,
+    layout,
+    types,
+    imports,
+    contracts,
+    generated,
+    configuration,
+    edge,
+    manifests,
+)
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from services.kit import topology
 from services.kit.chain import Interceptor, Registry
 from services.kit.clients import Network
+from services.kit.config import standard
 from services.kit.errors import Unavailable
 from services.kit.interceptors.deadline import deadline
 from services.kit.interceptors.errors import errors
@@ -42,10 +43,10 @@ class KitConfig:
     log_level: str = "info"
     """`debug`, `info`, `warning` or `error`."""
 
-    otlp_endpoint: str = ""
+    otlp_endpoint: str = standard("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     """Where spans go, OTLP over gRPC (`http://localhost:4317`). Empty: nowhere."""
 
-    trace_ratio: float = 1.0
+    trace_ratio: float = standard("OTEL_TRACES_SAMPLER_ARG", 1.0)
     """Share of the traces begun here that are recorded, 0 to 1."""
 
     drain_s: float = 10.0

@@ -23,6 +23,16 @@ def secret(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"secret": True})
 
 
+def standard(variable: str, default: Any) -> Any:
+    """A field read from a variable that has its name from elsewhere, as OpenTelemetry's have."""
+    return dataclasses.field(default=default, metadata={"variable": variable})
+
+
+def variable_of(field: "dataclasses.Field[Any]", prefix: str) -> str:
+    """Name of the variable a field is read from."""
+    return str(field.metadata.get("variable", prefix + field.name.upper()))
+
+
 def load(cls: type[T], environ: Mapping[str, str], prefix: str, *, strict: bool = True) -> T:
     """Reads `cls` from the environment.
 
@@ -40,7 +50,7 @@ def load(cls: type[T], environ: Mapping[str, str], prefix: str, *, strict: bool 
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        name = prefix + field.name.upper()
+        name = variable_of(field, prefix)
         if name in environ:
             try:
                 values[field.name] = _parse(hints[field.name], environ[name])

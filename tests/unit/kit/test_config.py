@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.kit.config import ConfigError, describe, load, secret
+from services.kit.config import ConfigError, describe, load, secret, standard
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,15 @@ def test_everything_wrong_is_told_at_once():
 
 def test_unknown_variables_pass_where_others_share_the_prefix():
     assert load(Config, {"MYRIAD_X_TYPO": "1"}, "MYRIAD_X_", strict=False) == Config()
+
+
+def test_a_variable_with_a_name_of_its_own_is_read_as_that():
+    @dataclass(frozen=True)
+    class Telemetry:
+        endpoint: str = standard("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}
+    assert load(Telemetry, environ, "MYRIAD_X_").endpoint == "http://collector:4317"
 
 
 def test_a_secret_is_never_shown():
