@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import pty
+import re
+import select
 import signal
 import socket
 import subprocess
@@ -129,8 +131,13 @@ def on_a_terminal(myriad: CommandLine, *arguments: str) -> Iterator[tuple[subpro
     command = ["setsid", "--wait", "--ctty", str(MYRIAD), "--work", str(myriad.work), *arguments]
     with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside) as running:
         os.close(inside)
-        yield running, terminal
-        running.wait(60)
+        try:
+            yield running, terminal
+            running.wait(60)
+        finally:
+            if running.poll() is None:
+                myriad("down")
+                running.kill()
 
 
 def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:
@@ -172,11 +179,13 @@ def test_ctrl_c_stops_everything_while_it_starts(myriad: CommandLine) -> None:
 
 
 def _read_until(terminal: int, wanted: str) -> None:
+    """Reads what is shown, colours left out, until it holds `wanted`."""
     seen = ""
     end = time.monotonic() + UP_S
     while wanted not in seen:
-        assert time.monotonic() < end, seen
-        seen += os.read(terminal, 4096).decode(errors="replace")
+        readable, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert readable, seen
+        seen = re.sub(r"\x1b\[[0-9;]*m", "", seen + os.read(terminal, 4096).decode(errors="replace"))
 
 
 def test_part_that_cannot_start_is_shown_with_its_last_words(tmp_path: Path) -> None:
