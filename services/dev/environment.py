@@ -63,7 +63,8 @@ def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _everywhere() -> dict[str, str]:
-    return {"MYRIAD_AUTH": "insecure-dev", "MYRIAD_DRAIN_S": str(DRAIN_S)}
+    # A request's vectors are small: threads of the algebra library would only wait for each other.
+    return {"MYRIAD_AUTH": "insecure-dev", "MYRIAD_DRAIN_S": str(DRAIN_S), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _settings(site: Site) -> dict[str, dict[str, str]]:

@@ -28,6 +28,7 @@ class Call:
         body: The request as it came.
         request: The request decoded; set by the validation interceptor.
         principal: On whose behalf; set by the identity interceptor.
+        traceparent: The trace the call belongs to, as W3C writes it; goes along to the calls made for it.
         reply_metadata: Sent before the first reply message.
     """
 
@@ -38,6 +39,7 @@ class Call:
     body: bytes = b""
     request: Any = None
     principal: Principal | None = None
+    traceparent: str = ""
     reply_metadata: dict[str, str] = field(default_factory=dict)
 
     def remaining(self) -> float | None:
@@ -82,4 +84,6 @@ def work_as(principal: Principal, *, name: str, timeout: float) -> None:
         timeout: Seconds it may take in all; calls it makes get what is left.
     """
     deadline = asyncio.get_running_loop().time() + timeout
-    enter(Call(method=name, metadata={}, deadline=deadline, peer="inproc", principal=principal))
+    before = current_call()
+    traceparent = before.traceparent if before else ""
+    enter(Call(name, {}, deadline, peer="inproc", principal=principal, traceparent=traceparent))

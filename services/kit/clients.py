@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc.aio import AioRpcError, Channel
-from opentelemetry import trace
 
 from services.kit import topology
 from services.kit.call import current_call
@@ -115,10 +114,8 @@ class Client:
     def _metadata(self) -> list[tuple[str, str]]:
         call = current_call()
         metadata = metadata_of(call.principal, self._mesh_token) if call and call.principal else []
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            trace_id, span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
-            metadata.append(("traceparent", f"00-{trace_id}-{span_id}-{span.trace_flags:02x}"))
+        if call and call.traceparent:
+            metadata.append(("traceparent", call.traceparent))
         return metadata
 
 

@@ -43,6 +43,25 @@ local function last_event(log)
   return tonumber(string.match(newest[1], '^%d+')), newest[2][2]
 end
 
+-- Appends events args[at + 1] to args[at + count], the first with this sequence; those that are there are passed over.
+-- Returns why not: LEASE_LOST, the log has another event of that sequence; ABORTED, it would leave a hole.
+local function write_events(log, newest, first, count, args, at)
+  if first > newest + 1 then
+    return 'ABORTED'
+  end
+  local known = math.min(newest - first + 1, count)
+  for i = 1, known do
+    local id = (first + i - 1) .. '-0'
+    local entry = redis.call('XRANGE', log, id, id)[1]
+    if not entry or entry[2][2] ~= args[at + i] then
+      return 'LEASE_LOST'
+    end
+  end
+  for i = known + 1, count do
+    redis.call('XADD', log, (first + i - 1) .. '-0', 'e', args[at + i])
+  end
+end
+
 -- Whether the run is the session's latest, this token is its, and it has not ended.
 local function may_write(session, run, token)
   local found = redis.call('HMGET', session, 'runs', 'token', 'ended')
@@ -207,9 +226,10 @@ end
 -- turn_end: ends a run: appends the last events to its log and the messages, if any, to the history, frees the session.
 -- KEYS session lease history log
 -- ARGV owner run token first_sequence session_ttl_ms log_ttl_ms history_cap event_count event ... [message ...]
--- Reply: OK. Repeated with the same last event it changes nothing, also when later runs have begun.
--- SESSION_NOT_FOUND; LEASE_LOST: the token is not the session's latest, or the run ended otherwise;
--- ABORTED: first_sequence does not follow the log's last event
+-- Reply: OK. Events that are in the log already are passed over. Repeated with the same last event it changes nothing,
+-- also when later runs have begun.
+-- SESSION_NOT_FOUND; LEASE_LOST: the token is not the session's latest, the run ended otherwise, or the log has another
+-- event of that sequence; ABORTED: first_sequence leaves a hole
 local function turn_end(keys, args)
   local session, lease, history, log = unpack(keys)
   local run, first, count = args[2], tonumber(args[4]), tonumber(args[8])
@@ -224,11 +244,9 @@ local function turn_end(keys, args)
     end
     return refuse('LEASE_LOST')
   end
-  if first ~= newest + 1 then
-    return refuse('ABORTED')
-  end
-  for i = 1, count do
-    redis.call('XADD', log, (first + i - 1) .. '-0', 'e', args[8 + i])
+  local reason = write_events(log, newest, first, count, args, 8)
+  if reason then
+    return refuse(reason)
   end
   redis.call('PEXPIRE', log, args[6])
   if #args > 8 + count then
@@ -255,20 +273,9 @@ local function run_append(keys, args)
     return refuse('LEASE_LOST')
   end
   if count > 0 then
-    local newest = last_event(log)
-    if first > newest + 1 then
-      return refuse('ABORTED')
-    end
-    local known = math.min(newest - first + 1, count)
-    for i = 1, known do
-      local id = (first + i - 1) .. '-0'
-      local entry = redis.call('XRANGE', log, id, id)[1]
-      if not entry or entry[2][2] ~= args[5 + i] then
-        return refuse('LEASE_LOST')
-      end
-    end
-    for i = known + 1, count do
-      redis.call('XADD', log, (first + i - 1) .. '-0', 'e', args[5 + i])
+    local reason = write_events(log, last_event(log), first, count, args, 5)
+    if reason then
+      return refuse(reason)
     end
     redis.call('PEXPIRE', log, args[4])
   end

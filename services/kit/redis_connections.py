@@ -1,11 +1,12 @@
 """Connections to one Redis server or to a cluster, with what redis-py does by itself turned off."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from hiredis import pack_command
 from redis.asyncio import Connection
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
@@ -63,6 +64,9 @@ def open_connections(url: str, size: int) -> Connections:
     return _Cluster([(node.hostname or "", node.port or 0) for node in nodes], common, size)
 
 
+_pack: Callable[[Any], bytes] = pack_command
+
+
 class _Single:
     """Connections to one server.
 
@@ -79,7 +83,8 @@ class _Single:
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         async with self._connection() as connection:
-            await connection.send_packed_command(connection.pack_commands(commands))
+            # redis-py's asyncio connections pack in Python; hiredis does the same ten times faster.
+            await connection.send_packed_command(b"".join(map(_pack, commands)))
             return [await _reply(connection) for _ in commands]
 
     async def everywhere(self, command: Command) -> list[Any]:

@@ -76,6 +76,8 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         server, status = grpc_server(registries)
         address = f"{config.host}:{config.port or row.port}"
         server.add_insecure_port(address)
+        for service in ("", *(topology.SERVICES[app.name].proto_service for app in apps)):
+            await status.set(service, _NOT_SERVING)  # until the checks have passed: grpc's own default is SERVING
         await server.start()
         closing.push_async_callback(server.stop, 0)
         if config.metrics_port >= 0:

@@ -4,6 +4,7 @@ Names of our own attributes and metrics stand here and nowhere else; OpenTelemet
 """
 
 import logging
+import random
 import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from services.kit.call import current_call
@@ -39,13 +39,24 @@ class Telemetry:
         tracer: Makes spans.
         metrics: Holds the process's metrics.
         calls: Metrics of the calls it answers.
+        sample_ratio: Share of the traces begun here that are recorded.
         provider: Flushes spans at the end. None: nothing is exported.
     """
 
     tracer: trace.Tracer
     metrics: CollectorRegistry
     calls: CallMetrics
+    sample_ratio: float = 0.0
     provider: TracerProvider | None = field(default=None, repr=False)
+
+    @property
+    def records(self) -> bool:
+        """Whether spans go anywhere."""
+        return self.provider is not None
+
+    def sampled(self) -> bool:
+        """Whether a trace that begins here is to be recorded."""
+        return self.records and random.random() < self.sample_ratio
 
     def close(self) -> None:
         """Sends the spans that wait."""
@@ -62,9 +73,10 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
             on, so that logs of one request can be joined, but no span is recorded.
         sample_ratio: Share of traces begun here that are recorded, 0 to 1. A caller's decision is kept.
     """
-    sampler = ParentBased(TraceIdRatioBased(sample_ratio)) if otlp_endpoint else ALWAYS_OFF
-    provider = TracerProvider(sampler=sampler, resource=Resource({SERVICE_NAME: service}), shutdown_on_exit=False)
+    provider = None
     if otlp_endpoint:
+        # Which traces are recorded is decided before a span is made: all that are made are kept.
+        provider = TracerProvider(resource=Resource({SERVICE_NAME: service}), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
         provider.add_span_processor(BatchSpanProcessor(exporter))
     metrics = CollectorRegistry()
@@ -72,7 +84,8 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
         Histogram("myriad_rpc_seconds", "Time to answer a call.", ["method"], buckets=_LATENCY_S, registry=metrics),
         Counter("myriad_rpc_errors", "Calls that ended in an error.", ["method", "code"], registry=metrics),
     )
-    return Telemetry(provider.get_tracer("myriad"), metrics, calls, provider)
+    tracer = provider.get_tracer("myriad") if provider else trace.NoOpTracer()
+    return Telemetry(tracer, metrics, calls, sample_ratio, provider)
 
 
 def log_to_stdout(level: str) -> None:
@@ -93,10 +106,9 @@ def log_to_stdout(level: str) -> None:
 
 
 def _add_call(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        entry["trace_id"] = trace.format_trace_id(context.trace_id)
     call = current_call()
     if call is not None:
         entry.setdefault("method", call.method)
+        if call.traceparent:
+            entry["trace_id"] = call.traceparent.split("-")[1]
     return entry

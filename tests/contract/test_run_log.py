@@ -91,6 +91,16 @@ async def test_appending_again_changes_nothing(store):
         await store.log.append(store.owner, turn, 2, [b"other"])
 
 
+async def test_a_commit_may_bring_entries_that_the_log_has_already(store):
+    turn = await store.begin()
+    await store.log.append(store.owner, turn, 1, [b"one", b"two"])
+    with pytest.raises(LeaseLost):
+        await store.turns.commit_turn(turn, SAID, [b"other", b"end"], 2)
+    await store.turns.commit_turn(turn, SAID, [b"two", b"three", b"end"], 2)
+    page = await store.log.read(store.owner, turn.run_id, 0, 10)
+    assert page.entries == (b"one", b"two", b"three", b"end")
+
+
 async def test_a_commit_ends_the_log_keeps_the_messages_and_frees_the_session(store):
     turn = await store.begin()
     with pytest.raises(SessionBusy):

@@ -1,10 +1,11 @@
-"""A span and the numbers of each call: on OpenTelemetry's API, lean where nothing is recorded.
+"""A span and the numbers of each call: on OpenTelemetry's API, and lean where nothing is recorded.
 
-The stock interceptors cost more than the calls they watch, and the client's loses cancellation:
-docs/adr/0004 and tests/contract/test_cancellation.py.
+Whether a trace is recorded is decided first; one that is not costs no span, only its id goes along for the logs. The
+stock interceptors cost more than the calls they watch, and the client's loses cancellation: docs/adr/0004.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from contextlib import asynccontextmanager
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import Histogram
 
 from services.kit.call import Call
 from services.kit.chain import Interceptor, Method
@@ -19,48 +21,69 @@ from services.kit.errors import Code, ServiceError
 from services.kit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
+_SAMPLED = "-01"
 _OURS = {Code.INTERNAL, Code.UNAVAILABLE}
 
 
 def telemetry(reports: Telemetry) -> Interceptor:
     """Measures every call and continues the caller's trace."""
     propagator = TraceContextTextMapPropagator()
-    seconds = {}
+    seconds: dict[str, Histogram] = {}
 
     @asynccontextmanager
     async def watched(call: Call, method: Method) -> AsyncIterator[None]:
         if method.path not in seconds:
             seconds[method.path] = reports.calls.seconds.labels(method.path)
-        context = propagator.extract(call.metadata) if "traceparent" in call.metadata else None
-        service, name = method.path.rsplit("/", 1)
+        call.traceparent = call.metadata.get("traceparent") or new_traceparent(reports.sampled())
         began = time.perf_counter()
-        with reports.tracer.start_as_current_span(
-            method.path[1:], context, trace.SpanKind.SERVER, record_exception=False, set_status_on_exception=False
-        ) as span:
-            if span.is_recording():
-                span.set_attributes({"rpc.system": "grpc", "rpc.service": service[1:], "rpc.method": name})
-            try:
+        try:
+            if call.traceparent.endswith(_SAMPLED) and reports.records:
+                context = propagator.extract({"traceparent": call.traceparent})
+                with reports.tracer.start_as_current_span(
+                    method.path[1:], context, trace.SpanKind.SERVER, _attributes(method), record_exception=False
+                ) as span:
+                    call.traceparent = traceparent_of(span)
+                    yield
+            else:
                 yield
-            except ServiceError as error:
-                _report(reports, span, method, error.code, error.reason)
-                if error.code in _OURS:
-                    log.warning("call failed", code=error.code, reason=error.reason, message=error.message)
-                raise
-            except Exception as error:
-                span.record_exception(error)
-                _report(reports, span, method, Code.INTERNAL, type(error).__name__)
-                raise
-            except asyncio.CancelledError:
-                _report(reports, span, method, Code.CANCELLED, "CANCELLED")
-                raise
-            finally:
-                seconds[method.path].observe(time.perf_counter() - began)
+        except ServiceError as error:
+            _report(reports, method, error.code, error.reason)
+            if error.code in _OURS:
+                log.warning("call failed", code=error.code, reason=error.reason, message=error.message)
+            raise
+        except asyncio.CancelledError:
+            _report(reports, method, Code.CANCELLED, "CANCELLED")
+            raise
+        except Exception as error:
+            _report(reports, method, Code.INTERNAL, type(error).__name__)
+            raise
+        finally:
+            seconds[method.path].observe(time.perf_counter() - began)
 
     return watched
 
 
-def _report(reports: Telemetry, span: trace.Span, method: Method, code: Code, reason: str) -> None:
+def new_traceparent(sampled: bool) -> str:
+    """A trace that begins here (W3C Trace Context, version 00)."""
+    random = os.urandom(24).hex()
+    return f"00-{random[:32]}-{random[32:]}-{'01' if sampled else '00'}"
+
+
+def traceparent_of(span: trace.Span) -> str:
+    """What a call made within a span carries."""
+    context = span.get_span_context()
+    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    return f"00-{trace_id}-{span_id}-{context.trace_flags:02x}"
+
+
+def _attributes(method: Method) -> dict[str, str]:
+    service, name = method.path[1:].split("/")
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+
+
+def _report(reports: Telemetry, method: Method, code: Code, reason: str) -> None:
     reports.calls.errors.labels(method.path, code.value).inc()
+    span = trace.get_current_span()
     if span.is_recording():
         span.set_attributes({"rpc.grpc.status_code": code.value, "error.type": reason})
         span.set_status(trace.StatusCode.ERROR)

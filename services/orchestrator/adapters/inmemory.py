@@ -74,10 +74,7 @@ class InMemoryTurns:
     async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
         """Appends entries."""
         run = self._writable(principal, turn)
-        known = run.entries[first_sequence - 1 :]
-        if list(entries[: len(known)]) != known:
-            raise LeaseLost("the log has another entry of that sequence")
-        run.entries.extend(entries[len(known) :])
+        _extend(run, first_sequence, entries)
         run.lease_ends = asyncio.get_running_loop().time() + self._lease_s
         return run.stop
 
@@ -124,6 +121,14 @@ class InMemoryTurns:
         run = self._run(current_principal(), turn.run_id)
         if run.over and run.entries[sequence - 1 :] == list(last):
             return False
-        self._writable(current_principal(), turn).entries.extend(last)
+        _extend(self._writable(current_principal(), turn), sequence, last)
         run.over = True
         return True
+
+
+def _extend(run: _Run, first_sequence: int, entries: Sequence[bytes]) -> None:
+    """Appends what the log does not have yet."""
+    known = run.entries[first_sequence - 1 :]
+    if list(entries[: len(known)]) != known[: len(entries)]:
+        raise LeaseLost("the log has another entry of that sequence")
+    run.entries.extend(entries[len(known) :])

@@ -1,7 +1,8 @@
 """A run at work in this process: what it has logged, and those who watch it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -26,7 +27,10 @@ class LiveRun:
         """Begins an empty log of `turn`, which works for `principal`; what is noted waits `coalesce_s` seconds."""
         self._coalesce_s = coalesce_s
         self._waiting: list[Event] = []
-        self._soon: asyncio.Task[None] | None = None
+        self._unsent: list[bytes] = []
+        self._soon: asyncio.TimerHandle | None = None
+        self._holding: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self.principal = principal
         self.turn = turn
         self.stop_requested = False
@@ -56,33 +60,25 @@ class LiveRun:
         # Not to be cut: an entry that the store has and we do not know of would make a second of its sequence.
         await finish(self._log_waiting())
 
-    async def note(self, *events: Event) -> None:
+    def note(self, *events: Event) -> None:
         """Logs events soon: at the latest `coalesce_s` from now, together with what comes until then.
 
-        Raises:
-            ServiceError: what logging earlier ones came to.
+        What goes wrong with that comes to light with the next `append`, or with the end of the run.
         """
         self._add(events)
-        if self._soon is not None and self._soon.done():
-            soon, self._soon = self._soon, None
-            soon.result()
         if self._soon is None:
-            self._soon = asyncio.create_task(self._log_soon())
-            self._soon.add_done_callback(lambda soon: soon.cancelled() or soon.exception())
+            self._soon = asyncio.get_running_loop().call_later(self._coalesce_s, self._in_background, self.append)
 
     async def last_entries(self, last: Last) -> list[bytes]:
         """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""
         async with self._lock:
             return self._take([last])
 
-    async def _log_soon(self) -> None:
-        await asyncio.sleep(self._coalesce_s)
-        await finish(self._log_waiting())
-
     async def _log_waiting(self) -> None:
         async with self._lock:
             first, entries = self.next_sequence, self._take()
             stop = await self._log.append(self.principal, self.turn, first, entries)
+            self._unsent = []
             self._show(entries)
         if stop and not self.stop_requested:
             self.stop()
@@ -98,37 +94,59 @@ class LiveRun:
 
     def _take(self, more: Sequence[Event] = ()) -> list[bytes]:
         """What waits, and more, as entries. Nobody need log them soon any more."""
-        soon, self._soon = self._soon, None
-        if soon is not None:
-            soon.cancel()  # cuts its sleep; what it writes already, `finish` keeps from being cut
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         events, self._waiting = [*self._waiting, *more], []
-        first = self.next_sequence
-        return [self._codec.encode(self.turn.run_id, first + index, event) for index, event in enumerate(events)]
+        first = self.next_sequence + len(self._unsent)
+        encode, run_id = self._codec.encode, self.turn.run_id
+        # Kept until the store has said that it has them, byte for byte: it may have them though its reply was lost.
+        self._unsent += [encode(run_id, first + index, event) for index, event in enumerate(events)]
+        return list(self._unsent)
 
-    async def hold(self, lease_s: float) -> None:
-        """Holds the session for as long as the run works on: says so three times a lease. Ends only by cancellation.
+    def hold(self, lease_s: float) -> None:
+        """Holds the session from now on until the run ends: says so three times a lease.
 
         Whether a lost reply took the session, a dead process holds it, or the store stood still: the session is free
         again one lease later.
         """
-        while True:
-            await asyncio.sleep(lease_s / 3)
+        self._holding = asyncio.get_running_loop().call_later(lease_s / 3, self._hold_on, lease_s)
+
+    def _hold_on(self, lease_s: float) -> None:
+        self._in_background(self.append)
+        self.hold(lease_s)
+
+    def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Does work that nobody waits for. A lost session stops the run; what a store did not take is sent again."""
+
+        async def watched() -> None:
             try:
-                await self.append()
+                await work()
             except LeaseLost:
                 self.interrupt()
             except ServiceError as error:
-                log.warning("session not held", run_id=self.turn.run_id, reason=error.reason)
+                log.warning("log not written", run_id=self.turn.run_id, reason=error.reason)
+
+        task = asyncio.create_task(watched())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def end(self, entries: Sequence[bytes]) -> None:
         """Shows the last entries, which the store has by now."""
         self._ended = True
+        self.release()
         self._show(entries)
 
     def lose(self, error: Exception) -> None:
         """Ends every watch with `error`: the log could not be brought to its end here."""
         self._lost = error
+        self.release()
         self._show([])
+
+    def release(self) -> None:
+        """Holds the session no longer."""
+        if self._holding is not None:
+            self._holding.cancel()
 
     def stop(self) -> None:
         """Tells the run to stop. It ends with `cancelled`, unless it has ended."""

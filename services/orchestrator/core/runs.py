@@ -199,7 +199,7 @@ class Runs:
         loop = TurnLoop(
             run, agent, text, retrieval=self._retrieval, tools=self._tools, model=self._model, config=self._config
         )
-        holding = asyncio.create_task(run.hold(self._config.lease_s))
+        run.hold(self._config.lease_s)
         try:
             last = await self._outcome(run, agent, loop, analysis)
             loop.usage.elapsed_s = time.monotonic() - began
@@ -207,7 +207,6 @@ class Runs:
                 await finish(self._end(run, loop, last))
         finally:
             analysis.cancel()
-            holding.cancel()
 
     async def _outcome(self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]) -> Last:
         """How the turn ends, once it has."""

@@ -73,17 +73,15 @@ class TurnLoop:
             RunLimitReached: the run used all it was allowed to.
             ServiceError: the model or the store does not answer.
         """
-        await self._run.note(Started(self._agent.name, self._agent.revision))
+        self._run.note(Started(self._agent.name, self._agent.revision))
         understanding = await self._understand(analysis)
         facts = await self._find_facts(understanding)
         asked = intended(self._agent, understanding, self._run.turn.history)
         if isinstance(asked, Asked):
-            await self._run.note(Routed("", f"missing argument {asked.parameter}"))
+            self._run.note(Routed("", f"missing argument {asked.parameter}"))
             await self._say(asked.question)
         else:
-            await self._run.note(
-                Routed(self._model_name, "the agent's model" if self._agent.model else "default model")
-            )
+            self._run.note(Routed(self._model_name, "the agent's model" if self._agent.model else "default model"))
             await self._converse(prompt.opening(self._agent, facts, self._run.turn.history, self._text), asked)
         if self.answer:
             self.gained.append(Message(Role.ASSISTANT, self.answer))
@@ -96,8 +94,10 @@ class TurnLoop:
     async def _say(self, text: str) -> None:
         """Takes the next piece of the answer. The first is shown at once: the reader sees that something comes."""
         self._said.append(text)
-        log = self._run.note if len(self._said) > 1 else self._run.append
-        await log(TextDelta(text))
+        if len(self._said) > 1:
+            self._run.note(TextDelta(text))
+        else:
+            await self._run.append(TextDelta(text))
 
     async def _understand(self, analysis: Awaitable[Understanding]) -> Understanding:
         if not self._agent.intents:
@@ -105,9 +105,9 @@ class TurnLoop:
         try:
             understanding = await analysis
         except ServiceError as error:
-            await self._run.note(Degraded("nlu", error.reason))
+            self._run.note(Degraded("nlu", error.reason))
             return Understanding()
-        await self._run.note(Understood(understanding))
+        self._run.note(Understood(understanding))
         return understanding
 
     async def _find_facts(self, understanding: Understanding) -> tuple[Citation, ...]:
@@ -117,9 +117,9 @@ class TurnLoop:
         try:
             facts = await self._retrieval.search(self._agent.knowledge, self._text, understanding.embedding)
         except ServiceError as error:
-            await self._run.note(Degraded("retrieval", error.reason))
+            self._run.note(Degraded("retrieval", error.reason))
             return ()
-        await self._run.note(Retrieved(facts))
+        self._run.note(Retrieved(facts))
         return facts
 
     async def _converse(self, messages: list[Message], intended_call: ToolCall | None) -> None:
@@ -165,7 +165,7 @@ class TurnLoop:
         for index, call in enumerate(calls):
             await self._run.append(ToolStarted(call))
             finished = await self._call_tool(call, idempotency_key(step, index, call))
-            await self._run.note(*self._degraded(finished), finished)
+            self._run.note(*self._degraded(finished), finished)
             gained.append(Message(Role.TOOL, finished.result_json, tool_call_id=call.id))
         self.gained += gained
         return gained

@@ -225,6 +225,28 @@ async def test_a_store_that_goes_away_ends_the_watch_with_an_error(b):
         await b.events(run_id)
 
 
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_reply_of_the_store_that_is_lost_loses_and_doubles_nothing(b, written):
+    append, lost = b.store.append, []
+
+    async def losing(*args):
+        if args[3] and len(lost) < 2:
+            lost.append(args)
+            if written:
+                await append(*args)
+            raise StoreUnavailable("the store does not answer")
+        return await append(*args)
+
+    b.model.scripts = [["one ", 0.1, "two ", 0.1, "three"]]
+    b.agent_is(max_answer_tokens=64)
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries or lost)
+    b.store.append = losing
+    events = await b.events(run_id)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert deltas(events) == getattr(events[-1], kinds(events)[-1]).answer == "one two three"
+
+
 async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):
     b.model.scripts = [ENDLESS]
     run_id = await b.begin()
