@@ -52,14 +52,15 @@ class Order:
 
     @property
     def summary(self) -> str:
-        """The state of the order in words for the customer."""
+        """The order in words for the customer: how far it is, then what is in it."""
         day = f"{self.expected_on:%A, %B} {self.expected_on.day}" if self.expected_on else ""
-        return {
-            "processing": f"Order {self.order_id} is being packed. {self.carrier} will deliver it on {day}.",
-            "shipped": f"Order {self.order_id} is on its way with {self.carrier}. It will arrive on {day}.",
-            "delivered": f"Order {self.order_id} was delivered by {self.carrier} on {day}.",
-            "cancelled": f"Order {self.order_id} was cancelled and will not be delivered.",
+        state = {
+            "processing": f"is being packed and will arrive on {day} with {self.carrier}",
+            "shipped": f"is on its way with {self.carrier} and will arrive on {day}",
+            "delivered": f"was delivered by {self.carrier} on {day}",
+            "cancelled": "was cancelled and will not be delivered",
         }[self.status]
+        return f"Order {self.order_id} {state}. In it: {', '.join(self.items)}."
 
 
 def order(number: int, today: date) -> Order | None:

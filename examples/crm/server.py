@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from examples.crm.orders import Order, order
-from examples.crm.refunds import RefundRefused, Refunds
+from examples.crm.refunds import Refund, RefundRefused, Refunds
 
 MAX_BODY = 65_536
 IDLE_S = 30.0
@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
             if not match.groups():
                 return HTTPStatus.OK, {"status": "ok"}
             found = self._order(match[1])
-            return self._refund(found, body) if method == "POST" else (HTTPStatus.OK, _shown(found))
+            return self._refund(found, body) if method == "POST" else (HTTPStatus.OK, shown(found))
         raise _Problem(HTTPStatus.NOT_FOUND, "there is nothing at this path")
 
     def _order(self, order_id: str) -> Order:
@@ -99,8 +99,7 @@ class Handler(BaseHTTPRequestHandler):
             refund = self._refunds.make(found, asked, self.headers.get("Idempotency-Key", ""))
         except RefundRefused as refused:
             raise _Problem(refused.status, str(refused)) from None
-        shown = {"refund_id": refund.refund_id, "order_id": refund.order_id, "amount": f"{refund.amount} USD"}
-        return HTTPStatus.CREATED, {**shown, "status": "accepted"}
+        return HTTPStatus.CREATED, shown_refund(refund)
 
     def _body(self) -> bytes:
         """The request's body. Where it cannot be read whole, the connection ends with the answer."""
@@ -147,7 +146,8 @@ class Handler(BaseHTTPRequestHandler):
         _LOG.debug(format, *args)
 
 
-def _shown(found: Order) -> dict[str, Any]:
+def shown(found: Order) -> dict[str, Any]:
+    """An order as JSON."""
     return {
         "order_id": found.order_id,
         "status": found.status,
@@ -157,4 +157,14 @@ def _shown(found: Order) -> dict[str, Any]:
         "ordered_on": found.ordered_on.isoformat(),
         "expected_on": found.expected_on.isoformat() if found.expected_on else None,
         "total": f"{found.total} USD",
+    }
+
+
+def shown_refund(refund: Refund) -> dict[str, Any]:
+    """A refund as JSON."""
+    return {
+        "refund_id": refund.refund_id,
+        "order_id": refund.order_id,
+        "amount": f"{refund.amount} USD",
+        "status": "accepted",
     }

@@ -1,6 +1,7 @@
 """Runs services in this process: binds, reports health, drains on SIGTERM, closes in reverse."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -84,6 +85,7 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
             port = config.metrics_port or row.metrics_port
             metrics, _ = prometheus_client.start_http_server(port, config.host, kit.telemetry.metrics)
             closing.callback(metrics.shutdown)
+        gc.freeze()  # what was made until here stays to the end: nothing for the collector to look at again
         watch = asyncio.create_task(_watch_readiness(apps, status))
         closing.callback(watch.cancel)
         log.info("listening", address=address)

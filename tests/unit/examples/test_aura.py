@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import protovalidate
@@ -7,7 +8,9 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from examples.crm.orders import FIRST, LAST
+from examples.crm.orders import FIRST, LAST, order
+from examples.crm.refunds import Refunds
+from examples.crm.server import shown, shown_refund
 from myriad.common.v1 import common_pb2
 
 AURA = Path(__file__).parents[3] / "examples" / "aura"
@@ -58,6 +61,18 @@ def test_a_bound_tool_exists_and_gets_its_parameters_from_entities_that_exist(au
         schema = tools[binding.name]
         assert set(binding.arguments.values()) <= entities
         assert set(schema.get("required", ())) <= set(binding.arguments) <= set(schema.get("properties", ()))
+
+
+def test_what_a_tool_maps_is_in_the_answer_of_the_crm(aura: common_pb2.Agent) -> None:
+    found = order(FIRST, date(2026, 11, 20))
+    assert found is not None
+    answers = {
+        "order_status": shown(found),
+        "refund_order": shown_refund(Refunds().make(found, {}, "")),
+    }
+    for tool in aura.tools:
+        if tool.HasField("http"):
+            assert {pointer.removeprefix("/") for pointer in tool.http.response.values()} <= set(answers[tool.name])
 
 
 def test_only_the_refund_has_side_effects(aura: common_pb2.Agent) -> None:

@@ -197,7 +197,8 @@ def test_an_order_is_shown_with_what_the_agent_maps(shop: Shop) -> None:
         {
             "order_id": "1007",
             "status": "shipped",
-            "summary": "Order 1007 is on its way with Swift Post. It will arrive on Wednesday, November 25.",
+            "summary": "Order 1007 is on its way with Swift Post and will arrive on Wednesday, November 25. "
+            "In it: 2 x apron, 2 x candle, 2 x cast-iron pan.",
             "items": ["2 x apron", "2 x candle", "2 x cast-iron pan"],
             "carrier": "Swift Post",
             "ordered_on": "2026-11-17",
@@ -260,6 +261,20 @@ def test_no_candle_travels_abroad() -> None:
     abroad = [_order(number) for number in ORDERS if _order(number).carrier == "Globe Parcel"]
     assert abroad
     assert not [found for found in abroad if any("candle" in item for item in found.items)]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (1002, "Order 1002 is being packed and will arrive on Thursday, November 26 with Swift Post. "),
+        (1008, "Order 1008 is on its way with Arrow Express and will arrive on Monday, November 23. "),
+        (1060, "Order 1060 was delivered by Arrow Express on Thursday, November 5. "),
+        (1009, "Order 1009 was cancelled and will not be delivered. "),
+    ],
+)
+def test_an_order_is_told_in_words(number: int, words: str) -> None:
+    found = _order(number)
+    assert found.summary == f"{words}In it: {', '.join(found.items)}."
 
 
 def test_the_prices_are_those_of_the_articles() -> None:
