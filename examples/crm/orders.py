@@ -55,8 +55,8 @@ class Order:
         """The order in words for the customer: how far it is, then what is in it."""
         day = f"{self.expected_on:%A, %B} {self.expected_on.day}" if self.expected_on else ""
         state = {
-            "processing": f"is being packed and will arrive on {day} with {self.carrier}",
-            "shipped": f"is on its way with {self.carrier} and will arrive on {day}",
+            "processing": f"is still processing and will arrive on {day} with {self.carrier}",
+            "shipped": f"was shipped with {self.carrier} and will arrive on {day}",
             "delivered": f"was delivered by {self.carrier} on {day}",
             "cancelled": "was cancelled and will not be delivered",
         }[self.status]

@@ -190,6 +190,26 @@ async def test_with_tools_to_choose_from_the_model_may_answer_in_words(channel: 
     assert bool(text_of(answer)) != bool(calls_of(answer))
 
 
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ('{"summary": "Order 1007 is on its way with Swift Post.", "status": "shipped"}', "Swift Post"),
+        ('{"status": "delivered", "carrier": "Globe Parcel"}', "Globe Parcel"),
+        ('{"error": "a person must approve the refund first"}', "approve"),
+    ],
+)
+async def test_a_tools_result_is_what_the_model_answers_with(channel: grpc.aio.Channel, result: str, said: str) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "order_status", "arguments": "{}"}}
+    messages = [
+        {"role": "system", "content": "You are a helper of a shop. Answer in one or two short sentences."},
+        {"role": "user", "content": "What about my order?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": result},
+    ]
+    answer = await collect(channel, "llm", {"messages": messages, "max_tokens": 60, "temperature": 0})
+    assert said in text_of(answer)
+
+
 async def test_half_a_tool_call_is_none(channel: grpc.aio.Channel) -> None:
     answer = await collect(channel, "llm", asked("Weather in Rome?", tools=TOOLS, tool_choice="required", max_tokens=4))
     assert answer[-1]["choices"][0]["finish_reason"] == "length"

@@ -1,9 +1,11 @@
 """What the model is told: persona, facts, the conversation so far, and what the user said.
 
-Facts are put as an earlier part of the conversation, each an answer that was given, the best one last. A small model
-uses them so more often than from a list in its instructions: docs/adr/0010 has the figures.
+Facts are put as an earlier part of the conversation, each an answer that was given, the best one last and then once
+more in one sentence. A small model uses them so more often than from a list in its instructions, and it stops where a
+sentence ends: docs/adr/0010 has the figures.
 """
 
+import re
 from collections.abc import Sequence
 
 from services.orchestrator.domain import Agent, Citation, Message, Role
@@ -20,11 +22,14 @@ def opening(agent: Agent, facts: Sequence[Citation], history: Sequence[Message],
     """
     messages = [Message(Role.SYSTEM, agent.persona.strip())]
     for fact in reversed(facts):
-        messages += [
-            Message(Role.USER, f"Please tell me about: {_topic(fact)}."),
-            Message(Role.ASSISTANT, _plain(fact)),
-        ]
+        messages += _exchange(f"Please tell me about: {_topic(fact)}.", _plain(fact))
+    if facts:
+        messages += _exchange(f"{_topic(facts[0])}, in one sentence?", _first_sentence(_plain(facts[0])))
     return [*messages, *history, Message(Role.USER, text)]
+
+
+def _exchange(question: str, answer: str) -> list[Message]:
+    return [Message(Role.USER, question), Message(Role.ASSISTANT, answer)]
 
 
 def _topic(fact: Citation) -> str:
@@ -34,3 +39,7 @@ def _topic(fact: Citation) -> str:
 def _plain(fact: Citation) -> str:
     """A fact on one line, without the headings of its document."""
     return " ".join(" ".join(line for line in fact.text.splitlines() if not line.startswith("#")).split())
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]

@@ -28,7 +28,7 @@ from services.orchestrator.domain import (
 )
 from tests.support.orchestrator import ALICE, SESSION, bench, deltas, kinds
 
-FACT = Citation("help", "returns", "Returns", "returns#0", 0, 20, "Returns take 30 days.", 0.9)
+FACT = Citation("help", "returns", "Returns", "returns#0", 0, 20, "# Returns\n\nReturns take 30 days.\nAt most.", 0.9)
 KNOWS = {"knowledge": Knowledge(("help",), 3, 0.0), "intents": {"returns": Intent("returns")}}
 SCHEMA = {"type": "object", "properties": {"order_id": {"type": "integer"}}, "required": ["order_id"]}
 STATUS = Tool("order_status", "Looks an order up.", SCHEMA, 5.0)
@@ -81,10 +81,11 @@ async def test_the_prompt_holds_persona_facts_history_and_question(b):
     b.retrieval.facts = (FACT,)
     await b.turn("first")
     await b.turn("second")
-    system, topic, fact, first, answer, second = b.model.asked[1]
+    system, topic, fact, again, short, first, answer, second = b.model.asked[1]
     assert (system.role, system.content) == (Role.SYSTEM, "You help.")
     assert topic.content == "Please tell me about: Returns."
-    assert (fact.role, fact.content) == (Role.ASSISTANT, "Returns take 30 days.")
+    assert (fact.role, fact.content) == (Role.ASSISTANT, "Returns take 30 days. At most.")
+    assert (again.content, short.content) == ("Returns, in one sentence?", "Returns take 30 days.")
     assert [first.content, answer.content, second.content] == ["first", "Hello.", "second"]
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 import constraint
+import retold
 
 _MAX_BODY = 1 << 20
 _ROLES = {"system", "developer", "user", "assistant", "tool"}
@@ -110,17 +111,18 @@ def _messages(messages, tools):
     """Returns the messages as role and text: this model's template knows neither tools nor content parts."""
     if not isinstance(messages, list) or not messages:
         raise BadRequest("messages: must be a non-empty list")
-    plain = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    plain = [_message(message, f"messages[{index}]", tools) for index, message in enumerate(messages)]
     if tools:
         explained = constraint.explain(tools)
         if plain[0]["role"] == "system":
             plain[0]["content"] += "\n\n" + explained
         else:
             plain.insert(0, {"role": "system", "content": explained})
-    return plain
+        return plain
+    return retold.retell(messages, plain)
 
 
-def _message(message, field):
+def _message(message, field, tools):
     if not isinstance(message, dict):
         raise BadRequest(f"{field}: must be an object")
     role = message.get("role")
@@ -130,7 +132,7 @@ def _message(message, field):
     text = _text(message.get("content"), f"{field}.content", optional=bool(calls))
     if calls:
         text = "\n".join([text] * bool(text) + [_past_call(call, f"{field}.tool_calls") for call in calls])
-    if role == "tool":
+    if role == "tool" and tools:
         # The model was never shown this role; a user's word is what it takes as fact.
         return {"role": "user", "content": f"Result of the tool call: {text}"}
     return {"role": "system" if role == "developer" else role, "content": text}
