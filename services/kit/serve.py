@@ -33,6 +33,9 @@ LIVENESS = "liveness"
 _CHECK_EVERY_S = 1.0
 _CHECK_TIMEOUT_S = 2.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+# Channels retry what never reached a handler. An answer is an answer, UNAVAILABLE too: asking three times makes a slow
+# backend slower, and the caller wait three times as long. Source: gRFC A6, server pushback.
+_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -167,7 +170,7 @@ def _call(endpoint: Endpoint, body: bytes, context: Any) -> Call:
 
 async def _refuse(context: Any, error: ServiceError) -> NoReturn:
     status = to_status(error)
-    await context.abort(status.code, status.message, status.trailers)
+    await context.abort(status.code, status.message, (*status.trailers, _NO_RETRY))
     raise AssertionError("abort returned")
 
 

@@ -102,6 +102,20 @@ async def test_an_error_within_a_stream_comes_after_its_messages(service):
     assert seen == [1, 2, 3]
 
 
+async def test_an_answer_is_not_asked_for_again(service):
+    servicer, client, stub = service
+    asked = []
+
+    async def get_run(request):
+        asked.append(request.run_id)
+        raise StoreUnavailable("the store is gone", retry_after=1.0)
+
+    servicer.get_run = get_run
+    with pytest.raises(StoreUnavailable):
+        await client.unary(stub.GetRun, pb.GetRunRequest(run_id=RUN), timeout=5)
+    assert asked == [RUN]
+
+
 async def test_a_strangers_exception_leaves_without_detail(service):
     servicer, client, stub = service
     servicer.get_run = raising(ZeroDivisionError("/secret/path"))

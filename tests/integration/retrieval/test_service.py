@@ -247,7 +247,7 @@ async def test_a_milvus_that_hangs_costs_no_more_than_its_timeout_and_goes_on_la
             began = time.monotonic()
             with pytest.raises(VectorIndexUnavailable):
                 await search(client)
-            assert 2.5 < time.monotonic() - began < 8.0
+            assert 2.5 < time.monotonic() - began < 5.0
             process.send_signal(signal.SIGCONT)
             assert await search(client) == [TEXT]
         finally:

@@ -1,7 +1,8 @@
 """Puts past tool calls into words a very small model can use: it was never shown tools, and takes JSON for a format.
 
-A result is told as the answer that was given to the user's question, then once more in one sentence, and the question is
-put again: the model then says the same in its own voice, and stops. Results that an answer followed already are left to that answer.
+A result is told as the answer that was given to the user's question, then once more in one sentence, and the question
+is put again: the model then says the same in its own voice, and stops. Results that an answer followed already are
+left to that answer.
 """
 
 import json
