@@ -7,8 +7,8 @@ stock interceptors cost more than the calls they watch, and the client's loses c
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import structlog
 from opentelemetry import trace
@@ -36,29 +36,32 @@ def telemetry(reports: Telemetry) -> Interceptor:
             seconds[method.path] = reports.calls.seconds.labels(method.path)
         call.traceparent = call.metadata.get("traceparent") or new_traceparent(reports.sampled())
         began = time.perf_counter()
-        try:
-            if call.traceparent.endswith(_SAMPLED) and reports.records:
-                context = propagator.extract({"traceparent": call.traceparent})
-                with reports.tracer.start_as_current_span(
-                    method.path[1:], context, trace.SpanKind.SERVER, _attributes(method), record_exception=False
-                ) as span:
-                    call.traceparent = traceparent_of(span)
-                    yield
-            else:
+        with span_of(call, method) if reports.records and call.traceparent.endswith(_SAMPLED) else nullcontext():
+            try:
                 yield
-        except ServiceError as error:
-            _report(reports, method, error.code, error.reason)
-            if error.code in _OURS:
-                log.warning("call failed", code=error.code, reason=error.reason, message=error.message)
-            raise
-        except asyncio.CancelledError:
-            _report(reports, method, Code.CANCELLED, "CANCELLED")
-            raise
-        except Exception as error:
-            _report(reports, method, Code.INTERNAL, type(error).__name__)
-            raise
-        finally:
-            seconds[method.path].observe(time.perf_counter() - began)
+            except ServiceError as error:
+                _report(reports, method, error.code, error.reason)
+                if error.code in _OURS:
+                    log.warning("call failed", code=error.code, reason=error.reason, message=error.message)
+                raise
+            except asyncio.CancelledError:
+                _report(reports, method, Code.CANCELLED, "CANCELLED")
+                raise
+            except Exception as error:
+                _report(reports, method, Code.INTERNAL, type(error).__name__)
+                raise
+            finally:
+                seconds[method.path].observe(time.perf_counter() - began)
+
+    @contextmanager
+    def span_of(call: Call, method: Method) -> Iterator[None]:
+        context = propagator.extract({"traceparent": call.traceparent})
+        kind, attributes = trace.SpanKind.SERVER, _attributes(method)
+        with reports.tracer.start_as_current_span(
+            method.path[1:], context, kind, attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            call.traceparent = traceparent_of(span)
+            yield
 
     return watched
 
