@@ -1,6 +1,6 @@
 """The one table of what listens where: names, default ports and time budgets of every part of the stack.
 
-Readers: Envoy's renderer, the launcher in `services.dev`, the manifests' tests and the documentation's tests.
+Readers: Envoy's renderer, the launcher in `services.dev`, the tests of the manifests and of the README's table.
 The name of a row is also its folder, proto package, Envoy cluster, k8s object and `service.name`.
 """
 

@@ -82,3 +82,9 @@ def limited(field):
     text = rules.repeated.items if rules.HasField("repeated") else rules
     kept = {rule.name for bound in (text.string, text.bytes) for rule, _ in bound.ListFields()}
     return bool(kept & {"max_len", "max_bytes", "pattern"})
+
+
+def test_the_readme_lists_the_services_with_their_ports():
+    readme = (ROOT / "README.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \|.*\| (\d+) \|$", readme, re.MULTILINE))
+    assert listed == {row.name: str(row.port) for row in topology.SERVICES.values()}

@@ -48,6 +48,7 @@ async def ready_again(stack, part, restarts):
     [
         ("nlu", "How many days do I have to return an item?"),
         ("retrieval", "How many days do I have to return an item?"),
+        ("toolexec", "Where is my order 1007?"),
     ],
 )
 async def test_a_service_that_hangs_degrades_the_turn(stack, user, part, text):

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 from services.kit.errors import (
     ApprovalRequired,
+    DeadlineExceeded,
     InvalidToolArguments,
     ResourceExhausted,
     RunLimitReached,
@@ -186,8 +187,9 @@ class TurnLoop:
 
     @staticmethod
     def _degraded(finished: ToolFinished) -> list[Event]:
-        """A tool that fails is the tool's affair; the service that runs tools being gone is told by itself."""
-        return [Degraded("toolexec", finished.reason)] if finished.reason == ServiceUnavailable.reason else []
+        """A tool that fails is the tool's affair; that the service which runs tools does not answer is told by itself."""
+        gone = finished.reason in {ServiceUnavailable.reason, DeadlineExceeded.reason}
+        return [Degraded("toolexec", finished.reason)] if gone else []
 
 
 def _finished(call: ToolCall, result: ToolResult) -> ToolFinished:

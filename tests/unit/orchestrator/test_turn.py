@@ -6,6 +6,7 @@ import pytest
 
 from services.kit.errors import (
     ApprovalRequired,
+    DeadlineExceeded,
     InvalidToolArguments,
     ModelFailed,
     ModelUnavailable,
@@ -114,10 +115,11 @@ async def test_dead_retrieval_degrades_and_the_turn_goes_on(b):
     assert kinds(events)[-1] == "completed"
 
 
-async def test_dead_toolexec_degrades_and_the_model_is_told(b):
+@pytest.mark.parametrize("error", [ServiceUnavailable("it does not answer"), DeadlineExceeded("it does not answer")])
+async def test_dead_toolexec_degrades_and_the_model_is_told(b, error):
     b.agent_is(**ORDERS)
     b.nlu.understanding = understood("order_status", ORDER_1007)
-    b.tools.results["order_status"] = ServiceUnavailable("toolexec does not answer")
+    b.tools.results["order_status"] = error
     events = await b.turn()
     assert kinds(events)[3:6] == ["tool_started", "degraded", "tool_finished"]
     assert events[4].degraded.component == "toolexec"
