@@ -12,7 +12,9 @@ from services.kit.call import Principal
 from services.kit.errors import ServiceError
 
 
-def chat(console: Console, address: str, principal: Principal, *, agent: str | None, session_id: str | None) -> None:
+def chat(
+    console: Console, address: str, principal: Principal, *, agent: str | None, session_id: str | None, again: str
+) -> None:
     """Talks until the person leaves: Ctrl-D, Ctrl-C at the prompt, or `/quit`. Ctrl-C in an answer stops it.
 
     Args:
@@ -21,6 +23,7 @@ def chat(console: Console, address: str, principal: Principal, *, agent: str | N
         principal: Who talks.
         agent: With whom. None: with the agent of the session.
         session_id: The session to go on with. None: a new one.
+        again: The command that takes up a session; the session's id is put after it.
 
     Raises:
         ServiceError: the conversation could not be opened.
@@ -32,9 +35,8 @@ def chat(console: Console, address: str, principal: Principal, *, agent: str | N
             conversation = runner.run(_begin(closing, address, principal, agent, session_id))
             console.print(f"{conversation.agent} listens. Ctrl-C stops an answer, Ctrl-D leaves.", style="dim")
             _talk(console, runner, conversation)
-            console.print(
-                f"\nGo on with: myriad chat --session {conversation.session_id}", style="dim", highlight=False
-            )
+            go_on = f"\nGo on with: {again} {conversation.session_id}"
+            console.print(go_on, style="dim", markup=False, highlight=False, soft_wrap=True)
         finally:
             runner.run(closing.aclose())
 

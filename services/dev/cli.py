@@ -4,6 +4,8 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, cast
 
@@ -17,13 +19,15 @@ from services.dev.ask import ask as ask_once
 from services.dev.chat import chat as talk
 from services.dev.conversation import TIMEOUT_S, orchestrator_at, to_dict
 from services.dev.environment import without_proxy
-from services.dev.plan import ROOT
-from services.dev.show import LastingOutput, print_json
+from services.dev.show import WORK, LastingOutput, print_json, typed
 from services.dev.state import Folder, StackState, State
 from services.kit.call import Principal
-from services.kit.errors import ServiceError
+from services.kit.errors import AgentNotFound, ServiceError, SessionNotFound
 
 FOLLOW_EVERY_S = 0.2
+
+USUAL = "dev"
+"""The tenant and the user that a command asks for when none is named."""
 
 
 class Failed(Exception):
@@ -71,7 +75,7 @@ def _complain(text: str) -> NoReturn:
     sys.exit(1)
 
 
-def _options(context: typer.Context, work: Work = ROOT / ".myriad") -> None:
+def _options(context: typer.Context, work: Work = WORK) -> None:
     """Myriad on this machine: the stack, and talking to its agents."""
     context.obj = Folder(work)
 
@@ -134,12 +138,16 @@ def _chat(
     context: typer.Context,
     agent: Agent = None,
     session: Session = None,
-    tenant: Tenant = "dev",
-    user: User = "dev",
+    tenant: Tenant = USUAL,
+    user: User = USUAL,
 ) -> None:
     """Talk to an agent."""
-    envoy = _running(context.obj).addresses["envoy"]
-    talk(Console(), envoy, _principal(tenant, user), agent=agent or (None if session else "aura"), session_id=session)
+    folder: Folder = context.obj
+    envoy = _running(folder).addresses["envoy"]
+    whom = agent or (None if session else "aura")
+    again = typed(folder.path, "chat", *_on_behalf(tenant, user), "--session")
+    with _advising(folder, tenant, user):
+        talk(Console(), envoy, _principal(tenant, user), agent=whom, session_id=session, again=again)
 
 
 def _ask(
@@ -148,15 +156,16 @@ def _ask(
     agent: Agent = None,
     session: Session = None,
     as_json: AsJson = False,
-    tenant: Tenant = "dev",
-    user: User = "dev",
+    tenant: Tenant = USUAL,
+    user: User = USUAL,
 ) -> None:
     """Ask an agent one thing. Exit status 0: the run completed."""
     envoy = _running(context.obj).addresses["envoy"]
     whom = agent or (None if session else "aura")
     asking = ask_once(Console(), envoy, _principal(tenant, user), text, agent=whom, session_id=session, as_json=as_json)
     try:
-        code = asyncio.run(asking)
+        with _advising(context.obj, tenant, user):
+            code = asyncio.run(asking)
     except KeyboardInterrupt:
         code = 130
     raise typer.Exit(code)
@@ -165,8 +174,8 @@ def _ask(
 def _agents_apply(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="Folder with agent.yaml and knowledge/*.md, or an agent's YAML file.")],
-    tenant: Tenant = "dev",
-    user: User = "dev",
+    tenant: Tenant = USUAL,
+    user: User = USUAL,
 ) -> None:
     """Make an agent what its files say: the agent, its documents, its intents."""
     folder: Folder = context.obj
@@ -178,7 +187,7 @@ def _agents_apply(
     )
 
 
-def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = "dev", user: User = "dev") -> None:
+def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = USUAL, user: User = USUAL) -> None:
     """List the agents."""
     found = asyncio.run(_list(_running(context.obj).addresses["envoy"], _principal(tenant, user)))
     if as_json:
@@ -205,10 +214,34 @@ def _running(folder: Folder) -> StackState:
     """
     state = folder.read()
     if state is None or not folder.is_owned():
-        raise Failed(f"The stack is not running (its folder would be {folder.path}). Start it: make up")
+        usual = "" if folder.path == WORK else " (make up starts the usual one)"
+        start = typed(folder.path, "up")
+        raise Failed(f"The stack is not running (its folder would be {folder.path}). Start it{usual}: {start}")
     if state.state is not State.READY:
-        raise Failed(f"The stack is {state.state}, not ready yet. See it: myriad status")
+        raise Failed(f"The stack is {state.state}, not ready yet. See it: {typed(folder.path, 'status')}")
     return state
+
+
+@contextmanager
+def _advising(folder: Folder, tenant: str, user: str) -> Iterator[None]:
+    """Says what to do about an agent or a session that is not there.
+
+    Raises:
+        Failed: it is not there.
+    """
+    try:
+        yield
+    except AgentNotFound as error:
+        listing = typed(folder.path, "agents", "list", *_on_behalf(tenant, user))
+        raise Failed(f"{error.message} ({error.reason}). See which there are: {listing}") from error
+    except SessionNotFound as error:
+        raise Failed(f"{error.message} ({error.reason}). Leave out --session: a new one begins.") from error
+
+
+def _on_behalf(tenant: str, user: str) -> list[str]:
+    """The options that name who asks, where it is not the usual one."""
+    given = {"--tenant": tenant, "--user": user}
+    return [word for option, name in given.items() if name != USUAL for word in (option, name)]
 
 
 def _principal(tenant: str, user: str) -> Principal:

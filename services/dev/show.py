@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import shlex
 import unicodedata
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -10,8 +12,22 @@ from rich.text import Text
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.dev.conversation import Transcript
+from services.dev.plan import ROOT
+
+WORK = ROOT / ".myriad"
+"""The usual work folder: the one that make's verbs mean."""
 
 _LONGEST = 200
+
+
+def typed(work: Path, verb: str, *arguments: str) -> str:
+    """A command on the stack in `work`, as a person pastes it where this command was typed."""
+    here = Path.cwd() == ROOT
+    if here and work == WORK and not arguments:
+        return f"make {verb}"
+    program = Path(".venv", "bin", "myriad")
+    options = [] if work == WORK else ["--work", str(work)]
+    return shlex.join([str(program if here else ROOT / program), *options, verb, *arguments])
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ from services.dev import agentfile, agents, processes
 from services.dev.engines.valkey import ValkeyMissing
 from services.dev.plan import ROOT
 from services.dev.ports import NoFreePort
+from services.dev.show import typed
 from services.dev.stack import AlreadyRunning, Stack, end_remains, running_stack
 from services.dev.state import Folder, PartState, State
 from services.dev.supervisor import PartFailed
@@ -113,8 +114,9 @@ async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
         applied = await apply_example(console, stack)
         console.print(f"\nMyriad is up after {time.monotonic() - began:.1f} s.", highlight=False)
         if applied:
-            show_what_to_try(console, stack.address("envoy"))
-        console.print("\nStop it: " + ("Ctrl-C, or make down" if console.is_terminal else "make down"), style="dim")
+            show_what_to_try(console, folder.path, stack.address("envoy"))
+        stop = ("Ctrl-C, or " if console.is_terminal else "") + typed(folder.path, "down")
+        console.print(f"\nStop it: {stop}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
     try:
         async with running_stack(
@@ -138,7 +140,9 @@ async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
 def _say_running(console: Console, folder: Folder) -> int:
     state = folder.read()
     where = state.addresses["envoy"] if state else "its address is not known yet"
-    console.print(f"Myriad already runs: {where}. See it: myriad status. Stop it: make down.", highlight=False)
+    see, stop = typed(folder.path, "status"), typed(folder.path, "down")
+    said = f"Myriad already runs: {where}\nSee it: {see}\nStop it: {stop}"
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -159,20 +163,19 @@ def _detail(console: Console, line: str) -> None:
     console.print(f"  {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_what_to_try(console: Console, address: str) -> None:
+def show_what_to_try(console: Console, work: Path, address: str) -> None:
     """Prints three things to try, to be pasted as they are."""
-    myriad = ".venv/bin/myriad" if Path.cwd() == ROOT else str(ROOT / ".venv" / "bin" / "myriad")
     json_type = "-H 'content-type: application/json'"
     lines = [
         "",
         "Ask a question:",
-        f'  {myriad} ask "How many days do I have to return something?" --agent aura',
+        "  " + typed(work, "ask", "How many days do I have to return something?", "--agent", "aura"),
         "The same over HTTP, as server-sent events:",
         f'  SESSION=$(curl -s {address}/v1/sessions {json_type} -d \'{{"agent": "aura"}}\''
         ' | grep -o \'"session_id": *"[^"]*\' | cut -d\'"\' -f4)',
         f'  curl -sN {address}/v1/sessions/${{SESSION}}:run {json_type} -d \'{{"input": "Where is order 1001?"}}\'',
         "Talk:",
-        "  make chat",
+        "  " + typed(work, "chat"),
     ]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

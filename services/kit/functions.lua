@@ -8,6 +8,7 @@
 -- Fields of a session: owner agent request created updated runs token ended cancelled
 --   runs: number of the latest run        token: its fencing token
 --   ended: number of the run that ended last        cancelled: number of the latest run told to stop
+--   logged: number of the latest run with an event in its log
 
 local MINUTE_MS, HOUR_MS = 60000, 3600000
 
@@ -186,7 +187,8 @@ end
 -- turn_begin: takes the lease, numbers the run, and reads what the agent remembers.
 -- KEYS session lease history requests request_times
 -- ARGV owner request_id digest lease_ms max_messages session_ttl_ms request_ttl_ms
--- Reply: {attached 0|1, run, token, agent, {newest messages, oldest first}}; attached: nothing was taken, no messages
+-- Reply: {attached 0|1, run, token, agent, {newest messages, oldest first}}; attached: nothing was taken, no messages.
+-- A run that the same request began, that never logged anything and that nobody holds begins again under a new token.
 -- SESSION_NOT_FOUND; REQUEST_ID_REUSED; SESSION_BUSY
 local function turn_begin(keys, args)
   local session, lease, history, requests, times = unpack(keys)
@@ -202,7 +204,15 @@ local function turn_begin(keys, args)
     if digest ~= args[3] then
       return refuse('REQUEST_ID_REUSED')
     end
-    return {1, tonumber(run), 0, '', {}}
+    local found = redis.call('HMGET', session, 'runs', 'ended', 'logged')
+    if run ~= found[1] or run == found[2] or run == found[3] or redis.call('PTTL', lease) > 0 then
+      return {1, tonumber(run), 0, '', {}}
+    end
+    -- Nobody learned that this run had begun: it begins now.
+    local token = redis.call('HINCRBY', session, 'token', 1)
+    redis.call('SET', lease, token, 'PX', args[4])
+    return {0, tonumber(run), token, redis.call('HGET', session, 'agent'),
+      redis.call('LRANGE', history, -tonumber(args[5]), -1)}
   end
   local held_ms = redis.call('PTTL', lease)
   if held_ms > 0 then
@@ -278,6 +288,7 @@ local function run_append(keys, args)
       return refuse(reason)
     end
     redis.call('PEXPIRE', log, args[4])
+    redis.call('HSET', session, 'logged', args[1])
   end
   if args[5] ~= '0' then
     redis.call('SET', lease, args[2], 'PX', args[5])

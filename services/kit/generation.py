@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from services.kit.errors import DeadlineExceeded, ServiceError
+from services.kit.errors import DeadlineExceeded, ServiceError, ServiceUnavailable
 from services.kit.status import from_rpc_error
 
 LEAVE_S = 0.1
@@ -61,6 +61,8 @@ class Generation:
             self._readable.clear()
         if self._error is not None:
             raise self._error
+        if not self._left and (self._reader.cancelled() or self._reader.exception() is not None):
+            raise ServiceUnavailable(f"{self._peer} broke off")
 
     async def leave(self) -> None:
         """Gives the stream up: cancels it in a gap between its replies, or sees it end."""

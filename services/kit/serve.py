@@ -5,8 +5,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -28,9 +28,11 @@ Config = TypeVar("Config")
 Build = Callable[[Config, Kit], Awaitable[App]]
 
 log = structlog.get_logger(__name__)
+
 LIVENESS = "liveness"
 """Health of the process alone: SERVING as long as it answers, whatever it waits for."""
 _CHECK_EVERY_S = 1.0
+_GC_EVERY = 50_000
 _CHECK_TIMEOUT_S = 2.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 # Channels retry what never reached a handler. An answer is an answer, UNAVAILABLE too: asking three times makes a slow
@@ -46,8 +48,12 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+class CannotStart(Exception):
+    """The service cannot be built, or a port cannot be had. The message says what."""
+
+
 def main(name: str, config_type: type[Config], build: Build[Config]) -> None:
-    """Runs one service until it is told to stop: the whole of its `__main__`."""
+    """Runs one service until it is told to stop: the whole of its `__main__`. One that cannot start says why."""
     try:
         kit_config = load(KitConfig, os.environ, "MYRIAD_", strict=False)
         config = load(config_type, os.environ, f"MYRIAD_{name.upper()}_")
@@ -58,16 +64,23 @@ def main(name: str, config_type: type[Config], build: Build[Config]) -> None:
     log.info("starting", service=name, **describe(kit_config), **describe(config))
 
     async def run() -> None:
-        await serve([await build(config, kit)], kit, kit_config)
+        try:
+            app = await build(config, kit)
+        except (ValueError, OSError) as error:
+            raise CannotStart(str(error)) from error
+        await serve([app], kit, kit_config)
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except CannotStart as error:
+        sys.exit(f"{name} cannot start: {error}")
 
 
 async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
     """Serves `apps` on one port until SIGTERM or SIGINT.
 
     Raises:
-        RuntimeError: the port cannot be bound.
+        CannotStart: a port cannot be bound.
     """
     async with AsyncExitStack() as closing:
         closing.callback(kit.telemetry.close)
@@ -79,16 +92,21 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         row = topology.SERVICES[apps[0].name]
         server, status = grpc_server(registries)
         address = f"{config.host}:{config.port or row.port}"
-        server.add_insecure_port(address)
+        with _binding(address):
+            server.add_insecure_port(address)
+        await status.set(LIVENESS, _SERVING)
         for service in ("", *(topology.SERVICES[app.name].proto_service for app in apps)):
             await status.set(service, _NOT_SERVING)  # until the checks have passed: grpc's own default is SERVING
         await server.start()
         closing.push_async_callback(server.stop, 0)
         if config.metrics_port >= 0:
             port = config.metrics_port or row.metrics_port
-            metrics, _ = prometheus_client.start_http_server(port, config.host, kit.telemetry.metrics)
+            with _binding(f"{config.host}:{port}"):
+                metrics, _ = prometheus_client.start_http_server(port, config.host, kit.telemetry.metrics)
             closing.callback(metrics.shutdown)
-        gc.freeze()  # what was made until here stays to the end: nothing for the collector to look at again
+        # What was made until here stays to the end, and calls leave few cycles: the collector looks less often.
+        gc.freeze()
+        gc.set_threshold(_GC_EVERY)
         watch = asyncio.create_task(_watch_readiness(apps, status))
         closing.callback(watch.cancel)
         log.info("listening", address=address)
@@ -111,9 +129,16 @@ def grpc_server(registries: Sequence[Registry]) -> tuple[grpc.aio.Server, health
     return server, status
 
 
+@contextmanager
+def _binding(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # grpc's is a RuntimeError
+        raise CannotStart(f"cannot listen on {address}") from error
+
+
 async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthServicer) -> None:
-    """Keeps the health service true: overall (``), per proto service, and `liveness`."""
-    await status.set(LIVENESS, _SERVING)
+    """Keeps the health service true: overall (``) and per proto service."""
     said: dict[str, str] | None = None
     while True:
         waiting = {}

@@ -110,5 +110,5 @@ def _add_call(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> Muta
     if call is not None:
         entry.setdefault("method", call.method)
         if call.traceparent:
-            entry["trace_id"] = call.traceparent.split("-")[1]
+            entry["trace_id"] = call.traceparent[3:35]
     return entry

@@ -9,6 +9,7 @@ from myriad.common.v1 import common_pb2
 from myriad.nlu.v1 import nlu_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import status
+from services.kit.errors import ServiceUnavailable
 from services.orchestrator.domain import (
     Cancelled,
     Citation,
@@ -59,8 +60,8 @@ class EventCodec:
         return pb.RunEvent.FromString(entry).WhichOneof("event") in _LAST
 
 
-def run_of(first: bytes, newest: bytes) -> pb.Run:
-    """The run whose log begins and, so far, ends with these entries."""
+def run_of(first: bytes, newest: bytes, *, at_work: bool) -> pb.Run:
+    """The run whose log begins and, so far, ends with these entries; `at_work`: someone writes on."""
     begun, latest = pb.RunEvent.FromString(first), pb.RunEvent.FromString(newest)
     kind = latest.WhichOneof("event") or ""
     run = pb.Run(
@@ -70,6 +71,9 @@ def run_of(first: bytes, newest: bytes) -> pb.Run:
         last_sequence=latest.sequence,
         create_time=begun.time,
     )
+    if kind not in _LAST and not at_work:
+        run.state = pb.RUN_STATE_FAILED
+        run.error.CopyFrom(status.to_proto(ServiceUnavailable("nobody works on the run any more")))
     if kind in _LAST:
         run.end_time.CopyFrom(latest.time)
         run.usage.CopyFrom(getattr(latest, kind).usage)

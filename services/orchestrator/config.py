@@ -46,6 +46,9 @@ class Config:
     """A session is held so long, seconds, after it was last heard of the run that holds it; then the next may begin.
     A run at work is heard of three times as often."""
 
+    end_s: float = 10.0
+    """After a run's own time, seconds that bringing its log to an end may take, should the store be away just then."""
+
     log_ttl_s: float = 86_400.0
     """How long a run's log is kept, seconds."""
 

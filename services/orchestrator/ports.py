@@ -124,8 +124,8 @@ class RunLog(Protocol):
             RunNotFound: the caller has no such run, or its log is gone.
         """
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
-        """The first and the newest entry.
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
+        """The first and the newest entry, and whether someone works on the run.
 
         Raises:
             RunNotFound: the caller has no such run, or its log is gone or still empty.

@@ -1,15 +1,21 @@
 """The contract on one side, runs and what memory owns on the other."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from typing import Protocol
+
+import structlog
 
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.kit.call import Principal, current_principal
+from services.kit.errors import ServiceError
 from services.orchestrator.codec import run_of
 from services.orchestrator.core.runs import Runs
+
+log = structlog.get_logger(__name__)
 
 
 class Directory(Protocol):
@@ -42,6 +48,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         self._runs = runs
         self._directory = directory
         self._stopping: set[asyncio.Task[None]] = set()
+        self._streams: Counter[tuple[str, str]] = Counter()
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: object) -> pb.CreateSessionResponse:
         """Opens a conversation."""
@@ -74,18 +81,25 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         stops = request.on_disconnect != pb.ON_DISCONNECT_CONTINUE
 
         def left(run_id: str) -> None:
-            if stops:
+            if stops and not self._streams[principal.tenant, run_id]:
                 self._stop(principal, run_id)
 
         run_id = await self._runs.begin(principal, request.session_id, request.input, request.request_id, left)
-        ended = False
+        key = (principal.tenant, run_id)
+        self._streams[key] += 1
+        gone = False
         try:
             async for event in self._events(principal, run_id, 0):
                 yield event
-            ended = True
+        except (asyncio.CancelledError, GeneratorExit):
+            gone = True  # the client is; after an error of ours it resumes
+            raise
         finally:
-            if not ended:
-                left(run_id)
+            self._streams[key] -= 1
+            if not self._streams[key]:
+                del self._streams[key]
+            if gone:
+                left(run_id)  # another stream may still show the run
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: object) -> AsyncGenerator[pb.RunEvent]:
         """Streams a run after a cursor."""
@@ -94,8 +108,8 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     async def GetRun(self, request: pb.GetRunRequest, context: object) -> pb.GetRunResponse:
         """Reads how far a run is."""
-        first, newest = await self._runs.bounds(current_principal(), request.run_id)
-        return pb.GetRunResponse(run=run_of(first, newest))
+        first, newest, at_work = await self._runs.bounds(current_principal(), request.run_id)
+        return pb.GetRunResponse(run=run_of(first, newest, at_work=at_work))
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: object) -> pb.CancelRunResponse:
         """Stops a run."""
@@ -125,6 +139,13 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     def _stop(self, principal: Principal, run_id: str) -> None:
         """Stops a run whose client has gone, in a task of its own: the client's is being cancelled."""
-        task = asyncio.create_task(self._runs.cancel(principal, run_id))
+
+        async def stop() -> None:
+            try:
+                await self._runs.cancel(principal, run_id)
+            except ServiceError as error:
+                log.warning("run not stopped", run_id=run_id, reason=error.reason)
+
+        task = asyncio.create_task(stop())
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)

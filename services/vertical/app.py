@@ -1,13 +1,14 @@
 """Puts all five services into one process. The only place that knows more than one of them."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import structlog
+
 from services.kit.app import App, Kit, KitConfig, open_kit
 from services.kit.clients import INPROC
-from services.kit.config import load
+from services.kit.config import describe, load
 from services.kit.serve import serve
 from services.kit.topology import SERVICES
 from services.memory import app as memory
@@ -20,6 +21,8 @@ from services.retrieval import app as retrieval
 from services.retrieval.config import Config as RetrievalConfig
 from services.toolexec import app as toolexec
 from services.toolexec.config import Config as ToolExecConfig
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ def load_configs(environ: Mapping[str, str]) -> Configs:
     )
 
 
+def described(kit_config: KitConfig, configs: Configs) -> dict[str, str]:
+    """Setting to value, secrets masked; a service's settings begin with its name: `memory_redis_url`."""
+    shown = describe(kit_config)
+    for service in fields(configs):
+        settings = describe(getattr(configs, service.name))
+        shown |= {f"{service.name}_{setting}": value for setting, value in settings.items()}
+    return shown
+
+
 async def build(configs: Configs, kit: Kit) -> list[App]:
     """The five services, the one behind the edge first."""
     return [
@@ -60,25 +72,15 @@ async def build(configs: Configs, kit: Kit) -> list[App]:
 
 
 async def run(kit_config: KitConfig, configs: Configs) -> None:
-    """Serves the five on one port until SIGTERM or SIGINT."""
+    """Serves the five on one port until SIGTERM or SIGINT.
+
+    Raises:
+        ValueError: a configuration is wrong.
+        CannotStart: a port cannot be bound.
+    """
     kit = open_kit(kit_config, "vertical")
+    log.info("starting", service="vertical", **described(kit_config, configs))
     await serve(await build(configs, kit), kit, kit_config)
-
-
-@asynccontextmanager
-async def embedded(configs: Configs, kit: Kit) -> AsyncIterator[Kit]:
-    """The five services without a port: reach them by `kit.network.client(<name>, "inproc:")`."""
-    apps = await build(configs, kit)
-    for app in apps:
-        kit.registry(app)
-    try:
-        yield kit
-    finally:
-        for app in apps:
-            for closer in reversed(app.closers):
-                await closer()
-        await kit.network.close()
-        kit.telemetry.close()
 
 
 def _met_inproc(config: Any) -> Any:

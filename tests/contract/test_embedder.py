@@ -1,4 +1,4 @@
-"""One list of behaviours for embedders: the bag of words in memory, and the model in a running Triton."""
+"""One list of behaviours for the embedders of nlu and retrieval: bags of words, and the model in a running Triton."""
 
 import math
 from collections.abc import AsyncIterator, Sequence
@@ -9,23 +9,37 @@ import pytest
 from services.kit.clients import Network
 from services.kit.errors import ModelUnavailable
 from services.kit.triton import Triton
-from services.nlu.adapters.inmemory import InMemoryEmbedder
-from services.nlu.adapters.triton import TritonEmbedder
+from services.nlu.adapters.inmemory import InMemoryEmbedder as NluInMemoryEmbedder
+from services.nlu.adapters.triton import TritonEmbedder as NluTritonEmbedder
+from services.retrieval.adapters.inmemory import InMemoryEmbedder as RetrievalInMemoryEmbedder
+from services.retrieval.adapters.triton import TritonEmbedder as RetrievalTritonEmbedder
 from tests.support.triton import free_port_pair, running_triton
 
 
+FAKES = {"nlu": NluInMemoryEmbedder, "retrieval": RetrievalInMemoryEmbedder}
+ADAPTERS = {"nlu": NluTritonEmbedder, "retrieval": RetrievalTritonEmbedder}
+Embedder = NluInMemoryEmbedder | RetrievalInMemoryEmbedder | NluTritonEmbedder | RetrievalTritonEmbedder
+
+
 @pytest.fixture(scope="module")
-async def triton_embedder(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TritonEmbedder]:
+async def triton(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Triton]:
     work: Path = tmp_path_factory.mktemp("triton")
     network = Network(None)
     async with running_triton(work, ["embedder"]) as address:
-        yield TritonEmbedder(Triton(network.client("triton", address)), timeout=10.0)
+        yield Triton(network.client("triton", address))
         await network.close()
 
 
-@pytest.fixture(params=["memory", "triton"])
-def embedder(request: pytest.FixtureRequest) -> InMemoryEmbedder | TritonEmbedder:
-    return InMemoryEmbedder() if request.param == "memory" else request.getfixturevalue("triton_embedder")
+@pytest.fixture(params=["nlu", "retrieval"])
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["inmemory", "triton"])
+def embedder(request: pytest.FixtureRequest, service: str) -> Embedder:
+    if request.param == "inmemory":
+        return FAKES[service]()
+    return ADAPTERS[service](request.getfixturevalue("triton"), timeout=10.0)
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:
@@ -68,9 +82,9 @@ async def test_odd_and_long_texts_have_vectors(embedder, text: str) -> None:
     assert math.sqrt(cosine(vector, vector)) == pytest.approx(1, abs=1e-3)
 
 
-async def test_unreachable_triton_is_model_unavailable_with_a_time_to_wait() -> None:
+async def test_unreachable_triton_is_model_unavailable_with_a_time_to_wait(service: str) -> None:
     network = Network(None)
-    dead = TritonEmbedder(Triton(network.client("triton", f"127.0.0.1:{free_port_pair()}")), timeout=1.0)
+    dead = ADAPTERS[service](Triton(network.client("triton", f"127.0.0.1:{free_port_pair()}")), timeout=1.0)
     with pytest.raises(ModelUnavailable) as caught:
         await dead.embed(["hello"])
     assert caught.value.retry_after == 1.0

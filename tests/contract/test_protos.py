@@ -64,6 +64,16 @@ def test_every_string_and_bytes_field_of_a_request_has_a_limit():
     assert sorted(set(unbounded)) == []
 
 
+def test_every_repeated_field_and_map_of_a_request_has_a_limit():
+    unbounded = []
+    for _, method in methods():
+        for message in reachable(method.input_type):
+            for field in message.fields:
+                if field.is_repeated and not counted(field):
+                    unbounded.append(f"{message.full_name}.{field.name}")
+    assert sorted(set(unbounded)) == []
+
+
 def reachable(message, seen=None):
     seen = {} if seen is None else seen
     if message.full_name not in seen and not message.full_name.startswith("google."):
@@ -82,6 +92,14 @@ def limited(field):
     text = rules.repeated.items if rules.HasField("repeated") else rules
     kept = {rule.name for bound in (text.string, text.bytes) for rule, _ in bound.ListFields()}
     return bool(kept & {"max_len", "max_bytes", "pattern"})
+
+
+def counted(field):
+    """Whether a rule bounds how many items a list has, or pairs a map."""
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return rules.map.HasField("max_pairs")
+    return rules.repeated.HasField("max_items")
 
 
 def test_the_readme_lists_the_services_with_their_ports():

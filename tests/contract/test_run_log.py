@@ -79,7 +79,7 @@ async def test_entries_are_read_as_they_were_appended(store):
     assert (page.entries, page.over, page.held) == ((b"one", b"two", b"three"), False, True)
     assert (await store.log.read(store.owner, turn.run_id, 1, 1)).entries == (b"two",)
     assert (await store.log.read(store.owner, turn.run_id, 9, 1)).entries == ()
-    assert await store.log.bounds(store.owner, turn.run_id) == (b"one", b"three")
+    assert await store.log.bounds(store.owner, turn.run_id) == (b"one", b"three", True)
 
 
 async def test_appending_again_changes_nothing(store):
@@ -144,6 +144,19 @@ async def test_a_session_is_free_again_after_its_lease_unless_it_is_held_on(stor
     await store.turns.begin_turn(store.session_id, "", b"", 0.1)
     await asyncio.sleep(0.15)
     assert (await store.begin()).run_id == f"{store.session_id}.3"
+
+
+async def test_a_beginning_nobody_learned_of_begins_again(store):
+    act_as(store.owner)
+    lost = await store.turns.begin_turn(store.session_id, "r1", b"d", 0.1)
+    assert (await store.begin("r1")).attached
+    await asyncio.sleep(0.15)
+    again = await store.begin("r1")
+    assert (again.run_id, again.attached) == (lost.run_id, False)
+    with pytest.raises(LeaseLost):
+        await store.log.append(store.owner, lost, 1, [b"late"])
+    await store.log.append(store.owner, again, 1, [b"one"])
+    assert (await store.begin("r1")).attached
 
 
 async def test_a_stop_is_told_with_the_next_append(store):

@@ -264,6 +264,23 @@ async def test_half_an_identity_or_an_endless_one_is_refused(service, user):
     assert servicer.principals == []
 
 
+@pytest.mark.parametrize("traceparent", ["x", "", "00-zz-11-01", "-" * 55, "0" * 5000])
+async def test_a_traceparent_that_is_none_is_replaced(service, traceparent):
+    servicer, _, stub = service
+    seen = []
+
+    async def get_run(request):
+        seen.append(current_call().traceparent)
+        raise StoreUnavailable("gone")
+
+    servicer.get_run = get_run
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub.GetRun(pb.GetRunRequest(run_id=RUN), metadata=[("traceparent", traceparent)])
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert len(seen[0]) == 55
+    assert seen[0] != traceparent
+
+
 async def test_an_unknown_method_is_unimplemented(service):
     _, client, _ = service
     method = client.channel.unary_unary("/myriad.orchestrator.v1.OrchestratorService/Nothing", lambda _: b"", bytes)

@@ -1,52 +1,20 @@
 """The life of a stack, by the command a person types: up, seen, hurt, healed, down; and nobody is left."""
 
 import contextlib
-import json
 import os
-import pty
-import re
-import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from services.dev.state import Folder, StackState
+from services.dev.state import Folder
 from services.kit import topology
+from tests.support.command_line import CommandLine, on_a_terminal
 
 pytestmark = pytest.mark.timeout(300)
-
-MYRIAD = Path(sys.executable).parent / "myriad"
-UP_S = 180.0
-
-
-@dataclass
-class CommandLine:
-    """`myriad` with a work folder of its own."""
-
-    work: Path
-
-    def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [str(MYRIAD), "--work", str(self.work), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=UP_S, check=False, env={**os.environ, **(env or {})}
-        )
-
-    def status(self) -> dict[str, Any]:
-        return dict(json.loads(self("status", "--json").stdout))
-
-    def state(self) -> StackState:
-        state = Folder(self.work).read()
-        assert state is not None
-        return state
 
 
 @pytest.fixture(scope="module")
@@ -123,23 +91,6 @@ def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
     assert up.status()["state"] == "stopped"
 
 
-@contextmanager
-def on_a_terminal(myriad: CommandLine, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`myriad` as a terminal runs it: the process, and the terminal's other side."""
-    terminal, inside = pty.openpty()
-    # setsid makes the terminal the one that Ctrl-C and the end of the session come from.
-    command = ["setsid", "--wait", "--ctty", str(MYRIAD), "--work", str(myriad.work), *arguments]
-    with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside) as running:
-        os.close(inside)
-        try:
-            yield running, terminal
-            running.wait(60)
-        finally:
-            if running.poll() is None:
-                myriad("down")
-                running.kill()
-
-
 def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:
     """After the supervisor was killed: the stale state is no hindrance, and a taken port is passed over."""
     usual = topology.ENDPOINTS["envoy"].port
@@ -148,10 +99,10 @@ def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine
         with contextlib.suppress(OSError):  # somebody else has it, which is as good
             taken.bind(("127.0.0.1", usual))
             taken.listen(1)
-        with on_a_terminal(myriad, "up") as (_, terminal):
-            _read_until(terminal, "Myriad is up")
+        with on_a_terminal(*myriad.command("up")) as terminal:
+            terminal.read_until("Myriad is up")
             before = myriad.state()
-            os.close(terminal)
+            terminal.close()
     assert int(before.addresses["envoy"].rpartition(":")[2]) > usual
     assert before.processes() == []
     assert not Folder(myriad.work).is_owned()
@@ -169,23 +120,13 @@ def test_data_survive_and_down_leaves_nobody(myriad: CommandLine) -> None:
 
 
 def test_ctrl_c_stops_everything_while_it_starts(myriad: CommandLine) -> None:
-    with on_a_terminal(myriad, "up", "--vertical") as (running, terminal):
-        _read_until(terminal, "● valkey")
+    with on_a_terminal(*myriad.command("up", "--vertical")) as terminal:
+        terminal.read_until("● valkey")
         before = myriad.state()
-        os.write(terminal, b"\x03")
-        _read_until(terminal, "valkey       stopped")
-    assert running.returncode == 0
+        terminal.type("\x03")
+        terminal.read_until("valkey       stopped")
+    assert terminal.process.returncode == 0
     assert before.processes() == []
-
-
-def _read_until(terminal: int, wanted: str) -> None:
-    """Reads what is shown, colours left out, until it holds `wanted`."""
-    seen = ""
-    end = time.monotonic() + UP_S
-    while wanted not in seen:
-        readable, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
-        assert readable, seen
-        seen = re.sub(r"\x1b\[[0-9;]*m", "", seen + os.read(terminal, 4096).decode(errors="replace"))
 
 
 def test_part_that_cannot_start_is_shown_with_its_last_words(tmp_path: Path) -> None:

@@ -1,16 +1,26 @@
-"""An orchestrator core on fakes: scripted nlu, retrieval, tools and model, and the in-memory store."""
+"""An orchestrator core on the fakes it ships; services reached within the process; a principal to act as."""
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.kit.app import App, Kit
 from services.kit.call import Call, Principal, enter
+from services.kit.clients import INPROC
+from services.kit.telemetry import open_telemetry
 from services.orchestrator.adapters.inmemory import InMemoryTurns
+from services.orchestrator.adapters.inmemory_services import (
+    InMemoryAgents,
+    InMemoryModel,
+    InMemoryNlu,
+    InMemoryRetrieval,
+    InMemoryTools,
+)
 from services.orchestrator.codec import EventCodec
 from services.orchestrator.config import Config
 from services.orchestrator.core.runs import Runs
-from services.orchestrator.domain import Agent, Chunk, ToolResult, Understanding
+from services.orchestrator.domain import Agent
 
 ALICE = Principal("acme", "alice")
 MALLORY = Principal("acme", "mallory")
@@ -18,88 +28,29 @@ EVE = Principal("evil", "alice")
 SESSION = "s1"
 
 
-@dataclass
-class ScriptedNlu:
-    understanding: Understanding = field(default_factory=Understanding)
-    error: Exception | None = None
-    calls: int = 0
+class Hanging:
+    """A servicer of any service, whose methods never answer; `cut` says when a caller gave up on one."""
 
-    async def analyze(self, agent, text):
-        self.calls += 1
-        if self.error:
-            raise self.error
-        return self.understanding
+    def __init__(self):
+        self.cut = asyncio.Event()
 
-
-@dataclass
-class ScriptedRetrieval:
-    facts: tuple = ()
-    error: Exception | None = None
-    embeddings: list = field(default_factory=list)
-
-    async def search(self, knowledge, text, embedding):
-        self.embeddings.append(embedding)
-        if self.error:
-            raise self.error
-        return self.facts
-
-
-@dataclass
-class ScriptedTools:
-    results: dict = field(default_factory=dict)
-    calls: list = field(default_factory=list)
-    hang: bool = False
-    cut: bool = False
-
-    async def execute(self, agent, call, run_id, key, timeout):
-        self.calls.append((call, run_id, key))
-        if self.hang:
+    def __getattr__(self, name):
+        async def hang(request, context):
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
-                self.cut = True
+                self.cut.set()
                 raise
-        result = self.results[call.tool]
-        if isinstance(result, Exception):
-            raise result
-        return ToolResult(*result)
+
+        return hang
 
 
-@dataclass
-class ScriptedModel:
-    """Plays one script a call: a list of chunks, pauses (float seconds), errors; the last script repeats."""
-
-    scripts: list = field(default_factory=lambda: [["Hello."]])
-    asked: list = field(default_factory=list)
-    offered: list = field(default_factory=list)
-    stopped: int = 0
-
-    async def chat(self, model, messages, tools, max_tokens, temperature):
-        script = self.scripts[min(len(self.asked), len(self.scripts) - 1)]
-        self.asked.append(list(messages))
-        self.offered.append(tuple(tool.name for tool in tools))
-        try:
-            for step in script:
-                if isinstance(step, Exception):
-                    raise step
-                if isinstance(step, float):
-                    await asyncio.sleep(step)
-                elif isinstance(step, str):
-                    yield Chunk(step)
-                else:
-                    yield step
-            yield Chunk(prompt_tokens=10, completion_tokens=5)
-        except (asyncio.CancelledError, GeneratorExit):
-            self.stopped += 1
-            raise
-
-
-@dataclass
-class OneAgent:
-    agent: Agent
-
-    async def latest(self, name):
-        return self.agent
+def served(name, add_to=None):
+    """A client of a service that this process serves; without `add_to`, of one that nobody serves."""
+    kit = Kit(open_telemetry("test", "", 0.0), None)
+    if add_to:
+        kit.registry(App(name, add_to))
+    return kit.network.client(name, INPROC)
 
 
 class Bench:
@@ -108,9 +59,10 @@ class Bench:
     def __init__(self, agent=None, config=None, lease_s=30.0):
         self.store = InMemoryTurns(lease_s)
         self.store.add_session(ALICE, SESSION, "aura")
-        self.nlu, self.retrieval, self.tools = ScriptedNlu(), ScriptedRetrieval(), ScriptedTools()
-        self.model = ScriptedModel()
-        self.agents = OneAgent(agent or Agent("aura", 3, "You help."))
+        self.nlu, self.retrieval, self.tools = InMemoryNlu(), InMemoryRetrieval(), InMemoryTools()
+        self.model, self.agents = InMemoryModel(), InMemoryAgents()
+        self.agent = agent or Agent("aura", 3, "You help.")
+        self.agent_is()
         self.runs = self.another(config)
 
     def another(self, config=None):
@@ -124,11 +76,12 @@ class Bench:
             model=self.model,
             run_log=self.store,
             codec=EventCodec(),
-            config=config or Config(coalesce_s=0.02, heartbeat_s=0.05),
+            config=config or Config(coalesce_s=0.02, heartbeat_s=0.05, end_s=1.0),
         )
 
     def agent_is(self, **changes):
-        self.agents.agent = replace(self.agents.agent, **changes)
+        self.agent = replace(self.agent, **changes)
+        self.agents.put(ALICE.tenant, self.agent)
 
     async def begin(self, text="hello", request_id="", session=SESSION, principal=ALICE):
         act_as(principal)
@@ -148,9 +101,10 @@ class Bench:
         return await self.events(await self.begin(text, **kw))
 
 
-def act_as(principal):
-    """Makes the current task work for a principal, as the identity interceptor does."""
-    enter(Call(method="test", metadata={}, deadline=None, peer="test", principal=principal))
+def act_as(principal, seconds=None):
+    """Makes the current task work for a principal, as the identity interceptor does; for `seconds`, or any time."""
+    deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+    enter(Call(method="test", metadata={}, deadline=deadline, peer="test", principal=principal))
 
 
 def kinds(events):

@@ -6,6 +6,7 @@ stock interceptors cost more than the calls they watch, and the client's loses c
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -29,12 +30,14 @@ def telemetry(reports: Telemetry) -> Interceptor:
     """Measures every call and continues the caller's trace."""
     propagator = TraceContextTextMapPropagator()
     seconds: dict[str, Histogram] = {}
+    well_formed = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
     @asynccontextmanager
     async def watched(call: Call, method: Method) -> AsyncIterator[None]:
         if method.path not in seconds:
             seconds[method.path] = reports.calls.seconds.labels(method.path)
-        call.traceparent = call.metadata.get("traceparent") or new_traceparent(reports.sampled())
+        given = call.metadata.get("traceparent", "")
+        call.traceparent = given if well_formed.fullmatch(given) else new_traceparent(reports.sampled())
         began = time.perf_counter()
         with span_of(call, method) if reports.records and call.traceparent.endswith(_SAMPLED) else nullcontext():
             try:

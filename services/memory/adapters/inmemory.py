@@ -100,7 +100,12 @@ class InMemorySessionStore:
         seen = kept.requests.get(request.request_id) if request else None
         if request and seen and seen.until_ms > now:
             _check_digest(seen, request)
-            return Turn(int(seen.what), 0, True, "", ())
+            run = int(seen.what)
+            if run != kept.session.run_count or run in kept.endings or kept.lease_until_ms > now:
+                return Turn(run, 0, True, "", ())
+            kept.token += 1
+            kept.lease_until_ms = now + lease_ms
+            return Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
         self._check_free(kept)
         run = kept.session.run_count + 1
         expires = now + self._lifetimes.session_ms

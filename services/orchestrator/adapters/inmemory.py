@@ -50,6 +50,10 @@ class InMemoryTurns:
             if request_id and run.request[0] == request_id:
                 if run.request[1] != digest:
                     raise RequestIdReused("the request id was used before with another body")
+                if run is session.runs[-1] and not run.over and not run.entries and not self._is_held(run):
+                    run.token += 1
+                    run.lease_ends = asyncio.get_running_loop().time() + lease_s
+                    return Turn(f"{session_id}.{number}", run.token, False, session.agent, tuple(session.history))
                 return Turn(f"{session_id}.{number}", 0, True, "", ())
         now = asyncio.get_running_loop().time()
         if session.runs and not session.runs[-1].over and session.runs[-1].lease_ends > now:
@@ -81,20 +85,23 @@ class InMemoryTurns:
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""
         run = self._run(principal, run_id)
-        held = not run.over and run.lease_ends > asyncio.get_running_loop().time()
-        return Page(tuple(run.entries[after_sequence : after_sequence + limit]), run.over, held)
+        return Page(tuple(run.entries[after_sequence : after_sequence + limit]), run.over, self._is_held(run))
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
-        """The first and the newest entry."""
-        entries = self._run(principal, run_id).entries
-        if not entries:
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
+        """The first and the newest entry, and whether someone works on the run."""
+        run = self._run(principal, run_id)
+        if not run.entries:
             raise RunNotFound("no such run")
-        return entries[0], entries[-1]
+        return run.entries[0], run.entries[-1], self._is_held(run)
 
     async def request_cancel(self, principal: Principal, run_id: str) -> None:
         """Asks whoever owns the run to stop it."""
         run = self._run(principal, run_id)
         run.stop = run.stop or not run.over
+
+    @staticmethod
+    def _is_held(run: _Run) -> bool:
+        return not run.over and run.lease_ends > asyncio.get_running_loop().time()
 
     def _session(self, principal: Principal, session_id: str) -> _Session:
         session = self._sessions.get((principal.tenant, session_id))

@@ -32,16 +32,18 @@ class RedisRunLog:
         over, held, entries = await self._redis.call("run_read", names, principal.user, run, after_sequence, limit)
         return Page(tuple(entries), bool(over), bool(held))
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
-        """The first and the newest entry."""
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
+        """The first and the newest entry, and whether someone works on the run."""
         keys, run = _keys(principal, run_id)
         names = (keys.session, keys.lease, keys.log(run))
         read = self._redis.function("run_read", names, principal.user, run, 0, 1)
-        (_, _, first), newest = await self._redis.pipeline([read, ("XREVRANGE", keys.log(run), "+", "-", "COUNT", 1)])
+        (_, held, first), newest = await self._redis.pipeline(
+            [read, ("XREVRANGE", keys.log(run), "+", "-", "COUNT", 1)]
+        )
         if not first or not newest:
             raise RunNotFound("no such run")
         ((_, fields),) = newest
-        return first[0], fields[1]
+        return first[0], fields[1], bool(held)
 
     async def request_cancel(self, principal: Principal, run_id: str) -> None:
         """Asks whoever owns the run to stop it."""

@@ -41,6 +41,7 @@ class LiveRun:
         self._codec = codec
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._closing = False
         self._ended = False
         self._lost: Exception | None = None
 
@@ -72,10 +73,14 @@ class LiveRun:
     async def last_entries(self, last: Last) -> list[bytes]:
         """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""
         async with self._lock:
+            self._closing = True
+            self.release()
             return self._take([last])
 
     async def _log_waiting(self) -> None:
         async with self._lock:
+            if self._closing:  # what waits leaves with the turn's end, and by no other way
+                return
             first, entries = self.next_sequence, self._take()
             stop = await self._log.append(self.principal, self.turn, first, entries)
             self._unsent = []

@@ -12,7 +12,9 @@ import structlog
 
 from services.kit.call import Principal, work_as
 from services.kit.errors import (
+    DeadlineExceeded,
     Internal,
+    InvalidArgument,
     LeaseLost,
     ResourceExhausted,
     RunLimitReached,
@@ -32,13 +34,15 @@ from services.orchestrator.domain import (
     Last,
     Message,
     Role,
+    Turn,
     Understanding,
 )
 from services.orchestrator.ports import Agents, Codec, Memory, Model, Nlu, Retrieval, RunLog, Tools
 
 log = structlog.get_logger(__name__)
-_END_S = 10.0
-"""After a run's own time is up, seconds to bring its log to an end."""
+_RETRY_S = 0.25
+_MOST_KEPT = 150
+"""Messages of one turn beside the user's that enter the history."""
 _PAGE = 500
 _POLL_S = (0.05, 0.5)
 _KNOWN_SESSIONS = 50_000
@@ -140,8 +144,8 @@ class Runs:
         finally:
             await entries.aclose()
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes]:
-        """The first and the newest entry of a run.
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
+        """The first and the newest entry of a run, and whether someone works on it.
 
         Raises:
             RunNotFound: the caller has no such run, or it has not logged anything yet.
@@ -173,18 +177,19 @@ class Runs:
         self, principal: Principal, run_id: str, after_sequence: int
     ) -> AsyncGenerator[bytes | None]:
         """Reads the log of a run that has ended, or that another process works on."""
-        pause, silent = _POLL_S[0], 0.0
+        pause, silent, newest = _POLL_S[0], 0.0, b""
         while True:
             page = await self._log.read(principal, run_id, after_sequence, _PAGE)
             for entry in page.entries:
                 yield entry
+                newest = entry
             after_sequence += len(page.entries)
             if page.entries:
                 pause, silent = _POLL_S[0], 0.0
                 continue
-            if page.over:
+            if page.over and (not newest or self._codec.is_last(newest)):
                 return
-            if not page.held:
+            if page.over or not page.held:
                 raise ServiceUnavailable("nobody works on the run any more")
             if silent >= self._config.heartbeat_s:
                 silent = 0.0
@@ -194,7 +199,7 @@ class Runs:
 
     async def _drive(self, run: LiveRun, agent: Agent, text: str, analysis: asyncio.Task[Understanding]) -> None:
         """Works on a run until its log has its last entry."""
-        work_as(run.principal, name="run", timeout=agent.timeout_s + _END_S)
+        work_as(run.principal, name="run", timeout=agent.timeout_s + self._config.end_s)
         began = time.monotonic()
         loop = TurnLoop(
             run, agent, text, retrieval=self._retrieval, tools=self._tools, model=self._model, config=self._config
@@ -205,8 +210,13 @@ class Runs:
             loop.usage.elapsed_s = time.monotonic() - began
             with contextlib.suppress(asyncio.CancelledError):
                 await finish(self._end(run, loop, last))
+        except Exception as error:
+            # Whatever its code does: nobody waits for a run for ever, and its session is free again one lease later.
+            log.error("run not ended", run_id=run.turn.run_id, exc_info=error)
+            run.lose(Internal("internal error"))
         finally:
             analysis.cancel()
+            self._live.pop((run.principal.tenant, run.turn.run_id), None)
 
     async def _outcome(self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]) -> Last:
         """How the turn ends, once it has."""
@@ -229,22 +239,44 @@ class Runs:
             return Failed(Internal("internal error"), loop.answer, loop.usage)
 
     async def _end(self, run: LiveRun, loop: TurnLoop, last: Last) -> None:
-        """Writes a run's last entry and frees its session."""
+        """Writes a run's last entries and frees its session."""
         entries = await run.last_entries(last)
         first = run.next_sequence
         try:
-            if loop.answer or isinstance(last, Completed):
-                partial = [] if isinstance(last, Completed) else [Message(Role.ASSISTANT, loop.answer)]
-                await self._memory.commit_turn(run.turn, [*loop.gained, *partial], entries, first)
-            else:
+            try:
+                await self._write_end(run.turn, loop, last, entries, first)
+            except InvalidArgument as error:
+                log.error("turn refused", run_id=run.turn.run_id, message=error.message)
+                failed = Failed(Internal("internal error"), "", loop.usage)
+                entries[-1] = self._codec.encode(run.turn.run_id, first + len(entries) - 1, failed)
                 await self._memory.abandon_turn(run.turn, entries, first)
             run.end(entries)
         except ServiceError as error:
             level = log.warning if isinstance(error, LeaseLost) else log.error
             level("run not ended", run_id=run.turn.run_id, reason=error.reason)
             run.lose(error)
-        finally:
-            del self._live[run.principal.tenant, run.turn.run_id]
+
+    async def _write_end(
+        self, turn: Turn, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int
+    ) -> None:
+        """Commits or abandons a turn; again while the store is away, since repeating it changes nothing."""
+        give_up = time.monotonic() + self._config.end_s - _RETRY_S
+        while True:
+            try:
+                if loop.answer or isinstance(last, Completed):
+                    return await self._memory.commit_turn(turn, _kept(loop, last), entries, first_sequence)
+                return await self._memory.abandon_turn(turn, entries, first_sequence)
+            except (Unavailable, DeadlineExceeded):
+                if time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(_RETRY_S)
+
+
+def _kept(loop: TurnLoop, last: Last) -> list[Message]:
+    """What the history gains: what the user said, and the newest of what followed, a partial answer included."""
+    partial = [] if isinstance(last, Completed) else [Message(Role.ASSISTANT, loop.answer)]
+    said, *followed = [*loop.gained, *partial]
+    return [said, *followed[-_MOST_KEPT:]]
 
 
 def _succeeded(task: asyncio.Task[Any]) -> bool:

@@ -14,6 +14,7 @@ from services.kit.errors import (
     ServiceUnavailable,
     ToolNotAllowed,
     ToolNotFound,
+    ToolResponseTooLarge,
 )
 from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
@@ -43,6 +44,11 @@ from services.orchestrator.ports import Model, Retrieval, Tools
 
 _REFUSALS = (ApprovalRequired, InvalidToolArguments, ToolNotAllowed, ToolNotFound, ResourceExhausted)
 _MAX_BAD_CALLS = 3
+_MAX_CALLS = 16
+"""Tools that one answer of the model may ask for."""
+_LONGEST_NAME = 64
+_LONGEST_TEXT = 16_000
+"""Characters of a call's arguments or result."""
 
 
 class TurnLoop:
@@ -155,10 +161,8 @@ class TurnLoop:
                     said.append(chunk.text)
                     await self._say(chunk.text)
                 calls += chunk.tool_calls
-        numbered = (
-            ToolCall(f"call_{step}_{index}", each.tool, each.arguments_json) for index, each in enumerate(calls)
-        )
-        return "".join(said), tuple(numbered) if tools else ()
+        asked = calls[:_MAX_CALLS] if tools else ()
+        return "".join(said), tuple(_named(step, index, call) for index, call in enumerate(asked))
 
     async def _call_tools(self, step: int, calls: tuple[ToolCall, ...]) -> list[Message]:
         """Runs tools, one after the other: what the assistant asked for, and what each answered."""
@@ -177,6 +181,9 @@ class TurnLoop:
             if tool is None:
                 raise ToolNotFound(f"there is no tool {call.tool[:64]}")
             result = await self._tools.execute(self._agent, call, self._run.turn.run_id, key, tool.timeout_s)
+        except ToolResponseTooLarge as error:
+            self.usage.tool_calls += 1
+            return ToolFinished(call, Outcome.ERROR, _told(error), error.reason)
         except _REFUSALS as error:
             self._bad_calls += isinstance(error, InvalidToolArguments | ToolNotFound)
             return ToolFinished(call, Outcome.REFUSED, _told(error), error.reason)
@@ -187,12 +194,21 @@ class TurnLoop:
 
     @staticmethod
     def _degraded(finished: ToolFinished) -> list[Event]:
-        """A tool that fails is the tool's affair; that the service which runs tools does not answer is told by itself."""
+        """A tool that fails is the tool's affair; that toolexec itself does not answer is told."""
         gone = finished.reason in {ServiceUnavailable.reason, DeadlineExceeded.reason}
         return [Degraded("toolexec", finished.reason)] if gone else []
 
 
+def _named(step: int, index: int, call: ToolCall) -> ToolCall:
+    """A call that the model asked for, within what history and log take. What is cut no longer fits, and is refused."""
+    return ToolCall(f"call_{step}_{index}", call.tool[:_LONGEST_NAME] or "?", call.arguments_json[:_LONGEST_TEXT])
+
+
 def _finished(call: ToolCall, result: ToolResult) -> ToolFinished:
+    if len(result.result_json) > _LONGEST_TEXT:
+        return ToolFinished(
+            call, Outcome.ERROR, '{"error": "the result is too long to be read"}', "TOOL_RESPONSE_TOO_LARGE"
+        )
     if result.is_error:
         return ToolFinished(call, Outcome.ERROR, result.result_json, "TOOL_ERROR")
     return ToolFinished(call, Outcome.OK, result.result_json)

@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit.errors import (
+    Internal,
+    InvalidArgument,
     RequestIdReused,
     ResourceExhausted,
     RunNotFound,
@@ -13,6 +16,7 @@ from services.kit.errors import (
     SessionNotFound,
     StoreUnavailable,
 )
+from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
 from services.orchestrator.domain import Intent as IntentOf
 from services.orchestrator.domain import Tool, ToolBinding, Understanding
@@ -245,6 +249,63 @@ async def test_a_reply_of_the_store_that_is_lost_loses_and_doubles_nothing(b, wr
     events = await b.events(run_id)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert deltas(events) == getattr(events[-1], kinds(events)[-1]).answer == "one two three"
+
+
+async def test_the_last_entry_is_shown_once_and_only_with_the_commit():
+    async with bench(config=Config(lease_s=0.03, coalesce_s=0.01)) as b:
+        commit, shown = b.store.commit_turn, []
+
+        async def slow_commit(*args):
+            await asyncio.sleep(0.15)
+            shown.append(len(b.runs._live[ALICE.tenant, run_id]._entries))
+            await commit(*args)
+
+        b.store.commit_turn = slow_commit
+        run_id = await b.begin()
+        events = await b.events(run_id)
+        assert kinds(events) == ["started", "routed", "text_delta", "completed"]
+        assert [event.sequence for event in events] == [1, 2, 3, 4]
+        assert shown == [3]
+
+
+async def test_a_commit_is_tried_again_while_the_store_is_away(b):
+    commit, tries = b.store.commit_turn, []
+
+    async def away(*args):
+        tries.append(args)
+        if len(tries) < 3:
+            raise StoreUnavailable("the store does not answer")
+        await commit(*args)
+
+    b.store.commit_turn = away
+    assert kinds(await b.turn())[-1] == "completed"
+    assert len(tries) == 3
+
+
+@pytest.mark.parametrize("error", [InvalidArgument("too long"), RuntimeError("a bug")])
+async def test_a_commit_that_cannot_be_ends_the_run_all_the_same(b, error):
+    async def refused(*args):
+        raise error
+
+    b.store.commit_turn = refused
+    run_id = await b.begin()
+    try:
+        events = await asyncio.wait_for(b.events(run_id), 2)
+        assert events[-1].failed.error.message == "internal error"
+    except Internal:
+        assert isinstance(error, RuntimeError)
+    assert not b.runs._live
+
+
+async def test_a_run_whose_owner_died_is_failed(b):
+    b.model.scripts = [ENDLESS]
+    run_id = await b.begin()
+    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+    *bounds, at_work = await b.another().bounds(ALICE, run_id)
+    assert run_of(*bounds, at_work=at_work).state == pb.RUN_STATE_RUNNING
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    *bounds, at_work = await b.another().bounds(ALICE, run_id)
+    assert run_of(*bounds, at_work=at_work).state == pb.RUN_STATE_FAILED
 
 
 async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):

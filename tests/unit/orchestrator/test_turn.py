@@ -11,6 +11,7 @@ from services.kit.errors import (
     ModelFailed,
     ModelUnavailable,
     ServiceUnavailable,
+    ToolResponseTooLarge,
     ToolTimeout,
     VectorIndexUnavailable,
 )
@@ -235,6 +236,27 @@ async def test_tools_the_model_asks_for_run_until_it_has_an_answer(b):
     assert len({key for _, _, key in b.tools.calls}) == 2
     assert [m.role for m in b.model.asked[1]][-3:] == [Role.ASSISTANT, Role.TOOL, Role.TOOL]
     assert events[-1].completed.usage.model_calls == 2
+
+
+async def test_what_a_model_invents_stays_within_what_history_takes(b):
+    b.agent_is(tools={"order_status": STATUS}, model_chooses_tools=True)
+    wild = calls(*[("x" * 500, "y" * 100_000)] * 40, ("", "{}"))
+    b.model.scripts = [[wild], ["Done."]]
+    events = await b.turn()
+    assert kinds(events)[-1] == "completed"
+    assert kinds(events).count("tool_started") == 16
+    messages = b.store.history(ALICE, SESSION)
+    assert max(len(call.tool) for message in messages for call in message.tool_calls) == 64
+    assert max(len(call.arguments_json) for message in messages for call in message.tool_calls) == 16_000
+
+
+async def test_a_tool_that_ran_and_said_too_much_is_an_error_and_counted(b):
+    b.agent_is(**ORDERS)
+    b.nlu.understanding = understood("order_status", ORDER_1007)
+    b.tools.results["order_status"] = ToolResponseTooLarge("its answer is larger than 64 KiB")
+    events = await b.turn()
+    assert (events[4].tool_finished.outcome, events[4].tool_finished.reason) == (2, "TOOL_RESPONSE_TOO_LARGE")
+    assert events[-1].completed.usage.tool_calls == 1
 
 
 async def test_an_unknown_tool_is_refused_and_told(b):

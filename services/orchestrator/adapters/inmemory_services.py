@@ -1,0 +1,221 @@
+"""The services beside the store, and the model, without any of them: for tests and for trying things out.
+
+Each answers what it was told to, fails with what it was told to, and remembers what it was asked.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Sequence
+
+from services.kit.call import current_principal
+from services.kit.errors import (
+    AgentNotFound,
+    CollectionNotFound,
+    InvalidArgument,
+    InvalidToolArguments,
+    ServiceError,
+    ToolNotFound,
+    ToolTimeout,
+    ToolUnavailable,
+)
+from services.orchestrator.domain import (
+    Agent,
+    Chunk,
+    Citation,
+    Knowledge,
+    Message,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Understanding,
+)
+
+Script = Sequence[Chunk | str | float | Exception]
+"""An answer of a model: pieces, texts that are pieces, seconds to wait, and errors to break with."""
+
+
+class InMemoryAgents:
+    """`ports.Agents`: agents of each tenant."""
+
+    def __init__(self) -> None:
+        """Knows none."""
+        self._agents: dict[tuple[str, str], Agent] = {}
+
+    def put(self, tenant: str, agent: Agent) -> None:
+        """Makes a revision the latest."""
+        self._agents[tenant, agent.name] = agent
+
+    async def latest(self, name: str) -> Agent:
+        """The latest revision."""
+        agent = self._agents.get((current_principal().tenant, name))
+        if agent is None:
+            raise AgentNotFound("no such agent")
+        return agent
+
+
+class InMemoryNlu:
+    """`ports.Nlu`: knows texts word for word.
+
+    Attributes:
+        understanding: What every other text means.
+        error: What every call fails with. None: they do not fail.
+        calls: How often it was asked.
+    """
+
+    def __init__(self) -> None:
+        """Knows no text."""
+        self.understanding = Understanding()
+        self.error: Exception | None = None
+        self.calls = 0
+        self._texts: dict[tuple[str, str], Understanding] = {}
+
+    def put(self, agent: str, text: str, understanding: Understanding) -> None:
+        """Says what a text means to an agent."""
+        self._texts[agent, text] = understanding
+
+    async def analyze(self, agent: Agent, text: str) -> Understanding:
+        """What a text means to an agent."""
+        self.calls += 1
+        if self.error:
+            raise self.error
+        if not text.strip():
+            raise InvalidArgument("text: must not be blank")
+        return self._texts.get((agent.name, text), self.understanding)
+
+
+class InMemoryRetrieval:
+    """`ports.Retrieval`: a fact matches by the words it shares with the text, and among equals by its score.
+
+    Attributes:
+        facts: All there are; a fact's score is what `min_score` looks at.
+        error: What every call fails with. None: they do not fail.
+        embeddings: Those it was asked with, in order.
+    """
+
+    def __init__(self, collections: Sequence[str] | None = None) -> None:
+        """Holds no fact. `collections` names those that exist; None: any does."""
+        self.facts: Sequence[Citation] = ()
+        self.error: Exception | None = None
+        self.embeddings: list[Sequence[float]] = []
+        self._collections = collections
+
+    async def search(self, knowledge: Knowledge, text: str, embedding: Sequence[float]) -> tuple[Citation, ...]:
+        """The facts that match best."""
+        self.embeddings.append(embedding)
+        if self.error:
+            raise self.error
+        if self._collections is not None and not set(knowledge.collections) <= set(self._collections):
+            raise CollectionNotFound("no such collection")
+        asked = _words(text)
+        found = [
+            fact
+            for fact in self.facts
+            if fact.collection in knowledge.collections and fact.score >= knowledge.min_score
+        ]
+        found.sort(key=lambda fact: (len(asked & _words(fact.text)), fact.score), reverse=True)
+        return tuple(found[: knowledge.top_k])
+
+
+class InMemoryTools:
+    """`ports.Tools`: the tools an agent has, with the results they were given.
+
+    Attributes:
+        results: By tool: its result as JSON text and whether that is an error, or what the call fails with. A tool
+            without one cannot be reached.
+        hang: No tool ever answers.
+        cut: A tool that hung was left before its time was over.
+        calls: Each call that was made, with its run and key.
+    """
+
+    def __init__(self) -> None:
+        """Has no result."""
+        self.results: dict[str, tuple[str, bool] | ServiceError] = {}
+        self.hang = False
+        self.cut = False
+        self.calls: list[tuple[ToolCall, str, str]] = []
+        self._kept: dict[tuple[str, ...], ToolResult] = {}
+
+    async def execute(self, agent: Agent, call: ToolCall, run_id: str, key: str, timeout: float) -> ToolResult:
+        """Runs a tool."""
+        if call.tool not in agent.tools:
+            raise ToolNotFound("the agent has no such tool")
+        _check_arguments(agent.tools[call.tool], call.arguments_json)
+        caller = current_principal()
+        effect = (caller.tenant, caller.user, run_id, call.tool, key)
+        if effect not in self._kept:
+            self.calls.append((call, run_id, key))
+            if self.hang:
+                await self._hang(timeout)
+            result = self.results.get(call.tool, ToolUnavailable("the tool cannot be reached"))
+            if isinstance(result, ServiceError):
+                raise result
+            self._kept[effect] = ToolResult(*result)
+        return self._kept[effect]
+
+    async def _hang(self, timeout: float) -> None:
+        try:
+            await asyncio.sleep(timeout)
+        except asyncio.CancelledError:
+            self.cut = True
+            raise
+        raise ToolTimeout(f"the tool took longer than {timeout:.3g} s")
+
+
+class InMemoryModel:
+    """`ports.Model`: plays one script a call; the last one repeats. Each answer has 10 tokens read and 5 written.
+
+    Attributes:
+        scripts: What it plays.
+        asked: The messages of each call.
+        offered: The names of the tools of each call.
+        stopped: How many answers were left before their end.
+    """
+
+    def __init__(self, scripts: Sequence[Script] = (("Hello.",),)) -> None:
+        """Plays `scripts`."""
+        self.scripts = scripts
+        self.asked: list[list[Message]] = []
+        self.offered: list[tuple[str, ...]] = []
+        self.stopped = 0
+
+    async def chat(
+        self, model: str, messages: Sequence[Message], tools: Sequence[Tool], max_tokens: int, temperature: float
+    ) -> AsyncGenerator[Chunk]:
+        """Streams an answer."""
+        script = self.scripts[min(len(self.asked), len(self.scripts) - 1)]
+        self.asked.append(list(messages))
+        self.offered.append(tuple(tool.name for tool in tools))
+        try:
+            for step in script:
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                else:
+                    yield _piece(step)
+            yield Chunk(prompt_tokens=10, completion_tokens=5)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.stopped += 1
+            raise
+
+
+def _piece(step: Chunk | str | Exception) -> Chunk:
+    if isinstance(step, Exception):
+        raise step
+    return Chunk(step) if isinstance(step, str) else step
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def _check_arguments(tool: Tool, arguments_json: str) -> None:
+    """Only what needs no schema validator: a JSON object that has what is required."""
+    try:
+        arguments = json.loads(arguments_json)
+    except ValueError:
+        raise InvalidToolArguments("the arguments are not JSON") from None
+    if not isinstance(arguments, dict):
+        raise InvalidToolArguments("the arguments are not an object")
+    missing = [name for name in tool.parameters.get("required", ()) if name not in arguments]
+    if missing:
+        raise InvalidToolArguments(f"missing: {', '.join(missing)}")

@@ -1,0 +1,171 @@
+"""A service's process: ready when its checks pass, drained when told to stop, and a clear word when it cannot start."""
+
+import asyncio
+import signal
+import time
+from contextlib import asynccontextmanager
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from tests.support.process import appeared, running
+
+SERVICE = "myriad.orchestrator.v1.OrchestratorService"
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+RUN = pb.GetRunRequest(run_id="s.1")
+DRAIN_S = 2.0
+START_S = 20
+"""A busy machine starts a process slowly."""
+
+
+@asynccontextmanager
+async def scripted(work):
+    """The scripted service's process and a channel to it, once it listens."""
+    async with running("tests.support.process", work, {"MYRIAD_DRAIN_S": str(DRAIN_S)}) as process:
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            await asyncio.wait_for(channel.channel_ready(), START_S)
+            yield process, channel
+
+
+async def status(channel, service):
+    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+    return reply.status
+
+
+@asynccontextmanager
+async def watched(channel, service=""):
+    """What the health service says of `service`, each time it changes: a function that waits for the next."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+
+    async def following():
+        return (await asyncio.wait_for(watch.read(), 10)).status
+
+    yield following
+    watch.cancel()
+
+
+def get_run(channel):
+    return orchestrator_pb2_grpc.OrchestratorServiceStub(channel).GetRun(RUN, timeout=20)
+
+
+async def test_health_is_what_the_checks_say_and_liveness_is_always_serving(tmp_path):
+    async with scripted(tmp_path) as (_, channel), watched(channel) as overall, watched(channel, SERVICE) as own:
+        assert (await overall(), await own()) == (NOT_SERVING, NOT_SERVING)
+        assert await status(channel, "liveness") == SERVING
+        (tmp_path / "ready").touch()
+        assert (await overall(), await own()) == (SERVING, SERVING)
+        assert await status(channel, "liveness") == SERVING
+        (tmp_path / "ready").unlink()
+        assert (await overall(), await own()) == (NOT_SERVING, NOT_SERVING)
+        assert await status(channel, "liveness") == SERVING
+
+
+async def test_reflection_lists_the_services_and_metrics_count_the_calls(tmp_path):
+    (tmp_path / "answer").touch()
+    async with scripted(tmp_path) as (process, channel), httpx.AsyncClient(trust_env=False) as http:
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        (answer,) = [each async for each in stub.ServerReflectionInfo(iter([question]), timeout=10)]
+        names = {service.name for service in answer.list_services_response.service}
+        assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+        await get_run(channel)
+        metrics = (await http.get(process.metrics_url)).text
+    assert f'myriad_rpc_seconds_count{{method="/{SERVICE}/GetRun"}} 1.0' in metrics.splitlines()
+
+
+async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_have(tmp_path):
+    (tmp_path / "ready").touch()
+    async with scripted(tmp_path) as (process, channel):
+        async with watched(channel) as overall:
+            while await overall() != SERVING:
+                pass
+            call = get_run(channel)
+            await appeared(tmp_path / "called")
+            told = time.monotonic()
+            process.process.send_signal(signal.SIGTERM)
+            assert await overall() == NOT_SERVING
+            assert time.monotonic() - told < DRAIN_S / 2
+        async with grpc.aio.insecure_channel(process.address) as another:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await get_run(another)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not call.done()
+        (tmp_path / "answer").touch()
+        assert (await call).run.run_id == "s.1"
+        assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
+    assert (tmp_path / "closed").read_text().splitlines() == ["opened last", "opened first"]
+    assert process.complaint == ""
+
+
+async def test_a_call_that_does_not_end_is_cut_off_after_the_drain(tmp_path):
+    async with scripted(tmp_path) as (process, channel):
+        call = get_run(channel)
+        await appeared(tmp_path / "called")
+        told = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.aio.AioRpcError) as cut:
+            await call
+        assert cut.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert time.monotonic() - told > DRAIN_S * 0.9
+        assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
+    assert (tmp_path / "closed").read_text().splitlines() == ["opened last", "opened first"]
+
+
+@pytest.fixture
+async def taken():
+    """A port that somebody listens on."""
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def refusal(work, module, variables):
+    """What a process says that cannot start."""
+    async with running(module, work, variables) as process:
+        assert await process.ended(START_S) == 1
+    assert "Traceback" not in process.output + process.complaint
+    return process.complaint.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "variable"),
+    [
+        ("tests.support.process", "orchestrator", "MYRIAD_PORT"),
+        ("tests.support.process", "orchestrator", "MYRIAD_METRICS_PORT"),
+        ("services.vertical", "vertical", "MYRIAD_PORT"),
+    ],
+)
+async def test_a_port_that_is_taken_is_named(tmp_path, taken, module, name, variable):
+    lines = await refusal(tmp_path, module, {variable: str(taken)})
+    assert lines[-1] == f"{name} cannot start: cannot listen on 127.0.0.1:{taken}"  # gRPC writes a line before it
+
+
+@pytest.mark.parametrize(
+    ("module", "variables", "words"),
+    [
+        ("services.memory", {"MYRIAD_MEMORY_TYPO": "1"}, "memory cannot start: MYRIAD_MEMORY_TYPO: no such setting"),
+        ("services.memory", {"MYRIAD_PORT": "many"}, "memory cannot start: MYRIAD_PORT: must be int, is 'many'"),
+        (
+            "services.memory",
+            {"MYRIAD_AUTH": "mesh"},
+            "memory cannot start: MYRIAD_AUTH=mesh needs MYRIAD_MESH_TOKEN_FILE, a file that holds the mesh's token",
+        ),
+        (
+            "services.memory",
+            {"MYRIAD_AUTH": "none"},
+            "memory cannot start: MYRIAD_AUTH must be mesh or insecure-dev, is 'none'",
+        ),
+        (
+            "tests.support.process",
+            {"MYRIAD_ORCHESTRATOR_BROKEN": "1"},
+            "orchestrator cannot start: the scripted service is broken",
+        ),
+    ],
+)
+async def test_what_cannot_start_says_why_in_one_line(tmp_path, module, variables, words):
+    assert await refusal(tmp_path, module, variables) == [words]
