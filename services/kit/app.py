@@ -104,10 +104,12 @@ def open_kit(config: KitConfig, service: str) -> Kit:
     """The kit of a process.
 
     Raises:
-        ValueError: `auth` is neither `mesh` nor `insecure-dev`, or `mesh` has no token.
+        ValueError: `auth` is neither `mesh` nor `insecure-dev`, or `mesh` has no token; there is no such log level.
     """
     if config.auth not in {"mesh", "insecure-dev"}:
         raise ValueError(f"MYRIAD_AUTH must be mesh or insecure-dev, is {config.auth!r}")
+    if config.log_level not in {"debug", "info", "warning", "error"}:
+        raise ValueError(f"MYRIAD_LOG_LEVEL must be debug, info, warning or error, is {config.log_level!r}")
     token = None
     if config.auth == "mesh":
         token = config.mesh_token_file.read_text().strip() if config.mesh_token_file else ""

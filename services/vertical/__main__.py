@@ -7,14 +7,12 @@ import sys
 from services.kit.app import KitConfig
 from services.kit.config import ConfigError, load
 from services.kit.serve import CannotStart
-from services.kit.telemetry import log_to_stdout
 from services.vertical.app import load_configs, run
 
 if __name__ == "__main__":
     try:
         kit_config = load(KitConfig, os.environ, "MYRIAD_", strict=False)
         configs = load_configs(os.environ)
-        log_to_stdout(kit_config.log_level)
         asyncio.run(run(kit_config, configs))
     except (CannotStart, ConfigError, ValueError, OSError) as error:
         sys.exit(f"vertical cannot start: {error}")

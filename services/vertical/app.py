@@ -10,6 +10,7 @@ from services.kit.app import App, Kit, KitConfig, open_kit
 from services.kit.clients import INPROC
 from services.kit.config import describe, load
 from services.kit.serve import serve
+from services.kit.telemetry import log_to_stdout
 from services.kit.topology import SERVICES
 from services.memory import app as memory
 from services.memory.config import Config as MemoryConfig
@@ -79,6 +80,7 @@ async def run(kit_config: KitConfig, configs: Configs) -> None:
         CannotStart: a port cannot be bound.
     """
     kit = open_kit(kit_config, "vertical")
+    log_to_stdout(kit_config.log_level)
     log.info("starting", service="vertical", **described(kit_config, configs))
     await serve(await build(configs, kit), kit, kit_config)
 

@@ -15,7 +15,6 @@ from services.retrieval.adapters.inmemory import InMemoryEmbedder as RetrievalIn
 from services.retrieval.adapters.triton import TritonEmbedder as RetrievalTritonEmbedder
 from tests.support.triton import free_port_pair, running_triton
 
-
 FAKES = {"nlu": NluInMemoryEmbedder, "retrieval": RetrievalInMemoryEmbedder}
 ADAPTERS = {"nlu": NluTritonEmbedder, "retrieval": RetrievalTritonEmbedder}
 Embedder = NluInMemoryEmbedder | RetrievalInMemoryEmbedder | NluTritonEmbedder | RetrievalTritonEmbedder
@@ -46,7 +45,8 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-async def test_no_texts_are_no_vectors(embedder) -> None:
+@pytest.mark.parametrize("service", ["nlu"])
+async def test_no_texts_are_no_vectors_to_nlu(embedder) -> None:
     assert await embedder.embed([]) == []
 
 

@@ -161,6 +161,11 @@ async def test_a_port_that_is_taken_is_named(tmp_path, taken, module, name, vari
             "memory cannot start: MYRIAD_AUTH must be mesh or insecure-dev, is 'none'",
         ),
         (
+            "services.memory",
+            {"MYRIAD_AUTH": "insecure-dev", "MYRIAD_LOG_LEVEL": "verbose"},
+            "memory cannot start: MYRIAD_LOG_LEVEL must be debug, info, warning or error, is 'verbose'",
+        ),
+        (
             "tests.support.process",
             {"MYRIAD_ORCHESTRATOR_BROKEN": "1"},
             "orchestrator cannot start: the scripted service is broken",
