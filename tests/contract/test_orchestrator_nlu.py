@@ -135,7 +135,8 @@ async def test_nlu_that_does_not_answer_in_time_is_given_up():
     hanging = Hanging()
     act_as(ALICE)
     with pytest.raises(DeadlineExceeded):
-        await client_of(hanging, timeout_s=0.05).analyze(AURA, ORDER)
+        async with asyncio.timeout(1):
+            await client_of(hanging, timeout_s=0.05).analyze(AURA, ORDER)
     assert hanging.cut.is_set()
 
 

@@ -1,5 +1,6 @@
 """One list of behaviours for the orchestrator's `Retrieval`: in memory, and behind retrieval on its own fakes."""
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -153,5 +154,6 @@ async def test_retrieval_that_does_not_answer_in_time_is_given_up():
     hanging = Hanging()
     act_as(ALICE)
     with pytest.raises(DeadlineExceeded):
-        await client_of(hanging, 0.05).search(HELP, QUESTION, ())
+        async with asyncio.timeout(1):
+            await client_of(hanging, 0.05).search(HELP, QUESTION, ())
     assert hanging.cut.is_set()

@@ -61,8 +61,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """In a folder whose name a shell and a terminal library would both take for something else if they could."""
-    myriad = CommandLine(tmp_path_factory.mktemp("commands") / "my [bold]work")
+    """In a folder whose name means something to a shell and to what prints."""
+    myriad = CommandLine(tmp_path_factory.mktemp("commands") / "[bold]work")
     try:
         started = myriad("up", "--detach")
         assert started.returncode == 0, started.stdout + started.stderr
