@@ -34,6 +34,8 @@ IMPATIENT_S = 1.0
 
 _POLL_S = 0.1
 
+_SHELL = frozenset("\"'\\`$&|;<>()*?")
+
 
 @dataclass(frozen=True)
 class UpOptions:
@@ -107,6 +109,15 @@ async def up(console: Console, options: UpOptions) -> int:
 
 async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
     folder = Folder(options.work)
+    if not _is_plain(folder.path):
+        console.print(
+            f"Cannot start in {folder.path}\nTriton hands its paths to a shell: name a work folder (--work) "
+            "whose path has no spaces, quotes or other signs of the shell.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+        return 1
     printer = Printer(console, folder)
     began = time.monotonic()
 
@@ -135,6 +146,11 @@ async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
     except (NoFreePort, FileNotFoundError, ValkeyMissing) as error:
         console.print(f"Cannot start: {error}\nmake up installs what is missing.", style="red", markup=False)
     return 1
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a shell takes the path for one word: Triton starts its models' processes without quoting theirs."""
+    return not any(letter.isspace() or letter in _SHELL for letter in str(path))
 
 
 def _say_running(console: Console, folder: Folder) -> int:

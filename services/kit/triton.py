@@ -50,6 +50,8 @@ class Triton:
             ModelUnavailable: the tier does not answer, or its queue is full.
             ModelFailed: the model answered with an error.
         """
+        if not texts:
+            return []
         request = service_pb2.ModelInferRequest(model_name=self._embedder)
         tensor = request.inputs.add(name="text", datatype="BYTES")
         tensor.shape.extend((len(texts), 1))

@@ -45,8 +45,7 @@ def cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("service", ["nlu"])
-async def test_no_texts_are_no_vectors_to_nlu(embedder) -> None:
+async def test_no_texts_are_no_vectors(embedder) -> None:
     assert await embedder.embed([]) == []
 
 

@@ -206,7 +206,7 @@ def test_an_agent_of_ones_own_is_applied_once(stack: Running, desk: Path) -> Non
         ("persona:", "personna:", ":2: personna: there is no such field"),
         ("name: loan", "name: Loan!", ":6: intents[1].name: "),
         ("[when do you open, opening hours please, are you open on Sunday]", "[hi]", ":5: intents[0].examples: "),
-        ("[desk-help]", "desk-help", ":9: knowledge.collections: "),
+        ("[desk-help]", "desk-help", ":8: knowledge: repeated field collections "),
     ],
     ids=["broken", "unknown field", "wrong name", "too few", "wrong type"],
 )
@@ -224,6 +224,13 @@ def test_a_wrong_agent_file_is_refused_by_line_and_field(
 def test_an_agent_that_is_no_file_is_refused(stack: Running, desk: Path) -> None:
     shutil.rmtree(desk)
     assert f"{desk}: there is no such file" in stack.refused("agents", "apply", str(desk))
+
+
+def test_a_work_folder_that_a_shell_would_take_apart_is_refused_at_once(tmp_path: Path) -> None:
+    refused = CommandLine(tmp_path / "my work")("up", "--detach")
+    assert refused.returncode == 1
+    assert "--work" in refused.stdout
+    assert "no spaces" in refused.stdout
 
 
 def test_what_is_printed_to_see_and_to_stop_does_so_and_the_next_start_is_quick(stack: Running) -> None:

@@ -23,8 +23,6 @@ class TritonEmbedder:
         Raises:
             ModelUnavailable: Triton does not answer, or not in time.
         """
-        if not texts:
-            return []
         try:
             return await self._triton.embed(texts, self._timeout)
         except DeadlineExceeded:
