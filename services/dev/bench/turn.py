@@ -34,6 +34,12 @@ class Result:
     """One way of running."""
 
     name: str
+    ready_s: float
+    """From the start of the first process until every part was ready; environments and weights are there."""
+
+    resident_mib: float
+    """Memory of all processes after the load."""
+
     turns: Load
     cpu_ms: dict[str, float]
     """CPU a turn by process, milliseconds; `generator` is this program."""
@@ -53,7 +59,9 @@ async def measure(work: Path, *, vertical: bool, turns: int, say: Callable[[str]
     """Starts a stack in `work`, loads it with `turns` turns, and the same number of direct calls of the model."""
     name = "one process" if vertical else "five processes"
     say(f"[bold]{name}[/]: starting")
+    began = time.perf_counter()
     async with running_stack(work=work / "stack", vertical=vertical, sim=True) as stack:
+        ready_s = time.perf_counter() - began
         source = agentfile.read(_agent(work / "agent"))
         await agents.apply(source, stack.target(), say)
         questions = [text for intent in source.agent.intents if not intent.HasField("tool") for text in intent.examples]
@@ -65,9 +73,10 @@ async def measure(work: Path, *, vertical: bool, turns: int, say: Callable[[str]
             say(f"[bold]{name}[/]: {turns} turns, {WORKERS} at once")
             loaded, cpu_ms = await _turns(stack, client, questions, turns)
             direct, direct_cpu_ms = await _direct(stack, triton, turns)
+            resident_mib = sum(process.resident for process in stack.state.processes()) / 2**20
         finally:
             await network.close()
-    return Result(name, loaded, cpu_ms, direct, direct_cpu_ms)
+    return Result(name, ready_s, resident_mib, loaded, cpu_ms, direct, direct_cpu_ms)
 
 
 async def _turns(stack: Stack, client: Client, questions: list[str], count: int) -> tuple[Load, dict[str, float]]:

@@ -30,6 +30,11 @@ intents:
 entities:
   - name: order_id
     patterns: ['\\b\\d{4}\\b']
+tools:
+  - name: get_order
+    description: Looks an order up.
+    side_effect: SIDE_EFFECT_READ
+    builtin: {function: get_order}
 """
 
 
