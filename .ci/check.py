@@ -53,7 +53,7 @@ def layout() -> None:
 
 def types() -> None:
     """mypy, strict."""
-    run("mypy", "services", "requirements", ".ci", "envoy", "protos/generate.py")
+    run("mypy", "services", "examples", "requirements", ".ci", "envoy", "docs/render.py", "protos/generate.py")
 
 
 def imports() -> None:

@@ -44,7 +44,8 @@ def docstrings(file: Path, class_name: str) -> dict[str, str]:
     Raises:
         KeyError: a field has none; raised where it is looked up.
     """
-    (body,) = (node.body for node in ast.parse(file.read_text()).body if getattr(node, "name", "") == class_name)
+    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+    (body,) = (node.body for node in classes if node.name == class_name)
     found = {}
     for field, told in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr) and isinstance(told.value, ast.Constant):
@@ -54,7 +55,8 @@ def docstrings(file: Path, class_name: str) -> dict[str, str]:
 
 def shown(field: "Field[object]") -> str:
     """A field's default as the environment would say it. Empty: nothing."""
-    value = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+    factory = field.default_factory
+    value = field.default if factory is MISSING else factory()
     if value is None:
         return ""
     if isinstance(value, tuple):

@@ -39,8 +39,9 @@ def _columns(results: Sequence[Result]) -> list[list[str]]:
     processes = [name for name in dict.fromkeys(name for result in results for name in result.cpu_ms)]
     own = [name for name in processes if name not in (*ENGINES, "generator", "crm")]
     beside = [name for name in (*ENGINES, "generator") if name != "crm"]
+    alone = ["one at a time: turns/s", "one at a time: p50 ms", "one at a time: CPU ms a turn, services and Envoy"]
     direct = ["direct calls/s", "direct p50 ms", "direct CPU ms a call, Triton"]
-    first = ["", *names, *(f"- {name}" for name in own), *(f"beside it: {name}" for name in beside), *direct]
+    first = ["", *names, *(f"- {name}" for name in own), *(f"beside it: {name}" for name in beside), *alone, *direct]
     return [first, *(_column(result, own, beside) for result in results)]
 
 
@@ -59,8 +60,9 @@ def _column(result: Result, own: Sequence[str], beside: Sequence[str]) -> list[s
         f"<= {_TARGET_MS[result.name]}",
     ]
     by_process = [f"{result.cpu_ms[name]:.2f}" if name in result.cpu_ms else "" for name in (*own, *beside)]
+    alone = [f"{result.alone.rate:.0f}", f"{result.alone.percentile_ms(0.5):.1f}", f"{result.own_alone_cpu_ms:.2f}"]
     floor = [f"{direct.rate:.0f}", f"{direct.percentile_ms(0.5):.1f}", f"{result.direct_cpu_ms['triton']:.2f}"]
-    return [result.name, *figures, *by_process, *floor]
+    return [result.name, *figures, *by_process, *alone, *floor]
 
 
 _TEXT = """# Benchmarks

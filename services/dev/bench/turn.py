@@ -5,7 +5,7 @@ What is asked comes from the example agent's own phrasings, so that intents are 
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,11 @@ class Result:
     cpu_ms: dict[str, float]
     """CPU a turn by process, milliseconds; `generator` is this program."""
 
+    alone: Load
+    """Turns one after the other: what a turn takes when nothing else is at work."""
+
+    alone_cpu_ms: dict[str, float]
+
     direct: Load
     """The same script, asked of Triton without us."""
 
@@ -52,7 +57,16 @@ class Result:
     @property
     def own_cpu_ms(self) -> float:
         """CPU a turn of our services and Envoy."""
-        return sum(ms for name, ms in self.cpu_ms.items() if name not in (*ENGINES, "generator"))
+        return _own(self.cpu_ms)
+
+    @property
+    def own_alone_cpu_ms(self) -> float:
+        """The same, one turn after the other."""
+        return _own(self.alone_cpu_ms)
+
+
+def _own(cpu_ms: Mapping[str, float]) -> float:
+    return sum(ms for name, ms in cpu_ms.items() if name not in (*ENGINES, "generator"))
 
 
 async def measure(work: Path, *, vertical: bool, turns: int, say: Callable[[str], None]) -> Result:
@@ -71,20 +85,23 @@ async def measure(work: Path, *, vertical: bool, turns: int, say: Callable[[str]
             client = network.client("orchestrator", stack.address("envoy"))
             triton = Triton(network.client("triton", stack.address("triton")))
             say(f"[bold]{name}[/]: {turns} turns, {WORKERS} at once")
-            loaded, cpu_ms = await _turns(stack, client, questions, turns)
+            loaded, cpu_ms = await _turns(stack, client, questions, turns, WORKERS)
+            alone, alone_cpu_ms = await _turns(stack, client, questions, turns // 5, 1)
             direct, direct_cpu_ms = await _direct(stack, triton, turns)
             resident_mib = sum(process.resident for process in stack.state.processes()) / 2**20
         finally:
             await network.close()
-    return Result(name, ready_s, resident_mib, loaded, cpu_ms, direct, direct_cpu_ms)
+    return Result(name, ready_s, resident_mib, loaded, cpu_ms, alone, alone_cpu_ms, direct, direct_cpu_ms)
 
 
-async def _turns(stack: Stack, client: Client, questions: list[str], count: int) -> tuple[Load, dict[str, float]]:
+async def _turns(
+    stack: Stack, client: Client, questions: list[str], count: int, workers: int
+) -> tuple[Load, dict[str, float]]:
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
     creating = pb.CreateSessionRequest(agent="bench")
     sessions = [
         (await client.unary(stub.CreateSession, creating, timeout=_TIMEOUT_S)).session.session_id
-        for _ in range(WORKERS)
+        for _ in range(workers)
     ]
 
     async def turn(worker: int, number: int) -> bool:
@@ -95,8 +112,8 @@ async def _turns(stack: Stack, client: Client, questions: list[str], count: int)
                 kinds.append(event.WhichOneof("event"))
         return kinds[-1] == "completed" and "degraded" not in kinds
 
-    await closed_loop(WORKERS, max(WORKERS, count // 10), turn)
-    return await _measured(stack, count, turn)
+    await closed_loop(workers, max(workers, count // 10), turn)
+    return await _measured(stack, workers, count, turn)
 
 
 async def _direct(stack: Stack, triton: Triton, count: int) -> tuple[Load, dict[str, float]]:
@@ -107,13 +124,15 @@ async def _direct(stack: Stack, triton: Triton, count: int) -> tuple[Load, dict[
             return bool([chunk async for chunk in chunks])
 
     await closed_loop(WORKERS, max(WORKERS, count // 10), ask)
-    return await _measured(stack, count, ask)
+    return await _measured(stack, WORKERS, count, ask)
 
 
-async def _measured(stack: Stack, count: int, call: Callable[..., object]) -> tuple[Load, dict[str, float]]:
+async def _measured(
+    stack: Stack, workers: int, count: int, call: Callable[..., object]
+) -> tuple[Load, dict[str, float]]:
     pids = {name: part.pid for name, part in stack.state.parts.items()}
     before, own = cpu.of(pids), time.process_time()
-    loaded = await closed_loop(WORKERS, count, call)  # type: ignore[arg-type]
+    loaded = await closed_loop(workers, count, call)  # type: ignore[arg-type]
     after = cpu.of(pids)
     used = {name: (after[name] - before[name]) * 1000 / count for name in pids}
     return loaded, used | {"generator": (time.process_time() - own) * 1000 / count}
