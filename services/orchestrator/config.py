@@ -42,7 +42,7 @@ class Config:
     heartbeat_s: float = 15.0
     """A stream that has been silent for so many seconds sends a heartbeat."""
 
-    lease_s: float = 5.0
+    lease_s: float = 3.0
     """A session is held so long, seconds, after it was last heard of the run that holds it; then the next may begin.
     A run at work is heard of three times as often."""
 
