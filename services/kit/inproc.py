@@ -7,6 +7,7 @@ tests/contract/test_transport.py holds this channel and a real socket against on
 
 import asyncio
 import contextvars
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -113,7 +114,7 @@ class _Method:
         return self._kind(self._channel, call, self._decode)
 
 
-class _InprocCall:
+class _InprocCall(ABC):
     """What the two kinds of call share: the handler's task, and how it ended."""
 
     def __init__(self, channel: InprocChannel, call: Call, decode: Callable[[bytes], Any]) -> None:
@@ -132,8 +133,9 @@ class _InprocCall:
             self._error = AioRpcError(status.code, Metadata(), trailers, details=status.message)
             return None
 
+    @abstractmethod
     async def _answer(self, endpoint: Endpoint) -> Any:
-        raise NotImplementedError
+        """Has the endpoint answer; returns what the caller awaits."""
 
     def cancel(self) -> bool:
         """Stops the handler. False: it had ended."""
