@@ -6,10 +6,10 @@ from datetime import datetime
 from myriad.nlu.v1 import nlu_pb2_grpc
 from services.kit.agents import AgentCatalog
 from services.kit.app import App, Kit
+from services.kit.embedder import TritonEmbedder
 from services.kit.triton import Triton
 from services.nlu.adapters.files import FileIntentModels
 from services.nlu.adapters.memory import MemoryAgents
-from services.nlu.adapters.triton import TritonEmbedder
 from services.nlu.config import Config
 from services.nlu.core.analyze import Analyzer, Readers
 from services.nlu.core.entities.extract import Extractor

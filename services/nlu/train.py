@@ -15,10 +15,10 @@ import numpy as np
 
 from services.kit.call import Principal
 from services.kit.clients import Network
+from services.kit.embedder import TritonEmbedder
 from services.kit.errors import ServiceError
 from services.kit.triton import Triton
 from services.nlu.adapters.files import FileIntentModels
-from services.nlu.adapters.triton import TritonEmbedder
 from services.nlu.agent import Agent
 from services.nlu.config import Config
 from services.nlu.intents.artefact import digest

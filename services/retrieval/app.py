@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 from myriad.retrieval.v1 import retrieval_pb2_grpc
 from services.kit.app import App, Kit
+from services.kit.embedder import TritonEmbedder
 from services.kit.triton import Triton
 from services.retrieval.adapters.milvus import MilvusDocumentStore
 from services.retrieval.adapters.milvus_client import MilvusSettings
 from services.retrieval.adapters.milvus_schema import Layout
-from services.retrieval.adapters.triton import TritonEmbedder
 from services.retrieval.config import Config
 from services.retrieval.core.collections import Collections
 from services.retrieval.core.documents import Documents

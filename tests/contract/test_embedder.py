@@ -7,17 +7,15 @@ from pathlib import Path
 import pytest
 
 from services.kit.clients import Network
+from services.kit.embedder import TritonEmbedder
 from services.kit.errors import ModelUnavailable
 from services.kit.triton import Triton
 from services.nlu.adapters.inmemory import InMemoryEmbedder as NluInMemoryEmbedder
-from services.nlu.adapters.triton import TritonEmbedder as NluTritonEmbedder
 from services.retrieval.adapters.inmemory import InMemoryEmbedder as RetrievalInMemoryEmbedder
-from services.retrieval.adapters.triton import TritonEmbedder as RetrievalTritonEmbedder
 from tests.support.triton import free_port_pair, running_triton
 
-FAKES = {"nlu": NluInMemoryEmbedder, "retrieval": RetrievalInMemoryEmbedder}
-ADAPTERS = {"nlu": NluTritonEmbedder, "retrieval": RetrievalTritonEmbedder}
-Embedder = NluInMemoryEmbedder | RetrievalInMemoryEmbedder | NluTritonEmbedder | RetrievalTritonEmbedder
+FAKES = {"nlu's fake": NluInMemoryEmbedder, "retrieval's fake": RetrievalInMemoryEmbedder}
+Embedder = NluInMemoryEmbedder | RetrievalInMemoryEmbedder | TritonEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +27,11 @@ async def triton(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trit
         await network.close()
 
 
-@pytest.fixture(params=["nlu", "retrieval"])
-def service(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=["inmemory", "triton"])
-def embedder(request: pytest.FixtureRequest, service: str) -> Embedder:
-    if request.param == "inmemory":
-        return FAKES[service]()
-    return ADAPTERS[service](request.getfixturevalue("triton"), timeout=10.0)
+@pytest.fixture(params=["nlu's fake", "retrieval's fake", "triton"])
+def embedder(request: pytest.FixtureRequest) -> Embedder:
+    if request.param == "triton":
+        return TritonEmbedder(request.getfixturevalue("triton"), timeout=10.0)
+    return FAKES[request.param]()
 
 
 def cosine(one: Sequence[float], other: Sequence[float]) -> float:
@@ -81,9 +74,9 @@ async def test_odd_and_long_texts_have_vectors(embedder, text: str) -> None:
     assert math.sqrt(cosine(vector, vector)) == pytest.approx(1, abs=1e-3)
 
 
-async def test_unreachable_triton_is_model_unavailable_with_a_time_to_wait(service: str) -> None:
+async def test_unreachable_triton_is_model_unavailable_with_a_time_to_wait() -> None:
     network = Network(None)
-    dead = ADAPTERS[service](Triton(network.client("triton", f"127.0.0.1:{free_port_pair()}")), timeout=1.0)
+    dead = TritonEmbedder(Triton(network.client("triton", f"127.0.0.1:{free_port_pair()}")), timeout=1.0)
     with pytest.raises(ModelUnavailable) as caught:
         await dead.embed(["hello"])
     assert caught.value.retry_after == 1.0

@@ -1,4 +1,4 @@
-"""Embeddings from Triton."""
+"""Embeddings from Triton, as nlu and retrieval both need them: one timeout, and one error when there is no answer."""
 
 from array import array
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class TritonEmbedder:
     """The embedder model of a Triton server."""
 
     def __init__(self, triton: Triton, timeout: float) -> None:
-        """Waits at most `timeout` seconds for a batch; less when the caller has less left."""
+        """Waits at most `timeout` seconds for an answer; less when the caller has less left."""
         self._triton = triton
         self._timeout = timeout
 
