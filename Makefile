@@ -1,12 +1,12 @@
 # The verbs of this repository. Each is a thin call; what it does is in the file it names.
-# Settings: VERTICAL=1 DETACH=1 SIM=1 (up), PART=nlu (logs), ARGS="..." (test), UPGRADE=1 (lock), PYTHON=python3.11
+# Settings: VERTICAL=1 DETACH=1 SIM=1 (up), PART=nlu (logs), ARGS="..." (test, chaos), UPGRADE=1 (lock), PYTHON=python3.11
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 INSTALL = $(PYTHON) requirements/install.py
 MYRIAD = .venv/bin/myriad
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status chat logs test check gen lock bench clean
+.PHONY: help up down status chat logs test chaos check gen lock bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb says; do printf '  make %-8s %s\n' "$$verb" "$$says"; done
@@ -30,6 +30,10 @@ logs: ## Show the log of a part: make logs PART=orchestrator
 test: ## Set up all that tests need and run them (ARGS="tests/unit -k nlu")
 	@$(INSTALL) dev triton
 	.venv/bin/pytest $(ARGS)
+
+chaos: ## The long versions: full counts of faults, hostile input and load (ARGS="tests/faults")
+	@$(INSTALL) dev triton
+	.venv/bin/pytest -m chaos --timeout 1800 $(ARGS)
 
 check: ## Style, types, imports, contracts, files made from others
 	@$(INSTALL) dev
