@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from services.kit.call import Principal
+from services.kit.errors import ServiceError
 from services.orchestrator.domain import (
     Agent,
     Chunk,
@@ -107,7 +108,7 @@ class RunLog(Protocol):
     """The ordered log of each run, kept beyond the process. Entries are opaque; the codec reads them."""
 
     async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
-        """Appends entries, the first with `first_sequence`, and holds the session on; with no entry, only that.
+        """Appends entries, the first with `first_sequence`, and holds the session on.
 
         Returns:
             Whether someone asked for the run to stop.
@@ -115,6 +116,17 @@ class RunLog(Protocol):
         Raises:
             LeaseLost: a later turn holds the session.
             StoreUnavailable: the store does not answer.
+        """
+
+    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[bool | ServiceError]:
+        """Holds the sessions of many runs on.
+
+        Returns:
+            Of each run whether someone asked for it to stop; or why its session is not held: LeaseLost when a later
+            turn has it.
+
+        Raises:
+            StoreUnavailable: the store does not answer at all.
         """
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -144,6 +144,20 @@ async def test_a_session_is_free_again_after_its_lease_unless_it_is_held_on(stor
     await store.turns.begin_turn(store.session_id, "", b"", 0.1)
     await asyncio.sleep(0.15)
     assert (await store.begin()).run_id == f"{store.session_id}.3"
+
+
+async def test_many_sessions_are_held_on_in_one_round_each_with_its_own_answer(store):
+    act_as(store.owner)
+    turn = await store.turns.begin_turn(store.session_id, "", b"", 0.1)
+    gone = replace(turn, fencing_token=turn.fencing_token - 1)
+    await asyncio.sleep(0.15)
+    answers = await store.log.hold([(store.owner, turn), (store.owner, gone)])
+    assert answers[0] is False
+    assert isinstance(answers[1], LeaseLost)
+    with pytest.raises(SessionBusy):
+        await store.begin()
+    await store.log.request_cancel(store.owner, turn.run_id)
+    assert await store.log.hold([(store.owner, turn)]) == [True]
 
 
 async def test_a_beginning_nobody_learned_of_begins_again(store):

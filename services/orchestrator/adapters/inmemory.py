@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.kit.call import Principal, current_principal
-from services.kit.errors import LeaseLost, RequestIdReused, RunNotFound, SessionBusy, SessionNotFound
+from services.kit.errors import LeaseLost, RequestIdReused, RunNotFound, ServiceError, SessionBusy, SessionNotFound
 from services.orchestrator.domain import Message, Page, Turn
 
 
@@ -81,6 +81,16 @@ class InMemoryTurns:
         _extend(run, first_sequence, entries)
         run.lease_ends = asyncio.get_running_loop().time() + self._lease_s
         return run.stop
+
+    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[bool | ServiceError]:
+        """Holds the sessions of many runs on."""
+        return [await self._hold(principal, turn) for principal, turn in runs]
+
+    async def _hold(self, principal: Principal, turn: Turn) -> bool | ServiceError:
+        try:
+            return await self.append(principal, turn, 0, [])
+        except LeaseLost as error:
+            return error
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""

@@ -1,9 +1,10 @@
 """Run logs in Redis: a stream a run, in the tag of its session."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from services.kit.call import Principal
-from services.kit.errors import RunNotFound
+from services.kit.errors import RunNotFound, ServiceError
 from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.orchestrator.domain import Page, Turn
@@ -24,6 +25,16 @@ class RedisRunLog:
         names = (keys.session, keys.lease, keys.log(run))
         arguments = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, self._lease_ms)
         return bool(await self._redis.call("run_append", names, *arguments, *entries))
+
+    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[bool | ServiceError]:
+        """Holds the sessions of many runs on, in one round trip."""
+        commands = []
+        for principal, turn in runs:
+            keys, run = _keys(principal, turn.run_id)
+            names = (keys.session, keys.lease, keys.log(run))
+            arguments = (run, turn.fencing_token, 0, self._log_ttl_ms, self._lease_ms)
+            commands.append(self._redis.function("run_append", names, *arguments))
+        return [_held(reply) for reply in await self._redis.replies(commands)]
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""
@@ -61,6 +72,12 @@ class RedisRunLog:
     async def close(self) -> None:
         """Closes its connections."""
         await self._redis.close()
+
+
+def _held(reply: Any) -> bool | ServiceError:
+    if isinstance(reply, BaseException) and not isinstance(reply, ServiceError):
+        raise reply
+    return reply if isinstance(reply, ServiceError) else bool(reply)
 
 
 def _keys(principal: Principal, run_id: str) -> tuple[SessionKeys, int]:

@@ -29,7 +29,7 @@ class LiveRun:
         self._waiting: list[Event] = []
         self._unsent: list[bytes] = []
         self._soon: asyncio.TimerHandle | None = None
-        self._holding: asyncio.TimerHandle | None = None
+        self._heard_at = asyncio.get_running_loop().time()
         self._background: set[asyncio.Task[None]] = set()
         self.principal = principal
         self.turn = turn
@@ -51,7 +51,7 @@ class LiveRun:
         return len(self._entries) + 1
 
     async def append(self, *events: Event) -> None:
-        """Logs events now, after those that wait, and shows them. Without any: logs what waits, and holds the session.
+        """Logs events now, after those that wait, and shows them.
 
         Raises:
             LeaseLost: a later turn holds the session.
@@ -74,7 +74,6 @@ class LiveRun:
         """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""
         async with self._lock:
             self._closing = True
-            self.release()
             return self._take([last])
 
     async def _log_waiting(self) -> None:
@@ -85,8 +84,7 @@ class LiveRun:
             stop = await self._log.append(self.principal, self.turn, first, entries)
             self._unsent = []
             self._show(entries)
-        if stop and not self.stop_requested:
-            self.stop()
+        self.held(stop)
 
     def _add(self, events: Sequence[Event]) -> None:
         """Puts events behind those that wait; a piece of the answer joins one that waits already."""
@@ -109,17 +107,28 @@ class LiveRun:
         self._unsent += [encode(run_id, first + index, event) for index, event in enumerate(events)]
         return list(self._unsent)
 
-    def hold(self, lease_s: float) -> None:
-        """Holds the session from now on until the run ends: says so three times a lease.
+    def heard_since(self, time: float) -> bool:
+        """Whether the store has heard of this run since a loop time, or need not hear of it any more."""
+        return self._closing or self._heard_at > time
 
-        Whether a lost reply took the session, a dead process holds it, or the store stood still: the session is free
-        again one lease later.
-        """
-        self._holding = asyncio.get_running_loop().call_later(lease_s / 3, self._hold_on, lease_s)
+    def resend(self) -> bool:
+        """Sends again what the store did not take. False: there is nothing of that kind."""
+        if self._unsent and not self._lock.locked():
+            self._in_background(self.append)
+        return bool(self._unsent)
 
-    def _hold_on(self, lease_s: float) -> None:
-        self._in_background(self.append)
-        self.hold(lease_s)
+    def held(self, answer: bool | ServiceError) -> None:
+        """Takes what the store said when the session was held on: whether to stop, or why it could not be."""
+        if self._closing:
+            return
+        if isinstance(answer, LeaseLost):
+            self.interrupt()
+        elif isinstance(answer, ServiceError):
+            log.warning("session not held", run_id=self.turn.run_id, reason=answer.reason)
+        else:
+            self._heard_at = asyncio.get_running_loop().time()
+            if answer and not self.stop_requested:
+                self.stop()
 
     def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Does work that nobody waits for. A lost session stops the run; what a store did not take is sent again."""
@@ -139,19 +148,12 @@ class LiveRun:
     def end(self, entries: Sequence[bytes]) -> None:
         """Shows the last entries, which the store has by now."""
         self._ended = True
-        self.release()
         self._show(entries)
 
     def lose(self, error: Exception) -> None:
         """Ends every watch with `error`: the log could not be brought to its end here."""
         self._lost = error
-        self.release()
         self._show([])
-
-    def release(self) -> None:
-        """Holds the session no longer."""
-        if self._holding is not None:
-            self._holding.cancel()
 
     def stop(self) -> None:
         """Tells the run to stop. It ends with `cancelled`, unless it has ended."""

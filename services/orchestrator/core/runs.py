@@ -24,6 +24,7 @@ from services.kit.errors import (
 )
 from services.orchestrator.config import Config
 from services.orchestrator.core.finish import finish
+from services.orchestrator.core.holding import Holding
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.turn import TurnLoop
 from services.orchestrator.domain import (
@@ -70,6 +71,7 @@ class Runs:
         self._log, self._codec, self._config = run_log, codec, config
         self._live: dict[tuple[str, str], LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._holding = Holding(run_log, config.lease_s, self._live.values)
         self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     def remember(self, principal: Principal, session_id: str, agent: str) -> None:
@@ -122,6 +124,7 @@ class Runs:
         self.remember(principal, session_id, turn.agent)
         run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
         self._live[principal.tenant, turn.run_id] = run
+        self._holding.wake()
         task = asyncio.create_task(self._drive(run, agent, text, analysis))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -169,6 +172,7 @@ class Runs:
         for run in self._live.values():
             run.interrupt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._holding.close()
 
     async def _analyze(self, agent: Agent, text: str) -> Understanding:
         return await self._nlu.analyze(agent, text) if agent.intents else Understanding()
@@ -204,7 +208,6 @@ class Runs:
         loop = TurnLoop(
             run, agent, text, retrieval=self._retrieval, tools=self._tools, model=self._model, config=self._config
         )
-        run.hold(self._config.lease_s)
         try:
             last = await self._outcome(run, agent, loop, analysis)
             loop.usage.elapsed_s = time.monotonic() - began
