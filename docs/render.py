@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from services.kit.config import variable_of
+from services.kit.topology import SERVICES
 
 FILE = Path(__file__).resolve().parent / "configuration.md"
 ROOT = FILE.parents[1]
-SERVICES = ("orchestrator", "nlu", "retrieval", "toolexec", "memory")
 INTRODUCTION = """# Configuration
 
 Every variable a service reads. Each is a field of a frozen dataclass, which is where its meaning is written; a

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from services.kit.topology import SERVICES
+
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
-SERVICES = ("nlu", "orchestrator", "retrieval", "toolexec", "memory")
 RUNTIME = (*SERVICES, "train", "dev")
 EVERYTHING = (*RUNTIME, "test", "check")
 OPTIONS = ("--generate-hashes", "--no-emit-index-url", "--no-header", "--no-annotate", "--python-version", "3.11", "-q")

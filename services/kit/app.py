@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from services.kit import topology
+from services.kit.breaker import Breakers, Circuit, Rules
 from services.kit.chain import Interceptor, Registry
 from services.kit.clients import Network
 from services.kit.config import standard
 from services.kit.errors import Unavailable
+from services.kit.interceptors.admission import Limits, admission
 from services.kit.interceptors.deadline import deadline
 from services.kit.interceptors.errors import errors
 from services.kit.interceptors.identity import identity
 from services.kit.interceptors.telemetry import telemetry
 from services.kit.interceptors.validation import validation
 from services.kit.telemetry import Telemetry, open_telemetry
+from services.kit.tls import Certificates
 
 STREAM_TIMEOUT_S = 900.0
 """Longest time of a stream; a client resumes by its cursor."""
@@ -35,13 +38,36 @@ class KitConfig:
     """Port of Prometheus metrics, on `host`. 0: the service's own of the topology. -1: none."""
 
     auth: str = "mesh"
-    """`mesh`: identity headers count only beside the mesh token. `insecure-dev`: believed as sent."""
+    """`mesh`: identity headers count only beside the mesh token, or from a peer with a certificate. `insecure-dev`:
+    believed as sent."""
 
     mesh_token_file: Path | None = None
-    """File with the token that peers of the mesh prove themselves with. Needed when `auth` is `mesh`."""
+    """File with the token that peers of the mesh prove themselves with. Needed when `auth` is `mesh` without TLS."""
+
+    tls_certificate_file: Path | None = None
+    """Certificate (PEM) to serve and call with; it names the service by its bare name. Empty: no TLS. With it, peers
+    must show one of the same authority. These files are read again when they change."""
+
+    tls_key_file: Path | None = None
+    """Key (PEM) of the certificate."""
+
+    tls_ca_file: Path | None = None
+    """Certificate (PEM) of the authority that signed those of all peers; two during its rotation."""
+
+    max_calls: int = 256
+    """Calls with one reply that may be under way at once in this process; more are refused at once."""
+
+    max_streams: int = 12_000
+    """Streams that may be under way at once in this process; more are refused at once."""
+
+    breaker_failures: int = 5
+    """After so many failures in a row a model, Milvus or a tool is left alone."""
+
+    breaker_rest_s: float = 2.0
+    """For so many seconds; then one call tries it."""
 
     log_level: str = "info"
-    """`debug`, `info`, `warning` or `error`."""
+    """`debug`, `info`, `warning` or `error`. At `debug` it tells what exceptions say, which may quote users."""
 
     otlp_endpoint: str = standard("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     """Where spans go, OTLP over gRPC (`http://localhost:4317`). Empty: nowhere."""
@@ -77,11 +103,36 @@ class App:
 class Kit:
     """What every composition root of a process shares."""
 
-    def __init__(self, telemetry: Telemetry, mesh_token: str | None) -> None:
-        """Opens nothing. `mesh_token` None: identity is believed as sent (`insecure-dev`)."""
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        mesh_token: str | None,
+        certificates: Certificates | None = None,
+        *,
+        limits: Limits | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        """Opens nothing.
+
+        Args:
+            telemetry: What the process reports with.
+            mesh_token: Proves peers to be of the mesh. None: identity is believed as sent (`insecure-dev`).
+            certificates: Prove it, too, and instead. None: no TLS.
+            limits: Most calls under way.
+            rules: When circuits open.
+
+        Raises:
+            ValueError: the token is empty and nothing else proves a peer.
+        """
+        if mesh_token == "" and certificates is None:
+            raise ValueError("a mesh needs a token or certificates")
         self.telemetry = telemetry
-        self.network = Network(mesh_token)
-        self._mesh_token = mesh_token
+        self.certificates = certificates
+        self.network = Network(mesh_token, certificates)
+        self._identity = identity("" if certificates and mesh_token is not None else mesh_token)
+        self._admission = admission(limits or Limits(), telemetry.load)
+        self._rules = rules
+        self._breakers: dict[str, Breakers] = {}
 
     def registry(self, app: App) -> Registry:
         """The app's methods, each with the chain around it, and within reach of `inproc:`."""
@@ -90,12 +141,19 @@ class Kit:
         self.network.inproc[app.name] = registry
         return registry
 
+    def breakers(self, circuit: Circuit) -> Breakers:
+        """The process's breakers of a kind: its services share what they know of a backend."""
+        if circuit.kind not in self._breakers:
+            self._breakers[circuit.kind] = Breakers(circuit, self._rules, self.telemetry.load)
+        return self._breakers[circuit.kind]
+
     def _interceptors(self, timeout_s: float) -> list[Interceptor]:
         return [
             errors,  # outermost: nothing escapes untranslated, not even from another interceptor
             telemetry(self.telemetry),  # inside: sees the real class; outside of all that may refuse, so it counts that
+            self._admission,  # before any work
             deadline(timeout_s, STREAM_TIMEOUT_S),  # before any waiting
-            identity(self._mesh_token),  # before the request is even decoded
+            self._identity,  # before the request is even decoded
             validation(),  # innermost: the handler sees a request that keeps its contract
         ]
 
@@ -104,18 +162,39 @@ def open_kit(config: KitConfig, service: str) -> Kit:
     """The kit of a process.
 
     Raises:
-        ValueError: `auth` is neither `mesh` nor `insecure-dev`, or `mesh` has no token; there is no such log level.
+        ValueError: `auth` is neither `mesh` nor `insecure-dev`, or `mesh` has no proof; there is no such log level; the
+            certificates cannot be used; a limit is below 1.
     """
     if config.auth not in {"mesh", "insecure-dev"}:
         raise ValueError(f"MYRIAD_AUTH must be mesh or insecure-dev, is {config.auth!r}")
     if config.log_level not in {"debug", "info", "warning", "error"}:
         raise ValueError(f"MYRIAD_LOG_LEVEL must be debug, info, warning or error, is {config.log_level!r}")
+    for name in ("max_calls", "max_streams", "breaker_failures"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"MYRIAD_{name.upper()} must be at least 1, is {getattr(config, name)}")
+    certificates = _certificates(config)
     token = None
     if config.auth == "mesh":
         token = config.mesh_token_file.read_text().strip() if config.mesh_token_file else ""
-        if not token:
+        if not token and certificates is None:
             raise ValueError("MYRIAD_AUTH=mesh needs MYRIAD_MESH_TOKEN_FILE, a file that holds the mesh's token")
-    return Kit(open_telemetry(service, config.otlp_endpoint, config.trace_ratio), token)
+    return Kit(
+        open_telemetry(service, config.otlp_endpoint, config.trace_ratio),
+        token,
+        certificates,
+        limits=Limits(config.max_calls, config.max_streams),
+        rules=Rules(config.breaker_failures, config.breaker_rest_s),
+    )
+
+
+def _certificates(config: KitConfig) -> Certificates | None:
+    files = (config.tls_certificate_file, config.tls_key_file, config.tls_ca_file)
+    certificate, key, authority = files
+    if certificate and key and authority:
+        return Certificates(certificate, key, authority)
+    if any(files):
+        raise ValueError("MYRIAD_TLS_CERTIFICATE_FILE, MYRIAD_TLS_KEY_FILE and MYRIAD_TLS_CA_FILE are set together")
+    return None
 
 
 async def ready(checks: Mapping[str, Check]) -> None:

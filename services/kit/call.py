@@ -1,7 +1,7 @@
 """What is known of the call at hand, whichever way it came in."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +30,7 @@ class Call:
         principal: On whose behalf; set by the identity interceptor.
         traceparent: The trace the call belongs to, as W3C writes it; goes along to the calls made for it.
         reply_metadata: Sent before the first reply message.
+        send: Takes each reply message of a stream, and waits until there is room for it.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Call:
     principal: Principal | None = None
     traceparent: str = ""
     reply_metadata: dict[str, str] = field(default_factory=dict)
+    send: Callable[[bytes], Awaitable[None]] | None = None
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, 0 at least. None: there is no deadline."""

@@ -1,13 +1,13 @@
 """Interceptors around handlers, for whichever way a call comes in.
 
-An interceptor is an async context manager over a `Call`. A `Registry` takes the place of a gRPC server when servicers
-register, folds the chain around each of their methods, and hands the result to its two drivers: `serve.py` (sockets)
-and `inproc.py` (this process). Handlers take and return bytes here, so that a request which cannot be decoded meets
-the chain too, and leaves as INVALID_ARGUMENT like any other bad input.
+An interceptor is an async function around the rest of the chain. A `Registry` takes the place of a gRPC server when
+servicers register, folds the chain around each of their methods, and hands the result to its two drivers: `serve.py`
+(sockets) and `inproc.py` (this process). Handlers take and return bytes here, so that a request which cannot be decoded
+meets the chain too, and leaves as INVALID_ARGUMENT like any other bad input.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from myriad.common.v1 import common_pb2
 from services.kit.call import Call, enter
 
 
@@ -27,18 +28,28 @@ class Method:
     descriptor: MethodDescriptor
     request_type: type[Message]
     streams: bool
+    access: common_pb2.Access
+    """Who may call it; empty when the contract does not say: no route leads to it."""
 
 
-Interceptor = Callable[[Call, Method], AbstractAsyncContextManager[None]]
+Proceed = Callable[[Call], Awaitable[Any]]
+"""The rest of the chain, and the handler at its end."""
+
+Interceptor = Callable[[Call, Method, Proceed], Awaitable[Any]]
+"""Does its part, and returns what `proceed(call)` does."""
 
 
-@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One method with its handler and the chain around it."""
 
-    method: Method
-    handler: Callable[[Any, Any], Any]
-    interceptors: Sequence[Interceptor]
+    __slots__ = ("_proceed", "method")
+
+    def __init__(self, method: Method, handler: Callable[[Any, Any], Any], interceptors: Sequence[Interceptor]) -> None:
+        """Folds `interceptors`, the outermost first, around `handler`."""
+        self.method = method
+        self._proceed: Proceed = _sending(handler) if method.streams else _answering(handler)
+        for interceptor in reversed(interceptors):
+            self._proceed = _around(interceptor, method, self._proceed)
 
     async def unary(self, call: Call) -> bytes:
         """Answers a call.
@@ -47,11 +58,8 @@ class Endpoint:
             ServiceError: and nothing else, save cancellation.
         """
         enter(call)
-        async with AsyncExitStack() as stack:
-            for interceptor in self.interceptors:
-                await stack.enter_async_context(interceptor(call, self.method))
-            reply: Message = await self.handler(call.request, call)
-        return reply.SerializeToString()
+        reply: bytes = await self._proceed(call)
+        return reply
 
     async def stream(self, call: Call, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Answers a call with messages, each handed to `send`, which waits until there is room for it.
@@ -60,12 +68,31 @@ class Endpoint:
             ServiceError: and nothing else, save cancellation and what `send` raises.
         """
         enter(call)
-        async with AsyncExitStack() as stack:
-            for interceptor in self.interceptors:
-                await stack.enter_async_context(interceptor(call, self.method))
-            replies = await stack.enter_async_context(aclosing(self.handler(call.request, call)))
+        call.send = send
+        await self._proceed(call)
+
+
+def _around(interceptor: Interceptor, method: Method, proceed: Proceed) -> Proceed:
+    return lambda call: interceptor(call, method, proceed)
+
+
+def _answering(handler: Callable[[Any, Any], Any]) -> Proceed:
+    async def answer(call: Call) -> bytes:
+        reply: Message = await handler(call.request, call)
+        return reply.SerializeToString()
+
+    return answer
+
+
+def _sending(handler: Callable[[Any, Any], Any]) -> Proceed:
+    async def send_all(call: Call) -> None:
+        send = call.send
+        assert send is not None
+        async with aclosing(handler(call.request, call)) as replies:
             async for reply in replies:
                 await send(reply.SerializeToString())
+
+    return send_all
 
 
 class Registry:
@@ -90,6 +117,9 @@ class Registry:
         for descriptor in described.methods:
             handler = method_handlers[descriptor.name]
             path = f"/{service}/{descriptor.name}"
-            method = Method(path, descriptor, GetMessageClass(descriptor.input_type), bool(handler.response_streaming))
+            options = descriptor.GetOptions()
+            access: common_pb2.Access = options.Extensions[common_pb2.access]  # type: ignore[index]
+            request_type = GetMessageClass(descriptor.input_type)
+            method = Method(path, descriptor, request_type, bool(handler.response_streaming), access)
             function = handler.unary_stream if method.streams else handler.unary_unary
             self.endpoints[path] = Endpoint(method, function, self._interceptors)

@@ -20,6 +20,7 @@ from services.kit.errors import DeadlineExceeded
 from services.kit.inproc import InprocChannel
 from services.kit.interceptors.identity import metadata_of
 from services.kit.status import from_rpc_error
+from services.kit.tls import Certificates, RenewedChannel
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryStreamMultiCallable, UnaryUnaryMultiCallable
@@ -36,6 +37,16 @@ _RETRIES = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+# While calls wait, a replica that stands still is found within 3.5 s, and calls go to the others. Without a timeout of
+# its own, a ping by which gRPC measures the line stays unanswered for a minute, and keeps those of keepalive back.
+_PINGS = (
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.http2.ping_timeout_ms", 1_500),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+# What is not ours may close the connection of a client that pings more often.
+_RARE_PINGS = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 5_000))
 _MIB = 1024 * 1024
 
 
@@ -43,10 +54,14 @@ class Client:
     """Calls one service."""
 
     def __init__(self, service: str, channel: Channel, mesh_token: str | None) -> None:
-        """Calls `service` over `channel`, proving to be of the mesh with `mesh_token`."""
+        """Calls `service` over `channel`, proving to be of the mesh with `mesh_token`.
+
+        What is no service of ours, as Triton, learns neither the token nor on whose behalf it is called.
+        """
         self.service = service
         self.channel = channel
         self._mesh_token = mesh_token
+        self._ours = service in topology.SERVICES
 
     async def unary(
         self, method: "UnaryUnaryMultiCallable[Request, Reply]", request: Request, *, timeout: float
@@ -113,7 +128,7 @@ class Client:
 
     def _metadata(self) -> list[tuple[str, str]]:
         call = current_call()
-        metadata = metadata_of(call.principal, self._mesh_token) if call and call.principal else []
+        metadata = metadata_of(call.principal, self._mesh_token) if self._ours and call and call.principal else []
         if call and call.traceparent:
             metadata.append(("traceparent", call.traceparent))
         return metadata
@@ -122,10 +137,17 @@ class Client:
 class Network:
     """Where services are. One channel per address and process; the address `inproc:` is this process."""
 
-    def __init__(self, mesh_token: str | None) -> None:
-        """Opens nothing yet. `mesh_token` proves calls to be of the mesh; None: there is none."""
+    def __init__(self, mesh_token: str | None, certificates: Certificates | None = None) -> None:
+        """Opens nothing yet.
+
+        Args:
+            mesh_token: Proves calls to be of the mesh. None: there is none.
+            certificates: Calls to services of ours go over TLS, to a peer with a certificate that names the service.
+                None: no TLS.
+        """
         self.inproc: dict[str, Registry] = {}
         self._mesh_token = mesh_token
+        self._certificates = certificates
         self._channels: dict[tuple[str, str], Channel] = {}
 
     def client(self, service: str, address: str) -> Client:
@@ -146,14 +168,19 @@ class Network:
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(service_config(service))),
             ("grpc.max_receive_message_length", 16 * _MIB),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
+            *(_PINGS if service in topology.SERVICES else _RARE_PINGS),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.min_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        return grpc.aio.insecure_channel(address, options=options)
+        if self._certificates is None or service not in topology.SERVICES:
+            return grpc.aio.insecure_channel(address, options=options)
+        # An address may stand for several replicas, and is not what a certificate is for: it names the service.
+        options.append(("grpc.ssl_target_name_override", service))
+        return RenewedChannel(
+            self._certificates, lambda credentials: grpc.aio.secure_channel(address, credentials, options=options)
+        )
 
 
 def service_config(service: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ A field's variable is its prefix and its name in capitals: field `memory_address
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_USER_OF_URL = re.compile(r"://[^/@\s]+@")
 
 
 class ConfigError(Exception):
@@ -65,11 +68,11 @@ def load(cls: type[T], environ: Mapping[str, str], prefix: str, *, strict: bool 
 
 
 def describe(config: Any) -> dict[str, str]:
-    """Field name to value, secrets masked: what a service prints when it starts."""
+    """Field name to value, secrets and the user of a URL masked: what a service prints when it starts."""
     return {
         field.name: "***"
         if field.metadata.get("secret") and getattr(config, field.name)
-        else str(getattr(config, field.name))
+        else _USER_OF_URL.sub("://***@", str(getattr(config, field.name)))
         for field in dataclasses.fields(config)
     }
 

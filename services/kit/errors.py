@@ -8,7 +8,7 @@
     ├── AlreadyExists · CollectionExists · RequestIdReused
     ├── Aborted · ExecutionInProgress · LeaseLost · SessionBusy
     ├── FailedPrecondition · ApprovalRequired
-    ├── ResourceExhausted · RunLimitReached · ToolResponseTooLarge
+    ├── ResourceExhausted · ModelOverloaded · Overloaded · RunLimitReached · ToolResponseTooLarge
     ├── DeadlineExceeded · ToolTimeout
     ├── Cancelled
     ├── Unavailable · ModelUnavailable · ServiceUnavailable · StoreUnavailable · ToolUnavailable
@@ -207,6 +207,18 @@ class ResourceExhausted(ServiceError):
     """A limit is reached."""
 
     code, reason = Code.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"
+
+
+class ModelOverloaded(ResourceExhausted):
+    """The model's queue is full, or the request waited in it too long."""
+
+    reason = "MODEL_OVERLOADED"
+
+
+class Overloaded(ResourceExhausted):
+    """The service has as many calls under way as it may."""
+
+    reason = "OVERLOADED"
 
 
 class RunLimitReached(ResourceExhausted):

@@ -5,13 +5,14 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 import prometheus_client
 import structlog
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -21,6 +22,7 @@ from services.kit.call import Call
 from services.kit.chain import Endpoint, Registry
 from services.kit.config import ConfigError, describe, load
 from services.kit.errors import ServiceError, Unavailable
+from services.kit.lag import watch_lag
 from services.kit.status import to_status
 from services.kit.telemetry import log_to_stdout
 
@@ -43,7 +45,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_connection_age_ms", 600_000),  # callers look the name up again, and find new replicas
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),  # callers ping each second while calls wait
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 
@@ -71,9 +73,15 @@ def main(name: str, config_type: type[Config], build: Build[Config]) -> None:
         await serve([app], kit, kit_config)
 
     try:
-        asyncio.run(run())
+        run_process(run())
     except CannotStart as error:
         sys.exit(f"{name} cannot start: {error}")
+
+
+def run_process(work: Coroutine[None, None, None]) -> None:
+    """Runs the one coroutine of a process to its end, on uvloop: a sixth less CPU a turn (docs/adr/0012)."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
@@ -93,7 +101,10 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         server, status = grpc_server(registries)
         address = f"{config.host}:{config.port or row.port}"
         with _binding(address):
-            server.add_insecure_port(address)
+            if kit.certificates is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, kit.certificates.server())
         await status.set(LIVENESS, _SERVING)
         for service in ("", *(topology.SERVICES[app.name].proto_service for app in apps)):
             await status.set(service, _NOT_SERVING)  # until the checks have passed: grpc's own default is SERVING
@@ -109,6 +120,10 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         gc.set_threshold(_GC_EVERY)
         watch = asyncio.create_task(_watch_readiness(apps, status))
         closing.callback(watch.cancel)
+        closing.callback(watch_lag(kit.telemetry.load.lag.observe))
+        if kit.certificates is not None:
+            following = kit.certificates.follow(taken=lambda: _knock(config.host, config.port or row.port))
+            closing.callback(asyncio.create_task(following).cancel)
         log.info("listening", address=address)
         await _told_to_stop()
         log.info("draining", seconds=config.drain_s)
@@ -157,6 +172,13 @@ async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthService
             log.info("not ready" if waiting else "ready", **waiting)
             said = waiting
         await asyncio.sleep(_CHECK_EVERY_S)
+
+
+async def _knock(host: str, port: int) -> None:
+    """Has gRPC ask for the certificates now, while nobody else connects; peers open their channels anew soon."""
+    with suppress(OSError):
+        _, writer = await asyncio.open_connection("127.0.0.1" if host in {"", "0.0.0.0", "::", "[::]"} else host, port)
+        writer.close()
 
 
 async def _told_to_stop() -> None:

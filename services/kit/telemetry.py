@@ -6,6 +6,8 @@ Names of our own attributes and metrics stand here and nowhere else; OpenTelemet
 import logging
 import random
 import sys
+import threading
+import traceback
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +17,14 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.call import current_call
 
+_LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_FLUSH_S = 0.5
+_LINE = "%(name)s: %(message)s"
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -32,6 +37,25 @@ class CallMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadMetrics:
+    """How full a process is, and what it leaves alone."""
+
+    held: Gauge
+    shed: Counter
+    circuits: Gauge
+    open_circuits: Gauge
+    lag: Histogram
+
+    def state(self, kind: str, name: str, state: float) -> None:
+        """Shows a circuit's state."""
+        self.circuits.labels(kind, name).set(state)
+
+    def open(self, kind: str, count: int) -> None:
+        """Shows how many circuits of a kind are not closed."""
+        self.open_circuits.labels(kind).set(count)
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """What a process reports with.
 
@@ -39,15 +63,19 @@ class Telemetry:
         tracer: Makes spans.
         metrics: Holds the process's metrics.
         calls: Metrics of the calls it answers.
+        load: Metrics of how full it is.
         sample_ratio: Share of the traces begun here that are recorded.
         provider: Flushes spans at the end. None: nothing is exported.
+        exporter: Sends them.
     """
 
     tracer: trace.Tracer
     metrics: CollectorRegistry
     calls: CallMetrics
+    load: LoadMetrics
     sample_ratio: float = 0.0
     provider: TracerProvider | None = field(default=None, repr=False)
+    exporter: SpanExporter | None = field(default=None, repr=False)
 
     @property
     def records(self) -> bool:
@@ -59,9 +87,14 @@ class Telemetry:
         return self.records and random.random() < self.sample_ratio
 
     def close(self) -> None:
-        """Sends the spans that wait."""
-        if self.provider is not None:
-            self.provider.shutdown()
+        """Sends the spans that wait, for half a second at most: a collector that is silent holds nobody."""
+        if self.provider is None or self.exporter is None:
+            return
+        # The exporter gives up when it is shut down, and then the provider waits for nothing more.
+        giving_up = threading.Timer(_FLUSH_S, self.exporter.shutdown)
+        giving_up.start()
+        self.provider.shutdown()
+        giving_up.cancel()
 
 
 def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Telemetry:
@@ -73,7 +106,7 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
             on, so that logs of one request can be joined, but no span is recorded.
         sample_ratio: Share of traces begun here that are recorded, 0 to 1. A caller's decision is kept.
     """
-    provider = None
+    provider = exporter = None
     if otlp_endpoint:
         # Which traces are recorded is decided before a span is made: all that are made are kept.
         provider = TracerProvider(resource=Resource({SERVICE_NAME: service}), shutdown_on_exit=False)
@@ -84,25 +117,53 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
         Histogram("myriad_rpc_seconds", "Time to answer a call.", ["method"], buckets=_LATENCY_S, registry=metrics),
         Counter("myriad_rpc_errors", "Calls that ended in an error.", ["method", "code"], registry=metrics),
     )
+    load = LoadMetrics(
+        Gauge("myriad_calls_in_flight", "Calls from outside under way.", ["kind"], registry=metrics),
+        Counter("myriad_calls_shed", "Calls refused because too many were under way.", ["kind"], registry=metrics),
+        Gauge("myriad_circuit_state", "0 closed, 1 half open, 2 open.", ["kind", "name"], registry=metrics),
+        Gauge("myriad_circuits_open", "Circuits that are not closed.", ["kind"], registry=metrics),
+        Histogram("myriad_loop_lag_seconds", "How late the event loop is.", buckets=_LAG_S, registry=metrics),
+    )
     tracer = provider.get_tracer("myriad") if provider else trace.NoOpTracer()
-    return Telemetry(tracer, metrics, calls, sample_ratio, provider)
+    return Telemetry(tracer, metrics, calls, load, sample_ratio, provider, exporter)
 
 
 def log_to_stdout(level: str) -> None:
-    """Logs as JSON, a line each, with the trace id of the call at hand. For a process's start, not for libraries."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    """Logs as JSON, a line each, with the trace id of the call at hand. For a process's start, not for libraries.
+
+    Of an exception it tells class and place. What it says, which may quote a user, only at level `debug`.
+    """
+    told = structlog.processors.format_exc_info if level == "debug" else structlog.processors.ExceptionRenderer(_places)
+    libraries = logging.StreamHandler(sys.stderr)
+    libraries.setFormatter(logging.Formatter(_LINE) if level == "debug" else _PlacesFormatter(_LINE))
+    logging.basicConfig(level=logging.WARNING, handlers=[libraries])
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _add_call,
-            structlog.processors.format_exc_info,
+            told,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
+
+
+def _places(exc_info: Any) -> str:
+    """The traceback of `sys.exc_info()` without what the exceptions say, the first raised last."""
+    lines: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None:
+        lines += [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}\n"]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "".join(lines).rstrip()
+
+
+class _PlacesFormatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:
+        return _places(ei)
 
 
 def _add_call(_logger: Any, _name: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -12,29 +12,38 @@ from contextlib import aclosing
 from typing import Any
 
 import orjson
+from grpc.aio import AioRpcError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from services.kit.breaker import FAIR_S, Breakers, Circuit
 from services.kit.clients import Client
 from services.kit.errors import (
     DeadlineExceeded,
     InvalidArgument,
     ModelFailed,
+    ModelOverloaded,
     ModelUnavailable,
-    ResourceExhausted,
     ServiceError,
     Unavailable,
 )
 from services.kit.generation import LEAVE_S, Generation
+from services.kit.status import from_rpc_error
 
+MODELS = Circuit("model", ModelUnavailable, "the model tier does not answer", (ModelUnavailable, DeadlineExceeded))
+"""The models of a tier. What answers with an error answers: one user's prompt must not take a model from the others."""
+
+_RETRY_AFTER_S = 1.0
 _BUSY = ("xceeds maximum queue size", "equest timeout expired")
+_GONE = "Stub process"
 
 
 class Triton:
     """Models of one Triton server."""
 
-    def __init__(self, client: Client, *, embedder: str = "embedder") -> None:
-        """Calls over `client`; `embedder` is the model that makes vectors."""
+    def __init__(self, client: Client, *, embedder: str = "embedder", breakers: Breakers | None = None) -> None:
+        """Calls over `client`; `embedder` is the model that makes vectors; `breakers` are those of `MODELS`."""
         self._client = client
+        self._breakers = breakers or Breakers(MODELS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(client.channel)
         self._embedder = embedder
         self._leaving: set[asyncio.Task[None]] = set()
@@ -47,8 +56,10 @@ class Triton:
             timeout: Seconds.
 
         Raises:
-            ModelUnavailable: the tier does not answer, or its queue is full.
+            ModelUnavailable: the tier does not answer, or did not of late.
+            ModelOverloaded: the model's queue is full.
             ModelFailed: the model answered with an error.
+            DeadlineExceeded: it took too long.
         """
         if not texts:
             return []
@@ -57,11 +68,9 @@ class Triton:
         tensor.shape.extend((len(texts), 1))
         request.raw_input_contents.append(b"".join(_length_prefixed(text.encode()) for text in texts))
         # Not cut short when the caller leaves: Triton 2.51 never frees a request cancelled on top of its response.
-        asking = asyncio.create_task(self._client.unary(self._stub.ModelInfer, request, timeout=timeout))
+        asking = asyncio.create_task(self._infer(request, timeout))
         try:
             reply = await asyncio.shield(asking)
-        except ServiceError as error:
-            raise _of_the_model(error) from None
         except asyncio.CancelledError:
             asking.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
@@ -79,7 +88,8 @@ class Triton:
 
         Raises:
             InvalidArgument: the model refused the request.
-            ModelUnavailable: the tier does not answer, or its queue is full.
+            ModelUnavailable: the tier does not answer, or did not of late.
+            ModelOverloaded: the model's queue is full.
             ModelFailed: the model answered with an error.
             DeadlineExceeded: it took too long.
         """
@@ -87,25 +97,27 @@ class Triton:
         tensor = request.inputs.add(name="request", datatype="BYTES")
         tensor.shape.append(1)
         request.raw_input_contents.append(_length_prefixed(orjson.dumps(body)))
-        call = self._client.start(self._stub.ModelStreamInfer, iter((request,)), timeout=timeout + LEAVE_S)
-        generation = Generation(call, timeout, self._client.service)
-        failure = ""
-        try:
-            # To the end of the stream, past the last chunk: see Generation.
-            async with aclosing(generation.replies()) as replies:
-                async for reply in replies:
-                    failure = failure or reply.error_message
-                    if reply.infer_response.raw_output_contents:
-                        yield orjson.loads(reply.infer_response.raw_output_contents[0][4:])
-        except ServiceError as error:
-            raise _of_the_model(error) from None
-        finally:
-            if not generation.ended:
-                leaving = asyncio.create_task(generation.leave())
-                self._leaving.add(leaving)
-                leaving.add_done_callback(self._leaving.discard)
-        if failure:
-            raise _model_error(failure)
+        with self._breakers.of(model).attempt(min(timeout, FAIR_S)) as attempt:
+            call = self._client.start(self._stub.ModelStreamInfer, iter((request,)), timeout=timeout + LEAVE_S)
+            generation = Generation(call, timeout, self._client.service)
+            failure = ""
+            try:
+                # To the end of the stream, past the last chunk: see Generation.
+                async with aclosing(generation.replies()) as replies:
+                    async for reply in replies:
+                        failure = failure or reply.error_message
+                        if reply.infer_response.raw_output_contents:
+                            attempt.worked()
+                            yield _decoded(reply.infer_response.raw_output_contents[0][4:])
+            except ServiceError as error:
+                raise _of_the_model(error) from None
+            finally:
+                if not generation.ended:
+                    leaving = asyncio.create_task(generation.leave())
+                    self._leaving.add(leaving)
+                    leaving.add_done_callback(self._leaving.discard)
+            if failure:
+                raise _model_error(failure)
 
     async def check(self, model: str, timeout: float) -> None:
         """Returns when `model` can answer.
@@ -119,7 +131,16 @@ class Triton:
         except ServiceError as error:
             raise _of_the_model(error) from None
         if not reply.ready:
-            raise ModelUnavailable(f"model {model} is not ready", retry_after=1.0)
+            raise ModelUnavailable(f"model {model} is not ready", retry_after=_RETRY_AFTER_S)
+
+    async def _infer(self, request: service_pb2.ModelInferRequest, timeout: float) -> Any:
+        with self._breakers.of(self._embedder).attempt(min(timeout, FAIR_S)):
+            try:
+                return await self._client.start(self._stub.ModelInfer, request, timeout=timeout)
+            except AioRpcError as error:
+                raise _said(error.details() or "") or _of_the_model(
+                    from_rpc_error(error, self._client.service)
+                ) from None
 
 
 def _length_prefixed(value: bytes) -> bytes:
@@ -127,16 +148,32 @@ def _length_prefixed(value: bytes) -> bytes:
     return struct.pack("<I", len(value)) + value
 
 
-def _of_the_model(error: ServiceError) -> ServiceError:
-    """What a failed call of the tier is to our callers.
+def _decoded(chunk: bytes) -> Any:
+    try:
+        return orjson.loads(chunk)
+    except ValueError:
+        raise ModelFailed("the model answered with something that is no JSON") from None
 
-    Triton reports a full queue and a timeout in it as UNAVAILABLE, and a failing model as INTERNAL.
-    """
-    if isinstance(error, ModelFailed | ModelUnavailable | InvalidArgument | DeadlineExceeded | ResourceExhausted):
+
+def _of_the_model(error: ServiceError) -> ServiceError:
+    """What a failed call of the tier is to our callers."""
+    if isinstance(error, ModelFailed | ModelUnavailable | InvalidArgument | DeadlineExceeded):
         return error
     if isinstance(error, Unavailable):
-        return ModelUnavailable("the model tier does not answer", retry_after=error.retry_after or 1.0)
+        return ModelUnavailable("the model tier does not answer", retry_after=error.retry_after or _RETRY_AFTER_S)
     return ModelFailed("the model failed")
+
+
+def _said(text: str) -> ServiceError | None:
+    """What Triton's own words are to our callers. None: they say nothing beside their status.
+
+    It reports a full queue and a timeout in it as UNAVAILABLE, and as INTERNAL that a model's process has died.
+    """
+    if any(words in text for words in _BUSY):
+        return ModelOverloaded("the model tier is busy", retry_after=_RETRY_AFTER_S)
+    if _GONE in text:
+        return ModelUnavailable("the model does not answer", retry_after=_RETRY_AFTER_S)
+    return None
 
 
 def _model_error(message: str) -> ServiceError:
@@ -144,6 +181,7 @@ def _model_error(message: str) -> ServiceError:
     kind, _, text = message.partition(": ")
     if kind == "invalid_request":
         return InvalidArgument(f"the model refused the request: {text}")
-    if kind == "overloaded" or any(text in message for text in _BUSY):
-        return ModelUnavailable("the model tier is busy", retry_after=1.0)
-    return ModelFailed("the model failed")
+    if kind == "overloaded":
+        return ModelOverloaded("the model tier is busy", retry_after=_RETRY_AFTER_S)
+    own = kind == "internal"
+    return (None if own else _said(message)) or ModelFailed("the model failed")

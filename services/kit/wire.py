@@ -1,20 +1,29 @@
 """Reads protobuf's wire format where the decoder only says no."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_MOST_FIELDS = 4_000
+_MOST_LEVELS = 100
+"""As deep as protobuf itself reads."""
 
 
 def field_with_bad_text(body: bytes, descriptor: Any) -> str | None:
     """Path of the first string field whose bytes are not UTF-8, as `agent.name`. None: there is none.
 
-    The decoder refuses such a message without saying which field it was.
+    The decoder refuses such a message without saying which field it was. Only the first 4,000 fields are looked at,
+    and no deeper than 100 levels: a few milliseconds, whatever was sent.
     Source of the format: protobuf's encoding guide.
     """
+    return _search(body, descriptor, iter(range(_MOST_FIELDS)), _MOST_LEVELS)
+
+
+def _search(body: bytes, descriptor: Any, fields: Iterator[int], levels: int) -> str | None:
     position = 0
-    while position < len(body):
+    while levels and position < len(body) and next(fields, None) is not None:
         tag, position = _varint(body, position)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
@@ -25,7 +34,8 @@ def field_with_bad_text(body: bytes, descriptor: Any) -> str | None:
             position += 4
         elif kind == _LENGTH:
             size, position = _varint(body, position)
-            found = _bad_text(body[position : position + size], descriptor.fields_by_number.get(number))
+            value = body[position : position + size]
+            found = _bad_text(value, descriptor.fields_by_number.get(number), fields, levels)
             if found is not None:
                 return found
             position += size
@@ -34,7 +44,7 @@ def field_with_bad_text(body: bytes, descriptor: Any) -> str | None:
     return None
 
 
-def _bad_text(value: bytes, field: Any) -> str | None:
+def _bad_text(value: bytes, field: Any, fields: Iterator[int], levels: int) -> str | None:
     if field is None:
         return None
     if field.type == FieldDescriptor.TYPE_STRING:
@@ -43,7 +53,7 @@ def _bad_text(value: bytes, field: Any) -> str | None:
         except UnicodeDecodeError:
             return str(field.name)
     elif field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None:
-        inner = field_with_bad_text(value, field.message_type)
+        inner = _search(value, field.message_type, fields, levels - 1)
         if inner is not None:
             return f"{field.name}.{inner}"
     return None

@@ -7,7 +7,7 @@ from myriad.nlu.v1 import nlu_pb2_grpc
 from services.kit.agents import AgentCatalog
 from services.kit.app import App, Kit
 from services.kit.embedder import TritonEmbedder
-from services.kit.triton import Triton
+from services.kit.triton import MODELS, Triton
 from services.nlu.adapters.files import FileIntentModels
 from services.nlu.adapters.memory import MemoryAgents
 from services.nlu.config import Config
@@ -27,7 +27,9 @@ async def build(config: Config, kit: Kit) -> App:
     extractor = Extractor(config.phone_region)
     languages = await asyncio.to_thread(Languages)
     await workers.run(extractor.warm)
-    triton = Triton(kit.network.client("triton", config.triton_address), embedder=config.embedder)
+    triton = Triton(
+        kit.network.client("triton", config.triton_address), embedder=config.embedder, breakers=kit.breakers(MODELS)
+    )
     analyzer = Analyzer(
         agents=MemoryAgents(AgentCatalog(kit.network.client("memory", config.memory_address))),
         embedder=TritonEmbedder(triton, config.embed_timeout_s),

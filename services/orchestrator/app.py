@@ -3,7 +3,7 @@
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.kit.app import App, Kit
 from services.kit.redis import Redis
-from services.kit.triton import Triton
+from services.kit.triton import MODELS, Triton
 from services.orchestrator.adapters.memory import MemoryAgents, MemoryDirectory, MemoryTurns
 from services.orchestrator.adapters.nlu import NluClient
 from services.orchestrator.adapters.redis import RedisRunLog
@@ -28,7 +28,7 @@ async def build(config: Config, kit: Kit) -> App:
             kit.network.client("retrieval", config.retrieval_address), config.retrieval_timeout_s
         ),
         tools=ToolExecClient(kit.network.client("toolexec", config.toolexec_address)),
-        model=TritonModel(Triton(kit.network.client("triton", config.triton_address))),
+        model=TritonModel(Triton(kit.network.client("triton", config.triton_address), breakers=kit.breakers(MODELS))),
         run_log=run_log,
         codec=EventCodec(),
         config=config,

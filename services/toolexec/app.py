@@ -13,7 +13,7 @@ from services.toolexec.adapters.guard import SystemResolver
 from services.toolexec.adapters.http import HttpcoreCaller
 from services.toolexec.adapters.redis import RedisResultStore
 from services.toolexec.config import Config
-from services.toolexec.core.execution import Executor, Runners
+from services.toolexec.core.execution import TOOLS, Executor, Runners
 from services.toolexec.core.functions import Function, installed
 from services.toolexec.core.gate import Gate
 from services.toolexec.core.http_tool import HttpTools
@@ -40,7 +40,7 @@ async def build(config: Config, kit: Kit, functions: Callable[[Clock], Mapping[s
     http = HttpTools(caller, config.endpoints, frozenset(int(port) for port in config.public_ports))
     executor = Executor(
         source=CatalogToolSource(AgentCatalog(kit.network.client("memory", config.memory_address))),
-        runners=Runners(functions(clock), http),
+        runners=Runners(functions(clock), http, kit.breakers(TOOLS)),
         store=RedisResultStore(redis),
         schemas=Schemas(),
         gate=Gate(config.max_running_per_tool, config.max_running),

@@ -1,18 +1,17 @@
 """`python -m services.vertical`."""
 
-import asyncio
 import os
 import sys
 
 from services.kit.app import KitConfig
 from services.kit.config import ConfigError, load
-from services.kit.serve import CannotStart
+from services.kit.serve import CannotStart, run_process
 from services.vertical.app import load_configs, run
 
 if __name__ == "__main__":
     try:
         kit_config = load(KitConfig, os.environ, "MYRIAD_", strict=False)
         configs = load_configs(os.environ)
-        asyncio.run(run(kit_config, configs))
+        run_process(run(kit_config, configs))
     except (CannotStart, ConfigError, ValueError, OSError) as error:
         sys.exit(f"vertical cannot start: {error}")

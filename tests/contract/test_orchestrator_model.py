@@ -16,7 +16,14 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from services.kit.clients import Network
-from services.kit.errors import DeadlineExceeded, InvalidArgument, ModelFailed, ModelUnavailable, ServiceError
+from services.kit.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    ModelFailed,
+    ModelOverloaded,
+    ModelUnavailable,
+    ServiceError,
+)
 from services.kit.triton import Triton
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.adapters.triton import TritonModel
@@ -30,7 +37,7 @@ CALLS = (ToolCall("", "status", '{"id": 7}'), ToolCall("", "weather", "{}"))
 ENDLESS = ["on ", 60.0]
 ERRORS = {
     InvalidArgument: "invalid_request: too many messages",
-    ModelUnavailable: "overloaded: no slot is free",
+    ModelOverloaded: "overloaded: no slot is free",
     ModelFailed: "internal: lost /secret/file",
 }
 
@@ -52,6 +59,8 @@ class StubTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 for step in self.script:
                     if isinstance(step, float):
                         await asyncio.sleep(step)
+                    elif isinstance(step, bytes):
+                        yield _raw(step)
                     elif isinstance(step, type):
                         yield service_pb2.ModelStreamInferResponse(error_message=ERRORS[step])
                         return
@@ -75,7 +84,10 @@ class StubTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 def _chunk(value: dict) -> service_pb2.ModelStreamInferResponse:
-    raw = json.dumps(value).encode()
+    return _raw(json.dumps(value).encode())
+
+
+def _raw(raw: bytes) -> service_pb2.ModelStreamInferResponse:
     inner = service_pb2.ModelInferResponse(raw_output_contents=[struct.pack("<I", len(raw)) + raw])
     return service_pb2.ModelStreamInferResponse(infer_response=inner)
 
@@ -307,3 +319,53 @@ async def test_an_embedding_that_takes_too_long_is_given_up(stub):
     servicer.embed_s = 5.0
     with pytest.raises(DeadlineExceeded):
         await triton.embed(["hello"], 0.1)
+
+
+NO_ANSWERS = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[]",
+    b"7",
+    b'{"choices": 7}',
+    b'{"choices": ["x"]}',
+    b'{"choices": [{"delta": []}, {"delta": "x"}]}',
+    b'{"choices": [{"delta": {"content": 7}}]}',
+    b'{"choices": [{"delta": {"content": "\\ud800"}}]}',
+    b'{"choices": [{"delta": {"tool_calls": ["x"]}}]}',
+    b'{"choices": [{"delta": {"tool_calls": [{"index": []}]}}]}',
+    b'{"choices": [{"delta": {"tool_calls": [{"function": "x"}]}}]}',
+    b'{"choices": [], "usage": "none"}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("chunk", NO_ANSWERS, ids=lambda chunk: repr(chunk[:60]))
+async def test_what_is_no_answer_is_a_failure_of_the_model(stub, chunk):
+    servicer, triton = stub
+    model = TritonModel(triton)
+    servicer.script = ["So. ", chunk]
+    with pytest.raises(ModelFailed):
+        async with aclosing(model.chat("llm", HELLO, (), 64, 0.0)) as chunks:
+            async for _ in chunks:
+                pass
+
+
+async def test_odd_answers_are_read_as_far_as_they_go(stub):
+    servicer, triton = stub
+    model = TritonModel(triton)
+    calls = [
+        {"index": 0, "function": {"name": 7, "arguments": {"id": 7}}},
+        {"index": 1, "function": {"arguments": "{}"}},
+        {"index": 2, "function": {"name": "long", "arguments": "x" * 1_000_000}},
+        {"index": 3},
+        *({"index": index} for index in range(4, 1_000)),
+    ]
+    odd = {"choices": [{"delta": {"tool_calls": calls}}], "usage": {"prompt_tokens": -1, "completion_tokens": 2**62}}
+    servicer.script = [b"{}", b'{"choices": null}', b'{"choices": [{"delta": null}]}', json.dumps(odd).encode()]
+    found = [chunk async for chunk in model.chat("llm", HELLO, (), 64, 0.0)]
+    (asked,) = [chunk.tool_calls for chunk in found if chunk.tool_calls]
+    assert asked[:2] == (ToolCall("", "7", '{"id": 7}'), ToolCall("", "", "{}"))
+    assert len(asked[2].arguments_json) == 65_536
+    assert len(asked) == 64
+    assert (found[0].prompt_tokens, found[0].completion_tokens) == (0, 10_000_000)

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from grpc_health.v1 import health_pb2
+
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.kit import serve
@@ -44,15 +46,23 @@ class Scripted(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 async def reached(kind: str, servicer: Scripted, mesh_token: str | None = None) -> AsyncIterator[Client]:
     """A client of `servicer` over a `socket` or `inproc`."""
     kit = Kit(open_telemetry("test", "", 0.0), mesh_token)
-    add = orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server
-    registry = kit.registry(App("orchestrator", lambda server: add(servicer, server)))
-    if kind == "inproc":
-        yield kit.network.client("orchestrator", INPROC)
+    async with serving(kit, servicer) as address:
+        yield kit.network.client("orchestrator", INPROC if kind == "inproc" else address)
         await kit.network.close()
-        return
-    server, _ = serve.grpc_server([registry])
-    port = server.add_insecure_port("127.0.0.1:0")
+
+
+@asynccontextmanager
+async def serving(kit: Kit, servicer: Scripted) -> AsyncIterator[str]:
+    """`servicer` as `kit` serves it, within this process and at the address this yields."""
+    add = orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server
+    server, status = serve.grpc_server([kit.registry(App("orchestrator", lambda made: add(servicer, made)))])
+    if kit.certificates is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", kit.certificates.server())
     await server.start()
-    yield kit.network.client("orchestrator", f"127.0.0.1:{port}")
-    await kit.network.close()
-    await server.stop(0)
+    await status.set("", health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)

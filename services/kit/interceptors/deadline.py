@@ -1,11 +1,10 @@
 """Every call ends: at the caller's deadline, or at the service's own where the caller named none."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 from services.kit.call import Call
-from services.kit.chain import Interceptor, Method
+from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import DeadlineExceeded
 
 
@@ -17,13 +16,12 @@ def deadline(unary_s: float, stream_s: float) -> Interceptor:
         stream_s: Longest time of a call with a stream of replies.
     """
 
-    @asynccontextmanager
-    async def bound(call: Call, method: Method) -> AsyncIterator[None]:
+    async def bound(call: Call, method: Method, proceed: Proceed) -> Any:
         longest = asyncio.get_running_loop().time() + (stream_s if method.streams else unary_s)
         call.deadline = longest if call.deadline is None else min(call.deadline, longest)
         try:
             async with asyncio.timeout_at(call.deadline) as timer:
-                yield
+                return await proceed(call)
         except TimeoutError:
             if not timer.expired():
                 raise

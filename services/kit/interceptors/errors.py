@@ -1,22 +1,20 @@
 """Nothing leaves untranslated: a stranger's exception is logged here and leaves as INTERNAL without detail."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 
 from services.kit.call import Call
-from services.kit.chain import Method
+from services.kit.chain import Method, Proceed
 from services.kit.errors import Internal, ServiceError
 
 log = structlog.get_logger(__name__)
 
 
-@asynccontextmanager
-async def errors(call: Call, method: Method) -> AsyncIterator[None]:
+async def errors(call: Call, method: Method, proceed: Proceed) -> Any:
     """Lets a ServiceError and cancellation through, and turns all else into Internal."""
     try:
-        yield
+        return await proceed(call)
     except ServiceError:
         raise
     except Exception as error:

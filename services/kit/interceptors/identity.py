@@ -1,12 +1,10 @@
 """One `Principal` a call, from the headers Envoy sets from verified claims, and only beside proof of a mesh peer."""
 
 import hmac
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
-from myriad.common.v1 import common_pb2
 from services.kit.call import Call, Principal
-from services.kit.chain import Interceptor, Method
+from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import InvalidArgument, RoleRequired, Unauthenticated
 
 TENANT, USER, ROLES, MESH_TOKEN = "x-myriad-tenant", "x-myriad-user", "x-myriad-roles", "x-myriad-mesh-token"
@@ -19,22 +17,21 @@ def identity(mesh_token: str | None) -> Interceptor:
     """Finds out on whose behalf a call is made, and whether they may make it.
 
     Args:
-        mesh_token: What a peer of the mesh proves itself with. None (`insecure-dev`): identity is believed as sent,
-            and a call without one is the developer's, tenant `dev`, user `dev`, role `admin`.
+        mesh_token: What a peer of the mesh proves itself with. Empty: it did so with its certificate, when it
+            connected. None (`insecure-dev`): identity is believed as sent, and a call without one is the developer's,
+            tenant `dev`, user `dev`, role `admin`.
     """
 
-    @asynccontextmanager
-    async def identified(call: Call, method: Method) -> AsyncIterator[None]:
-        options = method.descriptor.GetOptions()
-        access: common_pb2.Access = options.Extensions[common_pb2.access]  # type: ignore[index]
-        if mesh_token is not None and call.peer != INPROC:
+    async def identified(call: Call, method: Method, proceed: Proceed) -> Any:
+        if mesh_token and call.peer != INPROC:
             prove(call, mesh_token)
         call.principal = principal_of(call, developer=mesh_token is None)
-        if call.principal is None and not access.public:
+        if call.principal is None and not method.access.public:
             raise Unauthenticated("the call names no tenant and user")
-        if access.roles and not (call.principal and call.principal.roles & set(access.roles)):
-            raise RoleRequired(f"needs one of the roles {', '.join(access.roles)}")
-        yield
+        roles = method.access.roles
+        if roles and not (call.principal and call.principal.roles.intersection(roles)):
+            raise RoleRequired(f"needs one of the roles {', '.join(roles)}")
+        return await proceed(call)
 
     return identified
 
@@ -70,6 +67,6 @@ def metadata_of(principal: Principal, mesh_token: str | None) -> list[tuple[str,
     carried = [(TENANT, principal.tenant), (USER, principal.user)]
     if principal.roles:
         carried.append((ROLES, " ".join(sorted(principal.roles))))
-    if mesh_token is not None:
+    if mesh_token:
         carried.append((MESH_TOKEN, mesh_token))
     return carried

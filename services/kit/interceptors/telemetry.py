@@ -8,8 +8,9 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import structlog
 from opentelemetry import trace
@@ -17,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Histogram
 
 from services.kit.call import Call
-from services.kit.chain import Interceptor, Method
+from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import Code, ServiceError
 from services.kit.telemetry import Telemetry
 
@@ -32,8 +33,7 @@ def telemetry(reports: Telemetry) -> Interceptor:
     seconds: dict[str, Histogram] = {}
     well_formed = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-    @asynccontextmanager
-    async def watched(call: Call, method: Method) -> AsyncIterator[None]:
+    async def watched(call: Call, method: Method, proceed: Proceed) -> Any:
         if method.path not in seconds:
             seconds[method.path] = reports.calls.seconds.labels(method.path)
         given = call.metadata.get("traceparent", "")
@@ -41,7 +41,7 @@ def telemetry(reports: Telemetry) -> Interceptor:
         began = time.perf_counter()
         with span_of(call, method) if reports.records and call.traceparent.endswith(_SAMPLED) else nullcontext():
             try:
-                yield
+                return await proceed(call)
             except ServiceError as error:
                 _report(reports, method, error.code, error.reason)
                 if error.code in _OURS:

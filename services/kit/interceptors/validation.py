@@ -1,13 +1,12 @@
 """No handler sees a request that breaks its contract: it is decoded here and held against its protovalidate rules."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import protovalidate
 from google.protobuf.message import DecodeError, Message
 
 from services.kit.call import Call
-from services.kit.chain import Interceptor, Method
+from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import InvalidArgument
 from services.kit.wire import field_with_bad_text
 
@@ -18,11 +17,10 @@ def validation() -> Interceptor:
     """Decodes and validates each request."""
     validator = protovalidate.Validator()
 
-    @asynccontextmanager
-    async def validated(call: Call, method: Method) -> AsyncIterator[None]:
+    async def validated(call: Call, method: Method, proceed: Proceed) -> Any:
         call.request = check(validator, decode(call.body, method.request_type))
         call.body = b""
-        yield
+        return await proceed(call)
 
     return validated
 

@@ -16,6 +16,7 @@ from services.kit.errors import (
     Internal,
     InvalidArgument,
     LeaseLost,
+    Overloaded,
     ResourceExhausted,
     RunLimitReached,
     ServiceError,
@@ -269,7 +270,7 @@ class Runs:
                 if loop.answer or isinstance(last, Completed):
                     return await self._memory.commit_turn(turn, _kept(loop, last), entries, first_sequence)
                 return await self._memory.abandon_turn(turn, entries, first_sequence)
-            except (Unavailable, DeadlineExceeded):
+            except (Unavailable, DeadlineExceeded, Overloaded):
                 if time.monotonic() > give_up:
                     raise
             await asyncio.sleep(_RETRY_S)

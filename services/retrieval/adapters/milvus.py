@@ -14,6 +14,7 @@ from typing import Any
 
 from pymilvus import AnnSearchRequest, RRFRanker
 
+from services.kit.breaker import Breaker
 from services.kit.call import Principal
 from services.retrieval.adapters.milvus_client import Milvus, MilvusSettings
 from services.retrieval.adapters.milvus_rows import (
@@ -50,9 +51,9 @@ _SHOWN = ["space", "document_id", "title", "content", "start"]
 class MilvusDocumentStore:
     """A DocumentStore in two collections of one Milvus."""
 
-    def __init__(self, settings: MilvusSettings, layout: Layout) -> None:
-        """Opens nothing yet; the first call makes what is not there."""
-        self._milvus = Milvus(settings, layout.prepare)
+    def __init__(self, settings: MilvusSettings, layout: Layout, breaker: Breaker | None = None) -> None:
+        """Opens nothing yet; the first call makes what is not there. `breaker` is the one of `MILVUS`."""
+        self._milvus = Milvus(settings, layout.prepare, breaker)
         self._chunks = layout.chunks
         self._registry = layout.registry
 
@@ -130,7 +131,7 @@ class MilvusDocumentStore:
 
     async def check(self) -> None:
         """Returns when Milvus answers."""
-        await self._milvus.call(lambda client: client.list_collections(retry_times=0))
+        await self._milvus.check(lambda client: client.list_collections(retry_times=0))
 
     async def close(self) -> None:
         """Closes the connection."""

@@ -10,12 +10,19 @@ import grpc
 import structlog
 from pymilvus import AsyncMilvusClient, MilvusException
 
+from services.kit.breaker import FAIR_S, Attempt, Breaker, Breakers, Circuit
+from services.kit.call import current_call
 from services.kit.errors import VectorIndexUnavailable
 
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1.0
+MILVUS = Circuit("milvus", VectorIndexUnavailable, "the vector index does not answer", (VectorIndexUnavailable,))
 _PREPARE_S = 60.0
+_MARGIN_S = 0.05
+"""Of the caller's time, kept for the way back: who is cut off learns less than who is told."""
+_SERVICE_CODES = 100
+"""Milvus's error codes below this one are about itself, those above about what it was asked."""
 _OPTIONS = {
     # Pings only while a call waits: Milvus closes the connection of a client that pings every 10 s, pymilvus's default.
     "grpc.keepalive_time_ms": 30_000,
@@ -38,8 +45,19 @@ class MilvusSettings:
 class Milvus:
     """Calls Milvus. Bound to the event loop it first calls in."""
 
-    def __init__(self, settings: MilvusSettings, prepare: Callable[[AsyncMilvusClient], Awaitable[None]]) -> None:
-        """Opens nothing yet. `prepare` runs before the first call, and again after a failure; it may be repeated."""
+    def __init__(
+        self,
+        settings: MilvusSettings,
+        prepare: Callable[[AsyncMilvusClient], Awaitable[None]],
+        breaker: Breaker | None = None,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            settings: Where Milvus is.
+            prepare: Runs before the first call, and again after a failure; it may be repeated.
+            breaker: The one of `MILVUS`.
+        """
         # It logs what it was asked for, with a traceback, whenever a call fails; we log that it failed.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self._client = AsyncMilvusClient(
@@ -50,6 +68,7 @@ class Milvus:
             grpc_options=_OPTIONS,
         )
         self._timeout = settings.timeout
+        self._breaker = breaker or Breakers(MILVUS).of(settings.uri)
         self._prepare = prepare
         self._prepared = False
         self._preparing: asyncio.Task[None] | None = None
@@ -59,18 +78,35 @@ class Milvus:
         """What `operation` returns. It sets `retry_times`: pymilvus repeats a failed call 75 times when not told.
 
         Raises:
-            VectorIndexUnavailable: Milvus does not answer, not in time, or with an error.
+            VectorIndexUnavailable: Milvus does not answer, not in time, with an error, or did not of late.
         """
+        with self._breaker.attempt(min(self._timeout, FAIR_S)) as attempt:
+            return await self._ask(operation, self._time(), attempt)
+
+    async def check(self, operation: Callable[[AsyncMilvusClient], Awaitable[object]]) -> None:
+        """As `call`, also while the circuit is open: asking Milvus how it is harms nobody."""
+        await self._ask(operation, self._timeout)
+
+    async def _ask(
+        self, operation: Callable[[AsyncMilvusClient], Awaitable[T]], timeout: float, attempt: Attempt | None = None
+    ) -> T:
         try:
             # pymilvus applies its own timeouts to parts of a call only, and repeats within them.
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 if not self._prepared:
                     await asyncio.shield(self._preparation())
                 return await operation(self._client)
         except (MilvusException, grpc.RpcError, TimeoutError, OSError) as error:
             self._prepared = False
             self._log.warning("milvus failed", error=type(error).__name__, code=str(getattr(error, "code", "")))
+            if attempt is not None:
+                _judge(attempt, error)
             raise VectorIndexUnavailable("the vector index does not answer", retry_after=RETRY_AFTER_S) from None
+
+    def _time(self) -> float:
+        call = current_call()
+        left = call.remaining() if call else None
+        return self._timeout if left is None else min(self._timeout, left - min(_MARGIN_S, left / 10))
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -94,3 +130,11 @@ class Milvus:
         self._preparing = None
         if not preparation.cancelled():
             preparation.exception()  # read, so that a failure nobody waited for is not reported as forgotten
+
+
+def _judge(attempt: Attempt, error: Exception) -> None:
+    """Leaves out what says nothing of Milvus: too little time, and a question that it would not answer."""
+    if isinstance(error, TimeoutError):
+        attempt.timed_out()
+    elif isinstance(error, MilvusException) and error.code >= _SERVICE_CODES:
+        attempt.excuse()

@@ -12,15 +12,17 @@ from services.toolexec.domain import HttpCall, HttpResponse
 MAX_DEPTH = 100
 MAX_ERROR_BYTES = 4_096
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json")
+_DOWN = frozenset({502, 503, 504})
 _MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """JSON text, and whether it is an error for the model to read."""
+    """JSON text, whether it is an error for the model to read, and whether it says that nobody serves the tool."""
 
     result_json: str
     is_error: bool = False
+    is_down: bool = False
 
 
 def problem(what: str) -> Answer:
@@ -83,7 +85,8 @@ def _refusal(response: HttpResponse, text: str) -> Answer:
             body = json_text.read(text, MAX_DEPTH)
         except ValueError:
             body = text
-    return Answer(json_text.write({"status": response.status, "body": body}), is_error=True)
+    refusal = json_text.write({"status": response.status, "body": body})
+    return Answer(refusal, is_error=True, is_down=response.status in _DOWN)
 
 
 def _at(value: Any, pointer: str) -> Any:

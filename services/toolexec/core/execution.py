@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
+from services.kit.breaker import FAIR_S, Breaker, Breakers, Circuit
 from services.kit.call import Principal
 from services.kit.errors import (
     ApprovalRequired,
@@ -16,6 +18,7 @@ from services.kit.errors import (
     ToolNotAllowed,
     ToolNotFound,
     ToolTimeout,
+    ToolUnavailable,
 )
 from services.toolexec.core import json_text
 from services.toolexec.core.answer import Answer, problem
@@ -43,6 +46,9 @@ _SETTLE_S = 5.0
 
 _MARGIN_S = 0.02
 """Of the caller's deadline, kept for the way back."""
+
+TOOLS = Circuit("tool", ToolUnavailable, "the tool does not answer", (ToolTimeout, ToolUnavailable), named=False)
+"""The tools of agents: each has a breaker of its own, so nobody's tool stops another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class Runners:
 
     functions: Mapping[str, Function]
     http: HttpTools
+    breakers: Breakers = field(default_factory=lambda: Breakers(TOOLS))
 
 
 class Executor:
@@ -108,7 +115,8 @@ class Executor:
             ResourceExhausted: too many calls run.
             ExecutionInProgress: the same key runs.
             FailedPrecondition: the tool is wrong: its schema, its URL, a function that is not installed.
-            ToolTimeout, ToolUnavailable, ToolResponseTooLarge: it did not work.
+            ToolTimeout, ToolResponseTooLarge: it did not work.
+            ToolUnavailable: it cannot be reached, or failed several times in a row of late.
         """
         found = await self._source.get(principal, execution.agent, execution.revision)
         tool = _allowed(principal, found, execution.tool)
@@ -121,21 +129,22 @@ class Executor:
         limit = min(tool.timeout, MAX_TIMEOUT_S)
         if execution.remaining is not None:
             limit = max(min(limit, execution.remaining - _MARGIN_S), 0.0)
-        with self._gate.enter((principal.tenant, found.agent, tool.name)):
+        name = (principal.tenant, found.agent, tool.name)
+        made = _Made(tool, arguments, key, limit, self._runners.breakers.of("/".join(quote(part, "") for part in name)))
+        with self._gate.enter(name):
             if tool.side_effect is SideEffect.READ:
-                return Executed(await self._run(principal, tool, arguments, key, limit), replayed=False)
-            return await self._run_once(principal, tool, arguments, key, limit)
+                return Executed(await self._run(principal, made), replayed=False)
+            return await self._run_once(principal, made)
 
-    async def _run_once(
-        self, principal: Principal, tool: Tool, arguments: dict[str, Any], key: CallKey, limit: float
-    ) -> Executed:
-        begun = await self._store.begin(principal, key, limit + _SETTLE_S)
+    async def _run_once(self, principal: Principal, made: "_Made") -> Executed:
+        key = made.key
+        begun = await self._store.begin(principal, key, made.limit + _SETTLE_S)
         if isinstance(begun, Finished):
             return Executed(begun.outcome, replayed=True)
         if isinstance(begun, InProgress):
             raise ExecutionInProgress("the same call is running", retry_after=1.0)
         try:
-            outcome = await self._run(principal, tool, arguments, key, limit)
+            outcome = await self._run(principal, made)
         except BaseException:
             with suppress(StoreUnavailable):  # the key frees itself soon
                 await self._store.abandon(principal, key, begun.ticket)
@@ -145,19 +154,25 @@ class Executor:
             await self._store.finish(principal, key, begun.ticket, outcome, KEEP_RESULT_S)
         return Executed(outcome, replayed=False)
 
-    async def _run(
-        self, principal: Principal, tool: Tool, arguments: dict[str, Any], key: CallKey, limit: float
-    ) -> Outcome:
+    async def _run(self, principal: Principal, made: "_Made") -> Outcome:
         started = self._clock.monotonic()
-        try:
-            async with asyncio.timeout(limit):
-                if isinstance(tool.call, FunctionCall):
-                    answer = await self._call_function(tool.call.function, arguments)
-                else:
-                    answer = await self._runners.http.run(tool.name, tool.call, arguments, _outside_key(principal, key))
-        except TimeoutError:
-            raise ToolTimeout(f"the tool {tool.name} took longer than {limit:.3g} s") from None
+        tool = made.tool
+        with made.breaker.attempt(min(tool.timeout, FAIR_S)) as attempt:
+            try:
+                async with asyncio.timeout(made.limit):
+                    answer = await self._answer(principal, made)
+            except TimeoutError:
+                raise ToolTimeout(f"the tool {tool.name} took longer than {made.limit:.3g} s") from None
+            if answer.is_down:
+                attempt.failed()
         return Outcome(answer.result_json, answer.is_error, self._clock.monotonic() - started)
+
+    async def _answer(self, principal: Principal, made: "_Made") -> Answer:
+        call = made.tool.call
+        if isinstance(call, FunctionCall):
+            return await self._call_function(call.function, made.arguments)
+        outside_key = _outside_key(principal, made.key)
+        return await self._runners.http.run(made.tool.name, call, made.arguments, outside_key)
 
     async def _call_function(self, name: str, arguments: dict[str, Any]) -> Answer:
         function = self._runners.functions.get(name)
@@ -167,6 +182,17 @@ class Executor:
             return Answer(json_text.write(await function(arguments)))
         except FunctionFailed as error:
             return problem(str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A call that may be made, with the seconds it may take."""
+
+    tool: Tool
+    arguments: dict[str, Any]
+    key: CallKey
+    limit: float
+    breaker: Breaker
 
 
 def _may(principal: Principal, tool: Tool) -> bool:

@@ -1,3 +1,6 @@
+import time
+
+from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,3 +29,21 @@ def test_good_text_names_nothing():
 @given(st.binary(max_size=200))
 def test_no_bytes_break_it(body):
     field_with_bad_text(body, PUT)
+
+
+def test_what_nests_for_ever_is_left_unsearched():
+    body = b"\x1a\x02\xff\xfe"  # a text, within lists within lists
+    for _ in range(2_000):
+        items = b"\x0a" + _varint(len(body)) + body
+        body = b"\x32" + _varint(len(items)) + items
+    assert field_with_bad_text(body, struct_pb2.Value.DESCRIPTOR) is None
+
+
+def test_a_million_fields_take_no_longer_than_a_few_thousand():
+    began = time.perf_counter()
+    assert field_with_bad_text(b"\x08\x01" * 1_000_000 + b"\x0a\x01\xff", CREATE) is None
+    assert time.perf_counter() - began < 0.1
+
+
+def _varint(value):
+    return bytes([value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14])
