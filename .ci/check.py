@@ -126,10 +126,20 @@ def edge() -> None:
     except CheckFailed as error:
         raise CheckFailed(f"{error}\nwrite it with: make gen") from None
     with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "envoy.yaml"
-        text = (ROOT / "envoy" / "envoy.yaml").read_text()
-        local.write_text(text.replace("/etc/envoy/descriptors.pb", str(ROOT / "envoy" / "descriptors.pb")))
-        run("envoy", "--mode", "validate", "--log-level", "error", "-c", local)
+        here = Path(folder)
+        moved = {
+            "/etc/envoy/descriptors.pb": ROOT / "envoy" / "descriptors.pb",
+            "/etc/envoy": here,
+            "/run/secrets": here,
+        }
+        for path in (ROOT / "envoy").glob("*.yaml"):
+            text = path.read_text()
+            for before, now in moved.items():
+                text = text.replace(before, str(now))
+            (here / path.name).write_text(text)
+        (here / "jwks").mkdir()
+        (here / "jwks" / "jwks.json").write_text("{}")
+        run("envoy", "--mode", "validate", "--log-level", "error", "-c", here / "envoy.yaml")
 
 
 def configuration() -> None:

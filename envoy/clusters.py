@@ -1,6 +1,8 @@
 """The services Envoy calls: how their replicas are found, judged and protected."""
 
-from shapes import TYPES, Yaml, address
+from edge import Edge
+from shapes import TYPES, Yaml, address, named
+from sockets import upstream
 
 from services.kit.topology import Service
 
@@ -8,20 +10,42 @@ BUFFER_BYTES = 32 * 1024
 """How much of a connection's data waits in Envoy before the sender is made to wait, each way."""
 
 
-def cluster(service: Service) -> Yaml:
+def cluster(edge: Edge, service: Service) -> Yaml:
     """The replicas of a service, found by DNS: one record for each, so that each gets its share of the calls."""
-    endpoint = {"endpoint": {"address": address(service.name, service.port)}}
+    endpoints = [{"endpoint": {"address": address(replica)}} for replica in edge.clusters[service.name]]
     return {
         "name": service.name,
-        "type": "STRICT_DNS",
-        "dns_lookup_family": "V4_PREFERRED",
-        "dns_refresh_rate": "5s",
+        **_found_by_dns(),
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "lb_policy": "LEAST_REQUEST",
-        "load_assignment": {"cluster_name": service.name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        "load_assignment": {"cluster_name": service.name, "endpoints": [{"lb_endpoints": endpoints}]},
+        **upstream(edge, service.name),
         **_health(),
         **_limits(),
+    }
+
+
+def _found_by_dns() -> Yaml:
+    kind = f"{TYPES}extensions.clusters.dns.v3.DnsCluster"
+    settings = {"@type": kind, "dns_lookup_family": "V4_PREFERRED", "dns_refresh_rate": "5s"}
+    return {"cluster_type": named("envoy.cluster.dns", settings)}
+
+
+def collector(name: str, where: str | None) -> Yaml:
+    """Where spans go. Envoy's tracer insists on a cluster: without a collector it has no address."""
+    endpoints = [{"endpoint": {"address": address(where)}}] if where else []
+    protocol = {
+        "@type": f"{TYPES}extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    return {
+        "name": name,
+        **_found_by_dns(),
+        "connect_timeout": "1s",
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
     }
 
 
@@ -35,11 +59,12 @@ def _health() -> Yaml:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "health_checks": [
             {
-                "timeout": "1s",
-                "interval": "2s",
+                # A replica that stands still is found so within 2 x (1 + 0.75) seconds.
+                "timeout": "0.75s",
+                "interval": "1s",
                 "unhealthy_interval": "1s",
                 "no_traffic_interval": "1s",
-                "no_traffic_healthy_interval": "2s",
+                "no_traffic_healthy_interval": "1s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 "grpc_health_check": {},

@@ -1,12 +1,18 @@
 """What a stranger's connection may do, and what the process gives up first when it runs short."""
 
-from shapes import TYPES, Yaml, named
+from edge import Edge
+from shapes import TYPES, Yaml, http_filter, named
+
+from services.kit.interceptors.identity import TENANT
 
 MAX_HEAP_BYTES = 1024 * 1024 * 1024
 """Memory beyond which Envoy sheds load; the container's limit is above it."""
 
 MAX_CONNECTIONS = 12_000
 """Connections of clients at once; the process needs twice as many file descriptors."""
+
+MAX_TENANTS = 10_000
+"""Tenants whose requests are counted at once; beyond that the one that was silent longest is forgotten."""
 
 _HEAP = "envoy.resource_monitors.fixed_heap"
 
@@ -38,6 +44,30 @@ def protocol_limits() -> Yaml:
             "connection_keepalive": {"interval": "30s", "timeout": "10s"},
         },
     }
+
+
+def tenant_filters(edge: Edge) -> list[Yaml]:
+    """Limits the requests of each tenant, which the header names that a verified token set.
+
+    Each tenant has a bucket of its own, made when its first request comes: one that is over its limit harms no other.
+    """
+    if edge.tenant_rps is None:
+        return []
+    bucket = {"max_tokens": edge.tenant_rps, "tokens_per_fill": edge.tenant_rps, "fill_interval": "1s"}
+    action = {"request_headers": {"header_name": TENANT, "descriptor_key": "tenant"}}
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    return [
+        http_filter(
+            "local_ratelimit",
+            "LocalRateLimit",
+            stat_prefix="tenant",
+            filter_enabled=always,
+            filter_enforced=always,
+            rate_limits=[{"actions": [action]}],
+            descriptors=[{"entries": [{"key": "tenant"}], "token_bucket": bucket}],
+            max_dynamic_descriptors=MAX_TENANTS,
+        )
+    ]
 
 
 def overload_manager() -> Yaml:
@@ -74,11 +104,12 @@ def overload_manager() -> Yaml:
 
 
 def runtime() -> Yaml:
-    """Guards against HTTP/2 rapid reset: a connection that opens and drops streams is closed."""
+    """Guards against HTTP/2 rapid reset (a connection that opens and drops streams is closed) and costly patterns."""
     guards = {
         "http.max_requests_per_io_cycle": 1,
         "overload.premature_reset_total_stream_count": 500,
         "overload.premature_reset_min_stream_lifetime_seconds": 1,
+        "re2.max_program_size.error_level": 100,
     }
     return {"layers": [{"name": "static", "static_layer": guards}]}
 

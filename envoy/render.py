@@ -1,102 +1,144 @@
-"""Builds Envoy's configuration from `services/kit/topology.py` and the protos.
+"""Builds Envoy's configuration from `services/kit/topology.py`, the protos, and an `Edge`: what differs between places.
 
-`python envoy/render.py` writes envoy/envoy.yaml, which is committed. `--check` writes nothing and fails, showing the
-difference, when the committed file is not what would be written.
-
-The file is the cluster's: services by their names there, descriptors in /etc/envoy. The launcher of the stack on one
-machine loads it and replaces addresses and that path; all else is the same.
+`python envoy/render.py` writes the cluster's into this folder; it is committed. `--check` writes nothing and fails,
+showing the difference, when a committed file is not what would be written. `--edge FILE` reads an `Edge` as JSON and
+writes that installation's configuration into the folder it names.
 """
 
 import difflib
+import json
 import sys
 from pathlib import Path
 
 import yaml
-from clusters import BUFFER_BYTES, cluster
-from limits import overload_manager, protocol_limits, runtime
+from browsers import browser_filters, cors_policy
+from clusters import BUFFER_BYTES, cluster, collector
+from edge import Edge
+from identity import dropped_headers, identity_filters, proof_filters
+from keyset import internal_listeners, key_clusters, key_listeners
+from limits import overload_manager, protocol_limits, runtime, tenant_filters
 from replies import local_reply_config
-from routes import public_methods, route
-from shapes import TYPES, Yaml, address, named
+from routes import MAX_REQUEST_BYTES, elsewhere, public_methods, route
+from sds import secrets
+from shapes import TYPES, Yaml, address, http_filter, named
+from sockets import downstream
+from watching import COLLECTOR, access_log, tracing
 
-from services.kit.topology import ENDPOINTS, SERVICES, Service
+from services.kit.topology import SERVICES, Service
 
-TARGET = Path(__file__).resolve().parent / "envoy.yaml"
-DESCRIPTORS = "/etc/envoy/descriptors.pb"
-MAX_REQUEST_BYTES = 256 * 1024
+HERE = Path(__file__).resolve().parent
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the file, or with `--check` compares it. Returns the exit status."""
-    if arguments not in ([], ["--check"]):
-        sys.stderr.write("usage: python envoy/render.py [--check]\n")
-        return 2
-    text = render()
-    if not arguments:
-        TARGET.write_text(text)
-        return 0
-    committed = TARGET.read_text() if TARGET.exists() else ""
-    names = ("envoy/envoy.yaml as it is", "envoy/envoy.yaml as it would be written")
-    sys.stdout.writelines(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), *names))
-    return int(committed != text)
+    """Writes the files, or with `--check` compares them. Returns the exit status."""
+    match arguments:
+        case []:
+            write(Edge(), HERE)
+            return 0
+        case ["--check"]:
+            return check(Edge(), HERE)
+        case ["--edge", file]:
+            edge = Edge.from_json(json.loads(Path(file).read_text()))
+            write(edge, Path(edge.folder))
+            return 0
+    sys.stderr.write("usage: python envoy/render.py [--check | --edge FILE]\n")
+    return 2
 
 
-def render() -> str:
-    """The configuration as text."""
-    document = yaml.safe_dump(bootstrap(), sort_keys=False, width=120)
+def write(edge: Edge, folder: Path) -> None:
+    """Writes the configuration of an installation, and removes what another one left there."""
+    files = render(edge)
+    for left in set(folder.glob("secret-*.yaml")) - {folder / name for name in files}:
+        left.unlink()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def check(edge: Edge, folder: Path) -> int:
+    """Shows how the files in `folder` differ from what would be written. Returns the exit status."""
+    files = render(edge)
+    there = {path.name: path.read_text() for path in folder.glob("*.yaml") if path.name in files or _is_secret(path)}
+    for name in sorted(files.keys() | there.keys()):
+        before, after = (texts.get(name, "").splitlines(True) for texts in (there, files))
+        names = (f"envoy/{name} as it is", f"envoy/{name} as it would be written")
+        sys.stdout.writelines(difflib.unified_diff(before, after, *names))
+    return int(there != files)
+
+
+def _is_secret(path: Path) -> bool:
+    return path.name.startswith("secret-")
+
+
+def render(edge: Edge) -> dict[str, str]:
+    """The configuration as text, by the names of its files."""
+    files = {"envoy.yaml": bootstrap(edge), **secrets(edge)}
+    return {name: _text(content) for name, content in files.items()}
+
+
+def _text(content: Yaml) -> str:
+    document = yaml.safe_dump(content, sort_keys=False, width=120)
     return f"# Written by envoy/render.py from services/kit/topology.py and the protos. Do not edit.\n{document}"
 
 
-def bootstrap() -> Yaml:
+def bootstrap(edge: Edge) -> Yaml:
     """The whole configuration: admin, the listener with its routes and filters, clusters, limits of the process."""
     public = [service for service in SERVICES.values() if service.public]
     return {
-        "admin": {"address": address("127.0.0.1", ENDPOINTS["envoy_admin"].port)},
+        "node": {"id": "envoy", "cluster": "envoy"},
+        "admin": {"address": address(edge.admin)},
         "static_resources": {
-            "listeners": [listener(public)],
-            "clusters": [cluster(service) for service in public],
+            "listeners": [listener(edge, public), *key_listeners(edge)],
+            "clusters": [
+                *(cluster(edge, service) for service in public),
+                *key_clusters(edge),
+                collector(COLLECTOR, edge.collector),
+            ],
         },
+        **internal_listeners(),
         "overload_manager": overload_manager(),
         "layered_runtime": runtime(),
     }
 
 
-def listener(public: list[Service]) -> Yaml:
+def listener(edge: Edge, public: list[Service]) -> Yaml:
     """The one port: gRPC, gRPC-Web, JSON and server-sent events."""
-    manager = named("envoy.filters.network.http_connection_manager", connection_manager(public))
+    manager = named("envoy.filters.network.http_connection_manager", connection_manager(edge, public))
     return {
         "name": "edge",
-        "address": address("0.0.0.0", ENDPOINTS["envoy"].port),
+        "address": address(edge.listen),
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "filter_chains": [{"filters": [manager]}],
+        "filter_chains": [{"filters": [manager], **downstream(edge)}],
     }
 
 
-def connection_manager(public: list[Service]) -> Yaml:
+def connection_manager(edge: Edge, public: list[Service]) -> Yaml:
     """HTTP at the edge."""
     routes = [route(service, method) for service in public for method in public_methods(service)]
+    host = {"name": "edge", "domains": ["*"], "routes": [*routes, elsewhere()], **cors_policy(edge)}
     return {
         "@type": f"{TYPES}extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "edge",
         "codec_type": "AUTO",
-        "route_config": {
-            "name": "public_methods",
-            "virtual_hosts": [{"name": "edge", "domains": ["*"], "routes": routes}],
-        },
-        "http_filters": http_filters(public),
-        **_origin(),
+        "route_config": {"name": "public_methods", "virtual_hosts": [host], "validate_clusters": False},
+        "http_filters": http_filters(edge, public),
+        **_origin(edge),
+        **dropped_headers(edge),
         **protocol_limits(),
+        **access_log(edge),
+        **tracing(edge),
         "local_reply_config": local_reply_config(MAX_REQUEST_BYTES),
     }
 
 
-def _origin() -> Yaml:
+def _origin(edge: Edge) -> Yaml:
     """Where a request came from, and its id: nothing that it says of itself is believed.
 
     The range of internal addresses is one that no client has; an empty list would still trust the loopback.
     """
     return {
         "use_remote_address": True,
+        "xff_num_trusted_hops": edge.trusted_hops,
         "internal_address_config": {"cidr_ranges": [{"address_prefix": "192.0.2.1", "prefix_len": 32}]},
         "generate_request_id": True,
         "preserve_external_request_id": False,
@@ -106,35 +148,32 @@ def _origin() -> Yaml:
     }
 
 
-def http_filters(public: list[Service]) -> list[Yaml]:
+def http_filters(edge: Edge, public: list[Service]) -> list[Yaml]:
     """What each request passes, in this order.
 
-    The buffer waits for the whole request, and limits it: every public method takes one message, none a stream.
-
-    Identity comes first: a filter that verifies the caller's token and sets the `x-myriad-*` headers from its claims
-    has its place before `buffer`. Without one those headers pass as sent, and only services that run with
-    `MYRIAD_AUTH=insecure-dev` believe them.
+    Who calls is known before anything of the request's body is read; a tenant over its limit costs no memory. The
+    buffer is off but where a route turns it on. The proof to be Envoy is added last.
     """
-    buffer = {"@type": f"{TYPES}extensions.filters.http.buffer.v3.Buffer", "max_request_bytes": MAX_REQUEST_BYTES}
-    grpc_web = {"@type": f"{TYPES}extensions.filters.http.grpc_web.v3.GrpcWeb"}
-    router = {"@type": f"{TYPES}extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}
+    buffer = http_filter("buffer", "Buffer", max_request_bytes=MAX_REQUEST_BYTES)
     return [
-        named("envoy.filters.http.buffer", buffer),
-        named("envoy.filters.http.grpc_web", grpc_web),
-        named("envoy.filters.http.grpc_json_transcoder", transcoder(public)),
-        named("envoy.filters.http.router", router),
+        *browser_filters(edge),
+        *identity_filters(edge),
+        *tenant_filters(edge),
+        {**buffer, "disabled": True},
+        http_filter("grpc_json_transcoder", "GrpcJsonTranscoder", **transcoder(edge, public)),
+        *proof_filters(edge),
+        http_filter("router", "Router", suppress_envoy_headers=True),
     ]
 
 
-def transcoder(public: list[Service]) -> Yaml:
+def transcoder(edge: Edge, public: list[Service]) -> Yaml:
     """JSON to gRPC and back, by the HTTP annotations of the protos.
 
     Fields are printed under the names the protos give them, which are also those of an agent's file; and fields that
     are zero are printed, so that a reader needs to know no defaults.
     """
     return {
-        "@type": f"{TYPES}extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder",
-        "proto_descriptor": DESCRIPTORS,
+        "proto_descriptor": edge.descriptors,
         "services": [service.proto_service for service in public],
         "auto_mapping": False,
         "convert_grpc_status": True,

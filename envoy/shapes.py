@@ -12,6 +12,13 @@ def named(name: str, config: Yaml) -> Yaml:
     return {"name": name, "typed_config": config}
 
 
-def address(host: str, port: int) -> Yaml:
-    """Where to listen, or whom to call."""
-    return {"socket_address": {"address": host, "port_value": port}}
+def http_filter(name: str, message: str, **fields: Any) -> Yaml:
+    """An HTTP filter of Envoy's own: the name after `envoy.filters.http.`, its message, its settings."""
+    full = f"envoy.filters.http.{name}"
+    return named(full, {"@type": f"{TYPES}extensions.filters.http.{name}.v3.{message}", **fields})
+
+
+def address(host_and_port: str) -> Yaml:
+    """Where to listen, or whom to call: host:port."""
+    host, _, port = host_and_port.rpartition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}

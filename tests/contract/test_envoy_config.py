@@ -1,6 +1,7 @@
-"""Envoy's configuration: what the renderer writes, what Envoy accepts, and that only public methods have a route."""
+"""Envoy's configuration: what the renderer writes, what Envoy accepts, and that only public methods reach a service."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from google.api import annotations_pb2  # type: ignore[import-untyped]
 from google.protobuf.descriptor import MethodDescriptor
 
 from myriad.common.v1 import common_pb2
-from services.dev.engines.envoy import launch
+from services.dev.engines.envoy import launch, render
 from services.kit.topology import ENDPOINTS, SERVICES, Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,17 +28,17 @@ def config() -> Any:
 
 @pytest.fixture(scope="module")
 def manager(config: Any) -> Any:
-    """The connection manager of the only listener."""
-    (listener,) = config["static_resources"]["listeners"]
+    """The connection manager of the listener for clients."""
+    (listener,) = [each for each in config["static_resources"]["listeners"] if "internal_listener" not in each]
     ((manager,),) = [chain["filters"] for chain in listener["filter_chains"]]
     return manager["typed_config"]
 
 
 @pytest.fixture(scope="module")
 def routes(manager: Any) -> dict[str, Any]:
-    """The routes by path."""
+    """The routes by path; the last, which leads nowhere, is left out."""
     (host,) = manager["route_config"]["virtual_hosts"]
-    return {route["match"]["path"]: route for route in host["routes"]}
+    return {route["match"]["path"]: route for route in host["routes"][:-1]}
 
 
 def methods() -> list[tuple[Service, MethodDescriptor]]:
@@ -71,14 +72,41 @@ def test_the_committed_file_is_what_the_renderer_writes() -> None:
     assert check.returncode == 0, f"run `python envoy/render.py`:\n{check.stdout}{check.stderr}"
 
 
-def test_envoy_accepts_it(tmp_path: Path) -> None:
+OPEN = dict.fromkeys(("jwt", "mesh_token", "tls", "upstream_tls", "tenant_rps", "access_log", "collector"))
+FULL = {
+    "jwt": {"issuer": "i", "audience": "a", "jwks": "@/jwks.json"},
+    "tls": {"certificate": "@/c.pem", "key": "@/c.key"},
+    "upstream_tls": {"certificate": "@/c.pem", "key": "@/c.key", "ca": "@/ca.pem"},
+    "clusters": {"orchestrator": ["127.0.0.1:7100", "127.0.0.1:7110"]},
+    "cors_origins": ["https://console.test"],
+    "trusted_hops": 1,
+    "collector": "127.0.0.1:4317",
+    "trace_ratio": 0.01,
+}
+
+
+@pytest.mark.parametrize("fields", [OPEN, FULL], ids=["nothing", "everything"])
+def test_envoy_accepts_an_installation_with(fields: dict[str, Any], tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "protos" / "generate.py"), "descriptors"], check=True)
-    text = (ROOT / "envoy" / "envoy.yaml").read_text()
-    local = tmp_path / "envoy.yaml"
-    local.write_text(text.replace("/etc/envoy/descriptors.pb", str(ROOT / "envoy" / "descriptors.pb")))
+    (tmp_path / "jwks.json").write_text("{}")
+    local = render(json.loads(json.dumps(fields).replace("@", str(tmp_path))), tmp_path)
     command = [*launch(local).argv, "--mode", "validate"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr[-2000:]
+
+
+def test_an_installation_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tenant_rsp"):
+        render({"tenant_rsp": 5}, tmp_path)
+
+
+def test_secrets_are_only_named_by_their_files_and_forgotten_by_the_next_installation(tmp_path: Path) -> None:
+    render({"mesh_token": "/keys/mesh.token"}, tmp_path)
+    (mesh,) = yaml.safe_load((tmp_path / "secret-mesh-token.yaml").read_text())["resources"]
+    assert mesh["generic_secret"] == {"secret": {"filename": "/keys/mesh.token"}}
+    assert "mesh.token" not in (tmp_path / "envoy.yaml").read_text()
+    render(OPEN, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"edge.json", "envoy.yaml"}
 
 
 def test_every_public_method_has_a_route_and_nothing_else_has(routes: dict[str, Any]) -> None:
@@ -87,9 +115,27 @@ def test_every_public_method_has_a_route_and_nothing_else_has(routes: dict[str, 
 
 def test_a_route_takes_one_exact_path_in_grpc(manager: Any) -> None:
     (host,) = manager["route_config"]["virtual_hosts"]
-    for route in host["routes"]:
+    *routes, elsewhere = host["routes"]
+    for route in routes:
         assert set(route["match"]) == {"path", "headers"}
         assert route["match"]["headers"] == [{"name": "content-type", "string_match": {"prefix": "application/grpc"}}]
+    assert elsewhere["match"] == {"prefix": "/"}
+
+
+def test_everything_else_leads_to_a_cluster_that_there_is_not(config: Any, manager: Any) -> None:
+    (host,) = manager["route_config"]["virtual_hosts"]
+    route = host["routes"][-1]["route"]
+    assert route == {"cluster": "nowhere", "cluster_not_found_response_code": "NOT_FOUND"}
+    assert "nowhere" not in {cluster["name"] for cluster in config["static_resources"]["clusters"]}
+
+
+def test_requests_of_one_message_are_buffered_and_no_others(manager: Any, routes: dict[str, Any]) -> None:
+    buffered = {
+        path for path, route in routes.items() if "envoy.filters.http.buffer" in route["typed_per_filter_config"]
+    }
+    assert buffered == {path(service, method) for service, method in public() if not method.client_streaming}
+    (buffer,) = [each for each in manager["http_filters"] if each["name"] == "envoy.filters.http.buffer"]
+    assert buffer["disabled"] is True
 
 
 def test_every_public_method_has_an_http_annotation() -> None:
@@ -127,7 +173,8 @@ def test_only_what_did_not_begin_is_tried_again(routes: dict[str, Any]) -> None:
 
 def test_every_route_leads_to_its_service_where_the_topology_says(config: Any, routes: dict[str, Any]) -> None:
     clusters = {cluster["name"]: cluster for cluster in config["static_resources"]["clusters"]}
-    assert set(clusters) == {service.name for service, _ in public()}
+    assert set(clusters) == {*(service.name for service, _ in public()), "keys", "collector"}
+    assert clusters["collector"]["load_assignment"]["endpoints"] == [{"lb_endpoints": []}]
     for service, method in public():
         assert routes[path(service, method)]["route"]["cluster"] == service.name
         (endpoint,) = clusters[service.name]["load_assignment"]["endpoints"][0]["lb_endpoints"]
@@ -136,7 +183,8 @@ def test_every_route_leads_to_its_service_where_the_topology_says(config: Any, r
 
 
 def test_it_listens_where_the_topology_says_and_the_admin_on_the_loopback_only(config: Any) -> None:
-    (listener,) = config["static_resources"]["listeners"]
+    listener, keys = config["static_resources"]["listeners"]
+    assert "address" not in keys
     assert listener["address"]["socket_address"]["port_value"] == ENDPOINTS["envoy"].port
     assert config["admin"]["address"]["socket_address"] == {
         "address": "127.0.0.1",
@@ -146,4 +194,38 @@ def test_it_listens_where_the_topology_says_and_the_admin_on_the_loopback_only(c
 
 def test_requests_pass_the_filters_in_order(manager: Any) -> None:
     names = [each["name"].removeprefix("envoy.filters.http.") for each in manager["http_filters"]]
-    assert names == ["buffer", "grpc_web", "grpc_json_transcoder", "router"]
+    identity = ["rbac", "jwt_authn", "rbac", "local_ratelimit"]
+    assert names == ["grpc_web", *identity, "buffer", "grpc_json_transcoder", "credential_injector", "router"]
+
+
+def test_tokens_are_verified_as_strictly_as_envoy_can(manager: Any) -> None:
+    (jwt,) = [each["typed_config"] for each in manager["http_filters"] if "jwt" in each["name"]]
+    ((name, provider),) = jwt["providers"].items()
+    assert jwt["rules"] == [{"match": {"prefix": "/"}, "requires": {"provider_name": name}}]
+    assert {each["name"] for each in provider["from_headers"]} == {"authorization"}
+    assert (provider["require_expiration"], provider["forward"], provider["max_lifetime"]) == (True, False, "86400s")
+    headers = {each["claim_name"]: each["header_name"] for each in provider["claim_to_headers"]}
+    assert headers == {"tenant": "x-myriad-tenant", "sub": "x-myriad-user", "roles": "x-myriad-roles"}
+
+
+def test_no_replica_that_is_known_to_be_dead_is_used(config: Any) -> None:
+    cluster = config["static_resources"]["clusters"][0]
+    assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
+    assert cluster["outlier_detection"]["consecutive_local_origin_failure"] == 3
+
+
+def test_ten_thousand_streams_fit_and_no_more_connections_than_descriptors(config: Any) -> None:
+    (breaker,) = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
+    assert breaker["max_requests"] >= 10_000
+    connections = config["overload_manager"]["resource_monitors"][1]["typed_config"]
+    assert 10_000 <= connections["max_active_downstream_connections"] < 16_384
+    actions = {
+        action["name"].removeprefix("envoy.overload_actions.") for action in config["overload_manager"]["actions"]
+    }
+    assert actions == {
+        "shrink_heap",
+        "reduce_timeouts",
+        "reset_high_memory_stream",
+        "disable_http_keepalive",
+        "stop_accepting_requests",
+    }

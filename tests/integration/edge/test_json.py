@@ -11,7 +11,7 @@ from google.api import annotations_pb2  # type: ignore[import-untyped]
 from google.protobuf.descriptor import MethodDescriptor
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from tests.integration.edge.conftest import Edge
+from tests.integration.edge.envoys import Edge
 
 JSON = {"content-type": "application/json"}
 

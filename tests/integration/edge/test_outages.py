@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import errors, status
-from tests.integration.edge.conftest import SERVING, Edge
+from tests.integration.edge.envoys import SERVING, Edge
 
 
 async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it_is(edge: Edge) -> None:

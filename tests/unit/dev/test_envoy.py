@@ -1,41 +1,35 @@
-"""Envoy on this machine runs the committed configuration: only addresses and the descriptors' path differ."""
+"""What Envoy is told on this machine."""
 
 from pathlib import Path
-from typing import Any
-
-import pytest
-import yaml
 
 from services.dev.engines import envoy
-from services.kit import topology
 
-COMMITTED = (Path(__file__).resolve().parents[3] / "envoy" / "envoy.yaml").read_text()
-PUBLIC = [name for name, service in topology.SERVICES.items() if service.public]
-ADDRESSES = {"envoy": "127.0.0.1:8123", "envoy_admin": "127.0.0.1:9923"} | {name: "127.0.0.1:7177" for name in PUBLIC}
+KEYS = Path("/keys")
 
 
-def differences(before: Any, after: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
-        return {k: v for key in before for k, v in differences(before[key], after[key], f"{path}.{key}").items()}
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        pairs = enumerate(zip(before, after, strict=True))
-        return {k: v for index, pair in pairs for k, v in differences(*pair, f"{path}[{index}]").items()}
-    return {} if before == after else {path: after}
+def test_in_the_open_nobody_is_asked_for_anything() -> None:
+    edge = envoy.local("127.0.0.1:8123", "127.0.0.1:9923", {"orchestrator": ("127.0.0.1:7177",)})
+    assert {name for name, value in edge.items() if value is None} == {
+        "jwt", "mesh_token", "tls", "upstream_tls", "tenant_rps",
+    }  # fmt: skip
 
 
-def test_nothing_else_differs() -> None:
-    local = yaml.safe_load(envoy.localise(COMMITTED, ADDRESSES, Path("/here/descriptors.pb")))
-    found = differences(yaml.safe_load(COMMITTED), local)
-    assert set(found.values()) <= {"127.0.0.1", 8123, 9923, 7177, "/here/descriptors.pb"}
-    assert {8123, 9923, 7177, "/here/descriptors.pb"} <= set(found.values())
+def test_tokens_are_asked_for_with_the_keys_that_sign_them_and_with_the_meshs_proof() -> None:
+    fields = envoy.with_keys(KEYS, auth=True, tls=False)
+    assert set(fields) == {"jwt", "mesh_token"}
+    assert (fields["jwt"]["jwks"], fields["mesh_token"]) == ("/keys/jwks.json", "/keys/mesh.token")
 
 
-def test_it_listens_on_the_loopback_only() -> None:
-    local = yaml.safe_load(envoy.localise(COMMITTED, ADDRESSES, Path("/d.pb")))
-    listening = [local["admin"], *local["static_resources"]["listeners"]]
-    assert {each["address"]["socket_address"]["address"] for each in listening} == {"127.0.0.1"}
+def test_tls_is_spoken_on_both_sides() -> None:
+    fields = envoy.with_keys(KEYS, auth=False, tls=True)
+    shown = {"certificate": "/keys/envoy.pem", "key": "/keys/envoy.key"}
+    assert fields == {"tls": shown, "upstream_tls": {**shown, "ca": "/keys/ca.pem"}}
 
 
-def test_cluster_without_an_address_is_an_error() -> None:
-    with pytest.raises(KeyError):
-        envoy.localise(COMMITTED, {name: ADDRESSES[name] for name in ("envoy", "envoy_admin")}, Path("/d.pb"))
+def test_spans_go_where_the_services_send_theirs() -> None:
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+    assert envoy.spans(told) == {"collector": "localhost:4317", "trace_ratio": 0.01}
+
+
+def test_without_a_collector_no_span_goes_anywhere() -> None:
+    assert envoy.spans({}) == {"collector": None, "trace_ratio": 1.0}

@@ -1,0 +1,110 @@
+"""The attacks that Envoy's guards stop succeed when the guards are off: so the tests of the guards can fail."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from tests.integration.edge.envoys import SERVING, http_filter, manager, running_stub
+from tests.integration.edge.grpc_web import CONTENT, encoded
+from tests.integration.edge.guarded import FORGED, MESH_TOKEN, ORIGIN, RPS, Guarded, running_guarded
+
+PATH = "/v1/runs/s.1"
+
+
+def take_the_guards_away(document: Any) -> None:
+    """Each line is one guard."""
+    provider = http_filter(document, "jwt_authn")["providers"]["issuer"]
+    del provider["from_headers"]
+    del provider["max_lifetime"]
+    provider["require_expiration"] = False
+    del manager(document)["early_header_mutation_extensions"]
+    provider["claim_to_headers"] = [each for each in provider["claim_to_headers"] if each["claim_name"] != "roles"]
+    (host,) = manager(document)["route_config"]["virtual_hosts"]
+    for route in host["routes"]:
+        del route["typed_per_filter_config"]["envoy.filters.http.buffer"]
+    del document["static_resources"]["clusters"][0]["common_lb_config"]
+    manager(document)["http_filters"] = [
+        each
+        for each in manager(document)["http_filters"]
+        if each["name"] not in {"envoy.filters.http.rbac", "envoy.filters.http.local_ratelimit"}
+    ]
+    for origins in host["typed_per_filter_config"]["envoy.filters.http.cors"]["allow_origin_string_match"]:
+        origins["prefix"] = origins.pop("exact")
+    manager(document)["common_http_protocol_options"]["headers_with_underscores_action"] = "ALLOW"
+    manager(document)["path_with_escaped_slashes_action"] = "UNESCAPE_AND_FORWARD"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def unguarded(backend: object, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guarded]:
+    """The guarded Envoy without its guards, in front of a stub of its own."""
+    async with (
+        running_stub() as stub,
+        running_guarded(tmp_path_factory.mktemp("unguarded"), stub, take_the_guards_away) as running,
+    ):
+        yield running
+
+
+async def test_a_token_in_the_query_counts(unguarded: Guarded) -> None:
+    path = f"/myriad.orchestrator.v1.OrchestratorService/GetRun?access_token={unguarded.issuer.token(sub='query')}"
+    body = encoded(pb.GetRunRequest(run_id="s.1"), "binary")
+    reply = await unguarded.edge.http.post(path, content=body, headers=CONTENT["binary"])
+    assert reply.status_code == 200
+    assert unguarded.edge.stub.seen[-1].metadata["x-myriad-user"] == "query"
+
+
+@pytest.mark.parametrize("claims", [{"exp": None}, {"exp": time.time() + 10 * 86_400}], ids=["no expiry", "long-lived"])
+async def test_a_token_that_lives_too_long_counts(unguarded: Guarded, claims: dict[str, Any]) -> None:
+    assert (await unguarded.edge.http.get(PATH, headers=unguarded.sent(**claims))).status_code == 200
+
+
+async def test_a_caller_gives_itself_roles(unguarded: Guarded) -> None:
+    assert (await unguarded.edge.http.get(PATH, headers={**unguarded.sent(roles=None), **FORGED})).status_code == 200
+    assert unguarded.edge.stub.seen[-1].metadata["x-myriad-roles"] == "admin"
+    assert unguarded.edge.stub.seen[-1].metadata["x-myriad-mesh-token"] == MESH_TOKEN  # another guard, still there
+
+
+async def test_a_token_without_a_tenant_reaches_the_service(unguarded: Guarded) -> None:
+    assert (await unguarded.edge.http.get(PATH, headers=unguarded.sent(tenant=None))).status_code == 200
+
+
+async def test_a_request_over_the_limit_reaches_the_service(unguarded: Guarded) -> None:
+    request = pb.CreateSessionRequest(agent="a" * 300_000)
+    metadata = tuple(unguarded.sent().items())
+    response = await unguarded.edge.orchestrator.CreateSession(request, metadata=metadata, timeout=5)
+    assert len(response.session.agent) == 300_000
+
+
+async def test_a_tenant_takes_all_it_wants(unguarded: Guarded) -> None:
+    headers = unguarded.sent(tenant="loud")
+    replies = await asyncio.gather(*(unguarded.edge.http.get(PATH, headers=headers) for _ in range(4 * RPS)))
+    assert {reply.status_code for reply in replies} == {200}
+
+
+async def test_a_page_of_a_similar_origin_reads_replies(unguarded: Guarded) -> None:
+    origin = f"{ORIGIN}.elsewhere.test"
+    reply = await unguarded.edge.http.get(PATH, headers={"origin": origin, **unguarded.sent()})
+    assert reply.headers["access-control-allow-origin"] == origin
+
+
+async def test_an_underscore_and_an_escaped_slash_pass(unguarded: Guarded) -> None:
+    reply = await unguarded.edge.http.get("/v1%2Fruns/s.1", headers={"x_myriad_user": "root", **unguarded.sent()})
+    assert reply.status_code == 200
+    assert unguarded.edge.stub.seen[-1].metadata["x_myriad_user"] == "root"
+
+
+async def test_a_replica_that_is_known_to_be_dead_is_called(unguarded: Guarded) -> None:
+    edge = unguarded.edge
+    await edge.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        async with asyncio.timeout(8):
+            while "failed_active_hc" not in (await edge.http.get(f"http://{edge.admin}/clusters")).text:  # noqa: ASYNC110 - in Envoy
+                await asyncio.sleep(0.1)
+        assert (await edge.http.get(PATH, headers=unguarded.sent())).status_code == 200
+    finally:
+        await edge.health.set("", SERVING)

@@ -1,0 +1,77 @@
+"""What is seen of a request: a line of JSON with its trace's id, and no secret."""
+
+import re
+
+import httpx
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from tests.integration.edge.envoys import Edge
+from tests.integration.edge.guarded import MESH_TOKEN, Guarded
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+
+
+def traceparent(reply_of: Edge) -> list[str]:
+    """The parts of the header that the stub saw."""
+    return str(reply_of.stub.seen[-1].metadata["traceparent"]).split("-")
+
+
+async def test_a_callers_trace_goes_on(edge: Edge) -> None:
+    await edge.http.get("/v1/runs/s.1", headers={"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=b"})
+    _, trace, span, flags = traceparent(edge)
+    assert (trace, flags) == (TRACE, "01")
+    assert span != SPAN
+    assert edge.stub.seen[-1].metadata["tracestate"] == "a=b"
+
+
+async def test_a_call_without_a_trace_begins_one(edge: Edge) -> None:
+    for _ in range(2):
+        await edge.http.get("/v1/runs/s.1")
+    ids = {str(seen.metadata["traceparent"]) for seen in edge.stub.seen}
+    assert len(ids) == 2
+    assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", each) for each in ids)
+
+
+async def test_a_line_tells_what_was_asked_by_whom_how_it_ended_and_in_which_trace(guarded: Guarded) -> None:
+    reply = await guarded.edge.http.get("/v1/runs/s.1", headers=guarded.sent(tenant="seen", sub="ann"))
+    line = await guarded.edge.logged(reply.headers["x-request-id"])
+    expected = {
+        "method": "GET", "path": "/v1/runs/s.1", "status": 200, "grpc_status": "OK", "tenant": "seen", "user": "ann",
+        "client": "127.0.0.1", "protocol": "HTTP/1.1", "details": "via_upstream", "flags": "-",
+        "request_id": reply.headers["x-request-id"], "trace_id": traceparent(guarded.edge)[1],
+    }  # fmt: skip
+    assert expected.items() <= line.items()
+    assert line["duration_ms"] >= line["first_byte_ms"] >= 0
+
+
+async def test_a_refused_call_has_a_line_that_says_why(guarded: Guarded) -> None:
+    reply = await guarded.edge.http.get("/v1/runs/s.1", headers=guarded.sent(exp=1))
+    line = await guarded.edge.logged(reply.headers["x-request-id"])
+    assert (line["status"], line["details"]) == (401, "jwt_authn_access_denied{Jwt_is_expired}")
+    assert re.fullmatch("[0-9a-f]{32}", line["trace_id"])
+
+
+async def test_a_grpc_call_has_a_line_with_its_status(guarded: Guarded) -> None:
+    call = guarded.edge.orchestrator.GetRun(
+        pb.GetRunRequest(run_id="s.1"), metadata=tuple(guarded.sent().items()), timeout=5
+    )
+    await call
+    line = await guarded.edge.logged(str(guarded.edge.stub.seen[-1].metadata["x-request-id"]))
+    path = "/myriad.orchestrator.v1.OrchestratorService/GetRun"
+    assert (line["path"], line["grpc_status"], line["protocol"]) == (path, "OK", "HTTP/2")
+
+
+async def test_no_secret_is_in_the_log(guarded: Guarded) -> None:
+    token = guarded.issuer.token()
+    replies: list[httpx.Response] = [
+        await guarded.edge.http.get(f"/v1/runs/s.1?access_token={token}", headers={"cookie": "canary-cookie"}),
+        await guarded.edge.http.get(f"/v1/runs/s.1?secret={token}", headers={"authorization": f"Bearer {token}"}),
+        await guarded.edge.http.get("/v1/runs/s.1", headers={"authorization": f"Bearer {token}"}),
+    ]
+    for reply in replies:
+        await guarded.edge.logged(reply.headers["x-request-id"])
+    text = (guarded.edge.work / "access.log").read_text() + (guarded.edge.work / "envoy.log").read_text()
+    assert "?" not in text
+    for secret in (token, token.split(".")[1], MESH_TOKEN, "canary-cookie", "Bearer"):
+        assert secret not in text
