@@ -1,5 +1,6 @@
 # The verbs of this repository. Each is a thin call; what it does is in the file it names.
-# Settings: VERTICAL=1 DETACH=1 SIM=1 (up), PART=nlu (logs), ARGS="..." (test, chaos), UPGRADE=1 (lock), PYTHON=python3.11
+# Settings: VERTICAL=1 DETACH=1 SIM=1 AUTH=1 REPLICAS=nlu=2,memory=2 CORS=http://localhost:5173 (up), WATCH=1 (status),
+# PART=nlu (logs), ARGS="..." (test, chaos), UPGRADE=1 (lock), PYTHON=python3.11
 
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 INSTALL = $(PYTHON) requirements/install.py
@@ -11,15 +12,16 @@ MYRIAD = .venv/bin/myriad
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb says; do printf '  make %-8s %s\n' "$$verb" "$$says"; done
 
-up: ## Start everything: environments, engines, services, Envoy (VERTICAL=1: services in one process; DETACH=1: return when ready)
+up: ## Start everything: environments, engines, services, Envoy (VERTICAL=1: services in one process; AUTH=1: ask for tokens; DETACH=1: return when ready)
 	@$(INSTALL) runtime triton
-	@$(MYRIAD) up $(if $(VERTICAL),--vertical) $(if $(DETACH),--detach) $(if $(SIM),--with-sim)
+	@$(MYRIAD) up $(if $(VERTICAL),--vertical) $(if $(DETACH),--detach) $(if $(SIM),--with-sim) \
+		$(if $(AUTH),--auth) $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(CORS),--cors $(CORS))
 
 down: ## Stop everything
 	@$(MYRIAD) down
 
-status: ## Show every part: state, address, process, memory
-	@$(MYRIAD) status
+status: ## Show every part: state, address, process, memory (WATCH=1: until Ctrl-C)
+	@$(MYRIAD) status $(if $(WATCH),--watch)
 
 chat: ## Talk to the example agent
 	@$(MYRIAD) chat
@@ -49,9 +51,9 @@ lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1: to the newest 
 	@$(INSTALL) dev
 	.venv/bin/python requirements/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: ## Measure, and write BENCHMARKS.md
+bench: ## Measure, and write BENCHMARKS.md (ARGS="turn held": only these sections, written nowhere)
 	@$(INSTALL) dev triton
-	.venv/bin/python -m services.dev.bench
+	.venv/bin/python -m services.dev.bench $(ARGS)
 
 clean: ## Remove environments, caches and made files; the stack's data in .myriad/data stay (rm -r .myriad removes them, too)
 	@! test -x $(MYRIAD) || $(MYRIAD) down

@@ -39,6 +39,9 @@ class AgentSource:
     documents: tuple[retrieval_pb2.Document, ...]
     """What goes into the agent's first collection, by id."""
 
+    alone: bool = False
+    """It was read from a file and not from a folder: it says nothing of documents."""
+
 
 def read(path: Path) -> AgentSource:
     """Reads an agent.
@@ -55,7 +58,7 @@ def read(path: Path) -> AgentSource:
     documents = _documents(path / KNOWLEDGE_FOLDER) if path.is_dir() else ()
     if documents and not agent.knowledge.collections:
         raise AgentFileError(f"{file}: knowledge.collections: must name a collection for the documents beside it")
-    return AgentSource(file, agent, documents)
+    return AgentSource(file, agent, documents, alone=not path.is_dir())
 
 
 def _text(file: Path) -> str:

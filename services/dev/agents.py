@@ -17,13 +17,18 @@ from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.dev.agentfile import AgentSource
+from services.dev.environment import grpc_target
 from services.dev.state import Folder
 from services.kit.call import Principal, work_as
 from services.kit.clients import Client, Network
 from services.kit.errors import CollectionNotFound, ServiceError
+from services.kit.tls import Certificates
 
 BATCH = 16
 """Documents written by one call."""
+
+NAMED = 5
+"""How many documents a message names."""
 
 WRITE_S = 60.0
 """Longest time of a call that writes documents: the first ones wait for the model to be warm."""
@@ -46,12 +51,26 @@ class Target:
     """Where an agent goes."""
 
     addresses: Mapping[str, str]
-    """host:port of `memory`, `retrieval` and `triton`."""
+    """host:port of `memory`, `retrieval` and `triton`, and of what more replicas there are."""
 
     folder: Folder
-    """Of the stack: nlu's models, and what was applied."""
+    """Of the stack: nlu's models, what was applied, and its keys."""
 
     principal: Principal
+
+    auth: bool = False
+    """The services ask for the mesh's token."""
+
+    tls: bool = False
+    """The services speak TLS."""
+
+    def network(self) -> Network:
+        """What reaches the services."""
+        keys = self.folder.keys
+        token = (keys / "mesh.token").read_text().strip() if self.auth else None
+        if not self.tls:
+            return Network(token)
+        return Network(token, Certificates(keys / "operator.pem", keys / "operator.key", keys / "ca.pem"))
 
 
 @dataclass(frozen=True)
@@ -67,13 +86,21 @@ class Applied:
     """Their ids."""
 
 
-async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Agent:
+class WouldPrune(Exception):
+    """A file alone, without the documents that were applied before: they would be removed. The message names them."""
+
+
+async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = False) -> common_pb2.Agent:
     """Makes the agent what its files say. Applying the same files again changes nothing.
+
+    What the agent needs is there before it, and what it no longer needs is removed after it: at no time does it answer
+    without its documents or intents.
 
     Args:
         source: The agent's files.
         target: Where it goes.
-        say: Told of each step.
+        say: Told of each step, and of the documents that are removed.
+        prune: A file alone may remove the documents that were applied with a folder.
 
     Returns:
         The agent with its revision.
@@ -81,15 +108,20 @@ async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Age
     Raises:
         ServiceError: a service refused, or does not answer.
         TrainingFailed: the intents could not be learned.
+        WouldPrune: documents would be removed that nobody asked to remove.
     """
     documents = {document.document_id for document in source.documents}
     collection = next(iter(source.agent.knowledge.collections), "")
     record = _record(target, source.agent.name)
     before = _read(record)
-    kept = documents if before.collection == collection else set()
+    gone = sorted(before.documents - (documents if before.collection == collection else set()))
+    if gone and source.alone and not prune:
+        raise WouldPrune(
+            f"{source.file}: this file alone has no documents, and {len(gone)} of {source.agent.name} would go: "
+            f"{_some(gone)}. Apply the folder that has them, or remove them with --prune."
+        )
     async with _clients(target) as (memory, retrieval):
         await _write_documents(retrieval, source, say)
-        await _delete_documents(retrieval, before.collection, sorted(before.documents - kept))
         if source.agent.intents:
             say(f"learning {len(source.agent.intents)} intents")
             for line in await _train(source, target):
@@ -97,6 +129,9 @@ async def apply(source: AgentSource, target: Target, say: Say) -> common_pb2.Age
         stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
         put = memory_pb2.PutAgentRequest(agent=source.agent)
         agent = (await memory.unary(stub.PutAgent, put, timeout=WRITE_S)).agent
+        if gone:
+            say(f"removing {len(gone)} documents from {before.collection}: {_some(gone)}")
+            await _delete_documents(retrieval, before.collection, gone)
     _write(record, Applied(digest(source), agent.revision, collection, frozenset(documents)))
     say(f"{agent.name}, revision {agent.revision}: {len(agent.tools)} tools, {len(documents)} documents")
     return agent
@@ -124,6 +159,11 @@ def digest(source: AgentSource) -> str:
         content = message.SerializeToString(deterministic=True)
         whole.update(len(content).to_bytes(8) + content)
     return whole.hexdigest()
+
+
+def _some(names: list[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 async def _write_documents(retrieval: Client, source: AgentSource, say: Say) -> None:
@@ -176,11 +216,11 @@ async def _train(source: AgentSource, target: Target) -> list[str]:
 async def _clients(target: Target) -> AsyncIterator[tuple[Client, Client]]:
     """Clients of memory and retrieval, calling as the target's principal."""
     work_as(target.principal, name="myriad agents apply", timeout=APPLY_S)
-    network = Network(None)
+    network = target.network()
     try:
         yield (
-            network.client("memory", target.addresses["memory"]),
-            network.client("retrieval", target.addresses["retrieval"]),
+            network.client("memory", grpc_target(target.addresses, "memory")),
+            network.client("retrieval", grpc_target(target.addresses, "retrieval")),
         )
     finally:
         await network.close()

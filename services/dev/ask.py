@@ -4,15 +4,14 @@ from contextlib import aclosing
 
 from rich.console import Console
 
-from services.dev.conversation import Conversation, Transcript, orchestrator_at
+from services.dev.conversation import Conversation, Transcript
+from services.dev.edge import Edge, orchestrator_at
 from services.dev.show import Show, print_json
-from services.kit.call import Principal
 
 
 async def ask(
     console: Console,
-    address: str,
-    principal: Principal,
+    edge: Edge,
     text: str,
     *,
     agent: str | None,
@@ -23,8 +22,7 @@ async def ask(
 
     Args:
         console: Where to print.
-        address: Envoy.
-        principal: Who asks.
+        edge: Envoy, and who asks.
         text: What is asked.
         agent: Whom. None: the agent of the session.
         session_id: The session to go on with. None: a new one.
@@ -37,7 +35,7 @@ async def ask(
         ServiceError: the turn was refused.
     """
     show, transcript = Show(console), Transcript()
-    async with orchestrator_at(address, principal) as client:
+    async with orchestrator_at(edge) as client:
         conversation = await Conversation.begin(client, agent=agent, session_id=session_id)
         async with aclosing(conversation.say(text)) as events:
             async for event in events:

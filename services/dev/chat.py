@@ -6,21 +6,18 @@ from contextlib import AsyncExitStack, aclosing
 from rich.console import Console
 from rich.markup import escape
 
-from services.dev.conversation import Conversation, Transcript, orchestrator_at
+from services.dev.conversation import Conversation, Transcript
+from services.dev.edge import Edge, orchestrator_at
 from services.dev.show import Show
-from services.kit.call import Principal
 from services.kit.errors import ServiceError
 
 
-def chat(
-    console: Console, address: str, principal: Principal, *, agent: str | None, session_id: str | None, again: str
-) -> None:
+def chat(console: Console, edge: Edge, *, agent: str | None, session_id: str | None, again: str) -> None:
     """Talks until the person leaves: Ctrl-D, Ctrl-C at the prompt, or `/quit`. Ctrl-C in an answer stops it.
 
     Args:
         console: The terminal.
-        address: Envoy.
-        principal: Who talks.
+        edge: Envoy, and who talks.
         agent: With whom. None: with the agent of the session.
         session_id: The session to go on with. None: a new one.
         again: The command that takes up a session; the session's id is put after it.
@@ -32,7 +29,7 @@ def chat(
     with asyncio.Runner() as runner:
         closing = AsyncExitStack()
         try:
-            conversation = runner.run(_begin(closing, address, principal, agent, session_id))
+            conversation = runner.run(_begin(closing, edge, agent, session_id))
             console.print(f"{conversation.agent} listens. Ctrl-C stops an answer, Ctrl-D leaves.", style="dim")
             _talk(console, runner, conversation)
             go_on = f"\nGo on with: {again} {conversation.session_id}"
@@ -41,10 +38,8 @@ def chat(
             runner.run(closing.aclose())
 
 
-async def _begin(
-    closing: AsyncExitStack, address: str, principal: Principal, agent: str | None, session_id: str | None
-) -> Conversation:
-    client = await closing.enter_async_context(orchestrator_at(address, principal))
+async def _begin(closing: AsyncExitStack, edge: Edge, agent: str | None, session_id: str | None) -> Conversation:
+    client = await closing.enter_async_context(orchestrator_at(edge))
     return await Conversation.begin(client, agent=agent, session_id=session_id)
 
 

@@ -1,6 +1,7 @@
 """The command line `myriad`."""
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -13,21 +14,24 @@ import typer
 from rich.console import Console
 
 from myriad.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from services.dev import agentfile, agents, status, up
-from services.dev.agents import Target
+from services.dev import agentfile, agents, login, status, up
 from services.dev.ask import ask as ask_once
 from services.dev.chat import chat as talk
-from services.dev.conversation import TIMEOUT_S, orchestrator_at, to_dict
+from services.dev.conversation import TIMEOUT_S, to_dict
+from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import without_proxy
+from services.dev.login import NotLoggedIn
 from services.dev.show import WORK, LastingOutput, print_json, typed
+from services.dev.stack import target_of
 from services.dev.state import Folder, StackState, State
 from services.kit.call import Principal
-from services.kit.errors import AgentNotFound, ServiceError, SessionNotFound
+from services.kit.errors import AgentNotFound, ServiceError, SessionNotFound, Unauthenticated
 
 FOLLOW_EVERY_S = 0.2
 
-USUAL = "dev"
-"""The tenant and the user that a command asks for when none is named."""
+
+_WHO = ("tenant", "user", "role", "ttl")
+"""What of a login says who, and not what to do with it."""
 
 
 class Failed(Exception):
@@ -35,8 +39,8 @@ class Failed(Exception):
 
 
 Work = Annotated[Path, typer.Option(help="Work folder of the stack: its state, logs and data.")]
-Tenant = Annotated[str, typer.Option(help="On behalf of which tenant.")]
-User = Annotated[str, typer.Option(help="On behalf of which user.")]
+Tenant = Annotated[str | None, typer.Option(help="On behalf of which tenant. By default who is logged in, or dev.")]
+User = Annotated[str | None, typer.Option(help="On behalf of which user. By default who is logged in, or dev.")]
 Agent = Annotated[str | None, typer.Option(help="The agent. By default that of the session, or aura.")]
 Session = Annotated[str | None, typer.Option(help="Go on with this session. By default a new one begins.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -46,7 +50,7 @@ def make_app() -> typer.Typer:
     """The commands. Each takes its folder from the context."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (_up, _down, _status, _logs, _chat, _ask):
+    for command in (_up, _down, _status, _logs, _login, _chat, _ask):
         app.command(command.__name__.removeprefix("_"))(command)
     on_agents = typer.Typer(no_args_is_help=True, help="What the stack's agents are.")
     on_agents.command("apply")(_agents_apply)
@@ -61,7 +65,7 @@ def main() -> None:
     os.environ.update(without_proxy(os.environ))
     try:
         make_app()()
-    except (Failed, agentfile.AgentFileError, agents.TrainingFailed) as error:
+    except (Failed, NotLoggedIn, agentfile.AgentFileError, agents.TrainingFailed, agents.WouldPrune) as error:
         _complain(str(error))
     except ServiceError as error:
         _complain(f"{error.message} ({error.reason})")
@@ -85,13 +89,31 @@ def _up(
     vertical: Annotated[bool, typer.Option("--vertical", help="All services in one process.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when all is ready; the stack goes on.")] = False,
     with_sim: Annotated[bool, typer.Option("--with-sim", help="Also serve the model that plays a script.")] = False,
+    auth: Annotated[
+        bool, typer.Option("--auth", help="Believe nobody without a token; `myriad login` gives one.")
+    ] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS at the edge and between services.")] = False,
+    replicas: Annotated[list[str] | None, typer.Option(help="SERVICE=N: run a service in N processes.")] = None,
+    cors: Annotated[list[str] | None, typer.Option(help="Let pages of this origin call from a browser.")] = None,
 ) -> None:
     """Start the stack: engines, services, Envoy; and the example agent."""
-    options = up.UpOptions(context.obj.path, vertical, with_sim)
+    many = _replicas(replicas or [])
+    options = up.UpOptions(context.obj.path, vertical, with_sim, auth, tls, many, tuple(cors or ()))
     if detach:
         raise typer.Exit(up.up_detached(Console(), options))
     console = Console(file=cast("TextIO", LastingOutput(sys.stdout)))
     raise typer.Exit(asyncio.run(up.up(console, options)))
+
+
+def _replicas(given: list[str]) -> dict[str, int]:
+    """Number by service, of `SERVICE=N`; one option may hold several, with commas."""
+    found = {}
+    for each in ",".join(given).split(",") if given else []:
+        service, _, number = each.partition("=")
+        if not number.isdecimal():
+            raise Failed(f"--replicas {each}: must be SERVICE=N, for example orchestrator=2")
+        found[service.strip()] = int(number)
+    return found
 
 
 def _down(context: typer.Context) -> None:
@@ -99,13 +121,21 @@ def _down(context: typer.Context) -> None:
     raise typer.Exit(up.down(Console(), context.obj.path))
 
 
-def _status(context: typer.Context, as_json: AsJson = False) -> None:
+def _status(
+    context: typer.Context,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until Ctrl-C.")] = False,
+) -> None:
     """Show every part: state, address, process, memory. Exit status 0: all are ready."""
-    known = asyncio.run(status.status(context.obj))
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(status.watch(Console(), context.obj))
+        return
     if as_json:
+        known = asyncio.run(status.status(context.obj))
         print_json(Console(), known)
     else:
-        status.show(Console(), known)
+        known = asyncio.run(status.show(Console(), context.obj))
     raise typer.Exit(0 if known["state"] == State.READY else 1)
 
 
@@ -134,20 +164,52 @@ def _logs(
             return
 
 
+def _login(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Option(help="The tenant that the token names.")] = login.DEVELOPER.tenant,
+    user: Annotated[str, typer.Option(help="The user that the token names.")] = login.DEVELOPER.user,
+    role: Annotated[list[str] | None, typer.Option(help="A role of the user. By default admin.")] = None,
+    ttl: Annotated[str, typer.Option(help="How long the token is good: 90s, 30m or 8h.")] = login.USUAL_TTL,
+    printed: Annotated[
+        bool, typer.Option("--print", help="Print the token; without other options the one there is.")
+    ] = False,
+) -> None:
+    """Become somebody towards a stack that was started with --auth. The token is kept in the work folder."""
+    folder: Folder = context.obj
+    sources = (context.get_parameter_source(name) for name in _WHO)
+    asked = any(source is not None and source.name != "DEFAULT" for source in sources)
+    try:
+        if printed and not asked:
+            known = login.credentials_for(folder, None, None)
+        else:
+            wanted = Principal(tenant, user, login.roles_of(role or []))
+            known = login.log_in(folder, wanted, login.seconds(ttl))
+    except ValueError as error:
+        raise Failed(str(error)) from None
+    if printed:
+        sys.stdout.write(f"{known.token}\n")
+        return
+    until = time.strftime("%H:%M:%S", time.localtime(known.expires))
+    said = (
+        f"{known.user} of {known.tenant} is logged in until {until}, with the roles {', '.join(sorted(known.roles))}."
+    )
+    Console().print(said, markup=False, highlight=False, soft_wrap=True)
+
+
 def _chat(
     context: typer.Context,
     agent: Agent = None,
     session: Session = None,
-    tenant: Tenant = USUAL,
-    user: User = USUAL,
+    tenant: Tenant = None,
+    user: User = None,
 ) -> None:
     """Talk to an agent."""
     folder: Folder = context.obj
-    envoy = _running(folder).addresses["envoy"]
+    edge = edge_of(folder, _running(folder), tenant, user)
     whom = agent or (None if session else "aura")
     again = typed(folder.path, "chat", *_on_behalf(tenant, user), "--session")
     with _advising(folder, tenant, user):
-        talk(Console(), envoy, _principal(tenant, user), agent=whom, session_id=session, again=again)
+        talk(Console(), edge, agent=whom, session_id=session, again=again)
 
 
 def _ask(
@@ -156,13 +218,13 @@ def _ask(
     agent: Agent = None,
     session: Session = None,
     as_json: AsJson = False,
-    tenant: Tenant = USUAL,
-    user: User = USUAL,
+    tenant: Tenant = None,
+    user: User = None,
 ) -> None:
     """Ask an agent one thing. Exit status 0: the run completed."""
-    envoy = _running(context.obj).addresses["envoy"]
+    edge = edge_of(context.obj, _running(context.obj), tenant, user)
     whom = agent or (None if session else "aura")
-    asking = ask_once(Console(), envoy, _principal(tenant, user), text, agent=whom, session_id=session, as_json=as_json)
+    asking = ask_once(Console(), edge, text, agent=whom, session_id=session, as_json=as_json)
     try:
         with _advising(context.obj, tenant, user):
             code = asyncio.run(asking)
@@ -174,22 +236,27 @@ def _ask(
 def _agents_apply(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="Folder with agent.yaml and knowledge/*.md, or an agent's YAML file.")],
-    tenant: Tenant = USUAL,
-    user: User = USUAL,
+    prune: Annotated[bool, typer.Option("--prune", help="A file alone removes documents applied before.")] = False,
+    tenant: Tenant = None,
+    user: User = None,
 ) -> None:
     """Make an agent what its files say: the agent, its documents, its intents."""
     folder: Folder = context.obj
     source = agentfile.read(path)
-    target = Target(_running(folder).addresses, folder, _principal(tenant, user))
+    state = _running(folder)
+    target = target_of(state, folder, login.principal_for(folder, tenant, user, auth=state.auth))
     console = Console()
-    asyncio.run(
-        agents.apply(source, target, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-    )
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    asyncio.run(agents.apply(source, target, say, prune=prune))
 
 
-def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = USUAL, user: User = USUAL) -> None:
+def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = None, user: User = None) -> None:
     """List the agents."""
-    found = asyncio.run(_list(_running(context.obj).addresses["envoy"], _principal(tenant, user)))
+    with _advising(context.obj, tenant, user):
+        found = asyncio.run(_list(edge_of(context.obj, _running(context.obj), tenant, user)))
     if as_json:
         print_json(Console(), found)
         return
@@ -198,8 +265,8 @@ def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant
         Console().print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-async def _list(address: str, principal: Principal) -> dict[str, Any]:
-    async with orchestrator_at(address, principal) as client:
+async def _list(edge: Edge) -> dict[str, Any]:
+    async with orchestrator_at(edge) as client:
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
         request = orchestrator_pb2.ListAgentsRequest()
         reply = await client.unary(stub.ListAgents, request, timeout=TIMEOUT_S)
@@ -223,11 +290,11 @@ def _running(folder: Folder) -> StackState:
 
 
 @contextmanager
-def _advising(folder: Folder, tenant: str, user: str) -> Iterator[None]:
-    """Says what to do about an agent or a session that is not there.
+def _advising(folder: Folder, tenant: str | None, user: str | None) -> Iterator[None]:
+    """Says what to do about an agent or a session that is not there, and about a token that is not taken.
 
     Raises:
-        Failed: it is not there.
+        Failed: one of these.
     """
     try:
         yield
@@ -236,13 +303,12 @@ def _advising(folder: Folder, tenant: str, user: str) -> Iterator[None]:
         raise Failed(f"{error.message} ({error.reason}). See which there are: {listing}") from error
     except SessionNotFound as error:
         raise Failed(f"{error.message} ({error.reason}). Leave out --session: a new one begins.") from error
+    except Unauthenticated as error:
+        command = typed(folder.path, "login", *_on_behalf(tenant, user))
+        raise Failed(f"{error.message} ({error.reason}). Run: {command}") from error
 
 
-def _on_behalf(tenant: str, user: str) -> list[str]:
-    """The options that name who asks, where it is not the usual one."""
+def _on_behalf(tenant: str | None, user: str | None) -> list[str]:
+    """The options that name who asks, where the command named them."""
     given = {"--tenant": tenant, "--user": user}
-    return [word for option, name in given.items() if name != USUAL for word in (option, name)]
-
-
-def _principal(tenant: str, user: str) -> Principal:
-    return Principal(tenant, user, frozenset({"admin"}))
+    return [word for option, name in given.items() if name is not None for word in (option, name)]

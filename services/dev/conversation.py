@@ -3,8 +3,8 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,7 @@ from google.rpc import status_pb2
 from myriad.common.v1 import common_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
-from services.kit.call import Principal, work_as
-from services.kit.clients import Client, Network
+from services.kit.clients import Client
 from services.kit.errors import Internal, InvalidArgument, Unavailable
 from services.kit.status import from_proto
 
@@ -25,9 +24,6 @@ TIMEOUT_S = 10.0
 
 RUN_S = 900.0
 """Longest time of a run's stream."""
-
-SESSION_S = 24 * 3600.0
-"""Longest time one command line talks."""
 
 _RESUMES = 5
 _RESUME_AFTER_S = 0.5
@@ -202,17 +198,6 @@ class Conversation:
         if run_id:
             request = pb.CancelRunRequest(run_id=run_id)
             await self._client.unary(self._stub.CancelRun, request, timeout=TIMEOUT_S)
-
-
-@asynccontextmanager
-async def orchestrator_at(address: str, principal: Principal) -> AsyncIterator[Client]:
-    """A client of the orchestrator, through Envoy at `address`, for `principal`."""
-    work_as(principal, name="myriad", timeout=SESSION_S)
-    network = Network(None)
-    try:
-        yield network.client("orchestrator", address)
-    finally:
-        await network.close()
 
 
 def _json(text: str) -> Any:

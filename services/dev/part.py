@@ -40,6 +40,9 @@ class Part:
     start_timeout_s: float = 60.0
     """How long it may take to become ready."""
 
+    needs_crew: bool = False
+    """It is no good without the processes it has when it is ready: when one dies, all of it is started again."""
+
 
 class PartProcess:
     """A part that was started. It is its own session, so that a terminal's signals reach only the supervisor."""

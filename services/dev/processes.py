@@ -2,7 +2,9 @@
 
 import os
 import resource
-from collections.abc import Mapping
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +28,73 @@ class Process:
     resident: int
     """Bytes of memory it holds, pages shared with others included."""
 
+    cpu_s: float
+    """Seconds of processor time it has used, with that of its children that have ended."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a session of processes takes."""
+
+    resident: int
+    """Bytes of memory, pages that its processes share counted for each."""
+
+    cores: float | None
+    """Processors it kept busy since the look before, 1 for one. None: there was none."""
+
+
+class Meter:
+    """Looks at sessions of processes again and again."""
+
+    def __init__(self) -> None:
+        """Has not looked yet."""
+        self._before: dict[int, float] = {}
+        self._looked = 0.0
+
+    def look(self, leaders: Collection[int]) -> dict[int, Load]:
+        """The load of sessions that run, by the pid of the process that began each."""
+        now = time.monotonic()
+        resident: dict[int, int] = defaultdict(int)
+        cpu_s: dict[int, float] = defaultdict(float)
+        for name in os.listdir(_PROC):
+            fields = _stat(name) if name.isdigit() else None
+            if fields is not None and int(fields[3]) in leaders:
+                resident[int(fields[3])] += _resident(fields)
+                cpu_s[int(fields[3])] += _cpu_s(fields)
+        passed, before = now - self._looked, self._before
+        self._before, self._looked = dict(cpu_s), now
+        # A child that was killed may take its time with it: never less than none.
+        return {
+            leader: Load(held, max(0.0, cpu_s[leader] - before[leader]) / passed if leader in before else None)
+            for leader, held in resident.items()
+        }
+
 
 def find(pid: int) -> Process | None:
     """The process with this pid. None: there is none, or it has ended and only waits to be reaped."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return None
-    fields = stat[stat.rindex(")") + 2 :].split()  # proc(5): the name may hold blanks; from field 3 on
-    if fields[0] in {"Z", "X"}:
+    fields = _stat(str(pid))
+    if fields is None or fields[0] in {b"Z", b"X"}:
         return None
     boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    pages = int(fields[21])
-    return Process(pid, int(fields[3]), f"{fields[19]}@{boot}", pages * resource.getpagesize())
+    return Process(pid, int(fields[3]), f"{fields[19].decode()}@{boot}", _resident(fields), _cpu_s(fields))
+
+
+def _stat(pid: str) -> list[bytes] | None:
+    """What proc(5) says of a process, from field 3 on. None: there is none."""
+    try:
+        with open(f"{_PROC}/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except OSError:
+        return None
+    return stat[stat.rindex(b")") + 2 :].split()  # the name before may hold blanks
+
+
+def _resident(fields: list[bytes]) -> int:
+    return int(fields[21]) * resource.getpagesize()
+
+
+def _cpu_s(fields: list[bytes]) -> float:
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def belonging(mark: str, leaders: Mapping[int, str]) -> list[Process]:

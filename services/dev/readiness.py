@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,6 +20,24 @@ ATTEMPT_S = 2.0
 
 EVERY_S = 0.1
 """Time between two tries."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How to speak with a server of ours that asks for a certificate."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+    name: str
+    """What the server's certificate must say: the service's name, as its address does not tell which it is."""
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """A channel to the server. The files are read now: they may have been made since the plan."""
+        files = (self.authority, self.key, self.certificate)
+        credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+        options = [("grpc.enable_http_proxy", 0), ("grpc.ssl_target_name_override", self.name)]
+        return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 class NotReady(Exception):
@@ -67,13 +87,13 @@ def valkey(address: str) -> Probe:
     return probe
 
 
-def health(address: str, *services: str) -> Probe:
+def health(address: str, *services: str, tls: Tls | None = None) -> Probe:
     """grpc.health.v1 says SERVING of each of `services` (full names), or of the whole server when none is named."""
 
     async def probe() -> None:
         for service in services or ("",):
             request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-            reply = await _call(address, "/grpc.health.v1.Health/Check", request)
+            reply = await _call(address, "/grpc.health.v1.Health/Check", request, tls)
             status = health_pb2.HealthCheckResponse.FromString(reply).status
             if status != health_pb2.HealthCheckResponse.SERVING:
                 raise NotReady("waits for what it needs")
@@ -114,7 +134,7 @@ async def _exchange(address: str, request: bytes) -> bytes:
         writer.close()
 
 
-async def _call(address: str, method: str, request: bytes) -> bytes:
+async def _call(address: str, method: str, request: bytes, tls: Tls | None = None) -> bytes:
     """Calls a unary gRPC method with bytes.
 
     Raises:
@@ -123,7 +143,7 @@ async def _call(address: str, method: str, request: bytes) -> bytes:
     # A channel waits a second after a failed connect; looking first whether something listens does not.
     await _connect(address)
     options = [("grpc.enable_http_proxy", 0)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    async with tls.channel(address) if tls else grpc.aio.insecure_channel(address, options=options) as channel:
         try:
             call: UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
             return await call(request, timeout=ATTEMPT_S)

@@ -18,12 +18,13 @@ WORK = ROOT / ".myriad"
 """The usual work folder: the one that make's verbs mean."""
 
 _LONGEST = 200
+_MAKE_VERBS = frozenset({"up", "down", "status", "chat"})
 
 
 def typed(work: Path, verb: str, *arguments: str) -> str:
     """A command on the stack in `work`, as a person pastes it where this command was typed."""
     here = Path.cwd() == ROOT
-    if here and work == WORK and not arguments:
+    if here and work == WORK and not arguments and verb in _MAKE_VERBS:
         return f"make {verb}"
     program = Path(".venv", "bin", "myriad")
     options = [] if work == WORK else ["--work", str(work)]

@@ -6,13 +6,15 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from services.dev import processes
 from services.dev.agents import Target
 from services.dev.environment import HOST, base_environment
+from services.dev.login import DEVELOPER
 from services.dev.part import keep_one_older
 from services.dev.plan import Options, choose_addresses, plan
 from services.dev.ports import Ports
@@ -22,9 +24,6 @@ from services.kit.call import Principal
 
 REMAINS_S = 10.0
 """How long the processes of a stack that was killed get to leave in good order."""
-
-DEVELOPER = Principal("dev", "dev", frozenset({"admin"}))
-"""Who the command line is unless told otherwise."""
 
 
 class AlreadyRunning(Exception):
@@ -50,12 +49,17 @@ class Stack:
 
     def target(self, principal: Principal = DEVELOPER) -> Target:
         """Where `agents.apply` puts an agent."""
-        return Target(self.state.addresses, self.folder, principal)
+        return target_of(self.state, self.folder, principal)
 
     def set_state(self, state: State) -> None:
         """Says how far the whole stack is."""
         self.state.state = state
         self.folder.write(self.state)
+
+
+def target_of(state: StackState, folder: Folder, principal: Principal) -> Target:
+    """Where `agents.apply` puts an agent of a stack of which `state` is known."""
+    return Target(state.addresses, folder, principal, state.auth, state.tls)
 
 
 Report = Callable[[str, PartState, list[str]], None]
@@ -71,8 +75,12 @@ async def running_stack(
     work: Path,
     vertical: bool = False,
     sim: bool = False,
+    auth: bool = False,
+    tls: bool = False,
+    replicas: Mapping[str, int] = MappingProxyType({}),
+    cors: Sequence[str] = (),
     report: Report = silent,
-    on_made: Callable[[Stack], None] = lambda stack: None,
+    on_made: Callable[[Stack], Awaitable[None]] | None = None,
     prepare: Callable[[Stack], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Stack]:
     """Runs a stack as long as the block runs; afterwards no process of it is left.
@@ -81,6 +89,10 @@ async def running_stack(
         work: Its work folder, made if it is not there. The data in it are kept.
         vertical: All services in one process.
         sim: With the model that plays a script.
+        auth: Envoy asks for a token, and the services for the mesh's.
+        tls: Envoy and the services speak TLS.
+        replicas: How many processes a service runs in, where it is not one.
+        cors: Origins whose pages may call Envoy from a browser.
         report: Told of each change of a part.
         on_made: Given the stack before its first process starts.
         prepare: Given the stack when its parts are ready; the stack is ready when this is done.
@@ -90,16 +102,19 @@ async def running_stack(
         PartFailed: a part did not start; the others are stopped again.
         NoFreePort: there is no port for a part.
         FileNotFoundError: the environments lack something.
+        ValueError: a service cannot have these replicas.
     """
     folder = Folder(work)
+    options = Options(vertical, sim, auth, tls, replicas, tuple(cors))
     with folder.owned() as free:
         if not free:
             raise AlreadyRunning(f"a stack runs in {folder.path}")
         await end_remains(folder)
         folder.make()
         with Ports(HOST) as ports:
-            stack = await _make(folder, ports, Options(vertical, sim), report)
-            on_made(stack)
+            stack = await _make(folder, ports, options, report)
+            if on_made is not None:
+                await on_made(stack)
             try:
                 await stack.supervisor.start()
                 if prepare is not None:
@@ -132,10 +147,11 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> None:
 
 
 async def _make(folder: Folder, ports: Ports, options: Options, report: Report) -> Stack:
-    addresses = choose_addresses(ports, vertical=options.vertical)
+    addresses = choose_addresses(ports, options)
     parts = await asyncio.to_thread(plan, folder, addresses, options)
     me = processes.me()
-    state = StackState(uuid.uuid4().hex, me.pid, me.started, options.vertical, addresses=addresses)
+    state = StackState(uuid.uuid4().hex, me.pid, me.started, options.vertical)
+    state.addresses, state.auth, state.tls = addresses, options.auth, options.tls
     journal = folder.log("stack")
     for log in (journal, *(folder.log(part.name) for part in parts)):
         keep_one_older(log)

@@ -71,6 +71,12 @@ class StackState:
     addresses: dict[str, str] = field(default_factory=dict)
     """host:port of every service and engine by its name, whichever part it is in."""
 
+    auth: bool = False
+    """Envoy asks for a token, and the services for the mesh's."""
+
+    tls: bool = False
+    """Envoy and the services speak TLS."""
+
     def processes(self) -> list[processes.Process]:
         """Every process of it that runs, the supervisor not counted."""
         return processes.belonging(self.mark, {part.pid: part.started for part in self.parts.values() if part.pid})
@@ -81,7 +87,7 @@ class StackState:
 
 
 class Folder:
-    """The work folder of one stack: `stack.json`, `stack.lock`, `logs/`, `data/`, `run/`."""
+    """The work folder of one stack: what runs, its logs, its data, its keys, and who the command line is."""
 
     def __init__(self, path: Path) -> None:
         """Makes nothing; `path` need not be there."""
@@ -92,6 +98,10 @@ class Folder:
         """Files made anew at each start."""
         self.models = self.data / "nlu"
         """nlu's trained models."""
+        self.keys = self.path / "keys"
+        """Keys, tokens and certificates; only their owner may look."""
+        self.credentials = self.path / "credentials.json"
+        """Who the command line is."""
 
     def make(self) -> None:
         """Makes the folders that are not there."""

@@ -4,76 +4,114 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from services.dev.plan import probe_of
+from services.dev.processes import Load, Meter
 from services.dev.readiness import NotReady, check
+from services.dev.show import typed
 from services.dev.state import Folder, PartState, StackState, State
+from services.dev.table import MEASURE_S, LastLines, Row, table, wide
 
 UNREADY = "unready"
 """State of a part that runs and does not answer."""
+
+GLANCE_S = 0.5
+"""How long processors are watched for one look."""
 
 _MIB = 1024 * 1024
 
 
 async def status(folder: Folder) -> dict[str, Any]:
-    """The stack as a JSON object: `state`, and by name each part's `state`, `pid`, `address`, `rss_mib`, `restarts`.
+    """The stack as a JSON object.
 
-    The state of the stack is `stopped` when none runs here, and `unready` when a part of a running one is not ready.
+    Its `state` and by name each part's `state`, `pid`, `address`, `rss_mib`, `cpu_s`, `restarts`, `message`. The state
+    of the stack is `stopped` when none runs here, and `unready` when a part of a running one is not ready.
     """
     known = folder.read()
     if known is None or not folder.is_owned():
         return {"state": State.STOPPED.value, "parts": {}, "addresses": {}}
     resident: dict[int, int] = defaultdict(int)
+    cpu_s: dict[int, float] = defaultdict(float)
     for process in known.processes():
         resident[process.session] += process.resident
-    parts = await asyncio.gather(*(_part(name, part, known, resident) for name, part in known.parts.items()))
-    by_name = dict(zip(known.parts, parts, strict=True))
-    ready = all(part["state"] == State.READY for part in parts)
-    state = known.state.value if ready or known.state is not State.READY else UNREADY
-    total = round(sum(part["rss_mib"] for part in parts), 1)
+        cpu_s[process.session] += process.cpu_s
+    asked = (_part(folder, name, part, known) for name, part in known.parts.items())
+    by_name = dict(zip(known.parts, await asyncio.gather(*asked), strict=True))
+    for part in by_name.values():
+        part["rss_mib"] = round(resident[part["pid"]] / _MIB, 1)
+        part["cpu_s"] = round(cpu_s[part["pid"]], 2)
+    ready = all(part["state"] == State.READY for part in by_name.values())
     return {
-        "state": state,
+        "state": known.state.value if ready or known.state is not State.READY else UNREADY,
         "vertical": known.vertical,
+        "auth": known.auth,
+        "tls": known.tls,
         "pid": known.pid,
-        "rss_mib": total,
+        "rss_mib": round(sum(part["rss_mib"] for part in by_name.values()), 1),
         "parts": by_name,
         "addresses": known.addresses,
     }
 
 
-async def _part(name: str, part: PartState, stack: StackState, resident: dict[int, int]) -> dict[str, Any]:
+async def _part(folder: Folder, name: str, part: PartState, stack: StackState) -> dict[str, Any]:
     state, message = part.state.value, part.message
     if part.state is State.READY:
         try:
-            await check(probe_of(name, stack.addresses))
+            await check(probe_of(name, stack.addresses, folder.keys if stack.tls else None))
         except NotReady as error:
             state, message = UNREADY, str(error)
     return {
         "state": state,
         "address": part.address,
         "pid": part.pid,
-        "rss_mib": round(resident[part.pid] / _MIB, 1),
         "restarts": part.restarts,
         "ready_after_s": part.ready_after_s,
         "message": message,
     }
 
 
-def show(console: Console, known: dict[str, Any]) -> None:
-    """Prints it for a person."""
+async def show(console: Console, folder: Folder) -> dict[str, Any]:
+    """Prints it once for a person. Returns what `status` knew."""
+    meter = Meter()
+    began = asyncio.get_running_loop().time()
+    meter.look(_pids(folder))
+    known = await status(folder)
+    if known["state"] != State.STOPPED:
+        await asyncio.sleep(max(0.0, began + GLANCE_S - asyncio.get_running_loop().time()))
+    wide(console).print(_drawn(folder, known, meter, LastLines(folder.log)))
+    return known
+
+
+async def watch(console: Console, folder: Folder) -> None:
+    """Shows it until cancelled, asked anew every two seconds."""
+    meter, lines = Meter(), LastLines(folder.log)
+    shown = None
+    with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        while True:
+            known = await status(folder)
+            drawn = _drawn(folder, known, meter, lines)
+            if (known, console.size) != shown:
+                shown = (known, console.size)
+                live.update(drawn, refresh=True)
+            await asyncio.sleep(MEASURE_S)
+
+
+def _pids(folder: Folder) -> set[int]:
+    known = folder.read()
+    return {part.pid for part in known.parts.values() if part.pid} if known else set()
+
+
+def _drawn(folder: Folder, known: dict[str, Any], meter: Meter, lines: LastLines) -> Group | Text:
     if known["state"] == State.STOPPED:
-        console.print("Myriad does not run. Start it: make up", highlight=False)
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("part", "state", "address", "pid", "memory", "restarts", ""):
-        table.add_column(heading, justify="right" if heading in {"pid", "memory", "restarts"} else "left")
-    for name, part in known["parts"].items():
-        style = "green" if part["state"] == State.READY else "yellow"
-        memory, restarts = f"{part['rss_mib']:.0f} MiB", str(part["restarts"] or "")
-        cells = (part["address"], str(part["pid"] or ""), memory, restarts, part["message"])
-        table.add_row(name, Text(part["state"], style=style), *(Text(cell) for cell in cells))
-    console.print(table)
-    console.print(f"{known['state']}, {known['rss_mib']:.0f} MiB resident in all", highlight=False)
+        return Text(f"Myriad does not run. Start it: {typed(folder.path, 'up')}")
+    loads = meter.look({part["pid"] for part in known["parts"].values()} - {0})
+    rows = [_row(name, part, loads.get(part["pid"]), lines) for name, part in known["parts"].items()]
+    return Group(table(rows), Text(f"{known['state']}, {known['rss_mib']:.0f} MiB resident in all"))
+
+
+def _row(name: str, part: dict[str, Any], load: Load | None, lines: LastLines) -> Row:
+    line = part["message"] or lines.of(name)
+    return Row(name, part["state"], part["address"], part["pid"], load, part["restarts"], line)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from services.dev import processes
 from services.dev.part import Part, PartProcess, tail
 from services.dev.readiness import NotReady, until_ready
 from services.dev.state import PartState, State
@@ -19,6 +20,9 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0
 """A part that has run this long is started again as after its first death."""
+
+CREW_EVERY_S = 0.5
+"""How often a part's own processes are looked after."""
 
 Report = Callable[[str, PartState, list[str]], None]
 """Told of each change: the part, how it is now, and its log's last lines when it died."""
@@ -105,7 +109,7 @@ class Supervisor:
         backoff = FIRST_BACKOFF_S
         while True:
             began = time.monotonic()
-            how = await process.wait()
+            how = await _end_of(part, process)
             if time.monotonic() - began > STEADY_S:
                 backoff = FIRST_BACKOFF_S
             self._change(part, State.RESTARTING, message=f"died: {how}; started again in {backoff:g} s")
@@ -173,3 +177,22 @@ class Supervisor:
         known.state, known.message = state, message
         lines = tail(self._log_of(part.name)) if state is State.RESTARTING else []
         self._report(part.name, known, lines)
+
+
+async def _end_of(part: Part, process: PartProcess) -> str:
+    """Waits until a part ends, or is ended because a process died that it cannot do without. Returns how it ended."""
+    if not part.needs_crew:
+        return await process.wait()
+    crew = {each.pid: each.started for each in processes.in_session(process.pid)}
+    ended = asyncio.create_task(process.wait())
+    try:
+        while True:
+            await asyncio.wait({ended}, timeout=CREW_EVERY_S)
+            if ended.done():
+                return ended.result()
+            if not all(processes.is_running(pid, started) for pid, started in crew.items()):
+                process.kill()
+                await ended
+                return "a process of it died"
+    finally:
+        ended.cancel()

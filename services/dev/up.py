@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from services.dev import agentfile, agents, processes
 from services.dev.engines.valkey import ValkeyMissing
@@ -19,8 +22,9 @@ from services.dev.plan import ROOT
 from services.dev.ports import NoFreePort
 from services.dev.show import typed
 from services.dev.stack import AlreadyRunning, Stack, end_remains, running_stack
-from services.dev.state import Folder, PartState, State
+from services.dev.state import Folder, PartState, StackState, State
 from services.dev.supervisor import PartFailed
+from services.dev.table import LiveTable
 from services.kit.errors import ServiceError
 
 EXAMPLE = ROOT / "examples" / "aura"
@@ -44,10 +48,21 @@ class UpOptions:
     work: Path
     vertical: bool = False
     sim: bool = False
+    auth: bool = False
+    tls: bool = False
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    cors: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """As they are typed."""
+        flags = {"--vertical": self.vertical, "--with-sim": self.sim, "--auth": self.auth, "--tls": self.tls}
+        typed = [flag for flag, wanted in flags.items() if wanted]
+        typed += [word for name, many in self.replicas.items() for word in ("--replicas", f"{name}={many}")]
+        return typed + [word for origin in self.cors for word in ("--cors", origin)]
 
 
 class Printer:
-    """Prints a line for each part that becomes ready, dies or fails."""
+    """Prints a line for each part that becomes ready, dies or fails: what a log or a pipe gets."""
 
     def __init__(self, console: Console, folder: Folder) -> None:
         """Prints to `console`; names logs in `folder`."""
@@ -60,12 +75,12 @@ class Printer:
         before, self._last[name] = self._last.get(name), part.state
         if part.state is State.READY and before is not State.READY:
             again = f" again ({part.restarts})" if part.restarts else ""
-            self._line(f"[green]●[/green] {name:<13}{part.address:<17} ready{again} after {part.ready_after_s:.1f} s")
+            self._line(f"[green]●[/green] {name:<16}{part.address:<17} ready{again} after {part.ready_after_s:.1f} s")
         elif part.state is State.RESTARTING:
-            self._line(f"[yellow]●[/yellow] {name:<13}{escape(part.message)}")
+            self._line(f"[yellow]●[/yellow] {name:<16}{escape(part.message)}")
             self.log(name, lines)
         elif part.state is State.STOPPED:
-            self._line(f"[dim]○ {name:<13}stopped[/dim]")
+            self._line(f"[dim]○ {name:<16}stopped[/dim]")
 
     def failed(self, error: PartFailed) -> None:
         """Prints why the start failed."""
@@ -118,34 +133,54 @@ async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
             soft_wrap=True,
         )
         return 1
-    printer = Printer(console, folder)
+    try:
+        await _run(console, folder, options, made)
+    except PartFailed as error:
+        Printer(console, folder).failed(error)
+    except AlreadyRunning:
+        return _say_running(console, folder)
+    except ValueError as error:
+        console.print(f"Cannot start: {error}", style="red", markup=False)
+    except (NoFreePort, FileNotFoundError, ValkeyMissing) as error:
+        console.print(f"Cannot start: {error}\nmake up installs what is missing.", style="red", markup=False)
+    return 1
+
+
+async def _run(console: Console, folder: Folder, options: UpOptions, made: list[Stack]) -> None:
+    """Runs the stack until cancelled; on a terminal below a table of its parts, else with a line for each change."""
     began = time.monotonic()
 
     async def prepare(stack: Stack) -> None:
         applied = await apply_example(console, stack)
-        console.print(f"\nMyriad is up after {time.monotonic() - began:.1f} s.", highlight=False)
-        if applied:
-            show_what_to_try(console, folder.path, stack.address("envoy"))
+        lines = ["", f"Myriad is up after {time.monotonic() - began:.1f} s."]
+        lines += what_to_try(folder.path, stack.state) if applied else []
         stop = ("Ctrl-C, or " if console.is_terminal else "") + typed(folder.path, "down")
-        console.print(f"\nStop it: {stop}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        # At once: a table below is drawn anew for each print.
+        told = Text.assemble("\n".join(lines), ("\n\nStop it: " + stop + "\n", "dim"))
+        console.print(told, soft_wrap=True)
 
-    try:
+    async with contextlib.AsyncExitStack() as showing:
+        live = LiveTable(console, folder) if console.is_terminal and not console.is_dumb_terminal else None
+
+        async def begin(stack: Stack) -> None:
+            made.append(stack)
+            if live is not None:
+                live.watch(stack.supervisor.states)
+                await showing.enter_async_context(live)
+
         async with running_stack(
             work=options.work,
             vertical=options.vertical,
             sim=options.sim,
-            report=printer.part,
-            on_made=made.append,
+            auth=options.auth,
+            tls=options.tls,
+            replicas=options.replicas,
+            cors=options.cors,
+            report=live.part if live is not None else Printer(console, folder).part,
+            on_made=begin,
             prepare=prepare,
         ):
             await asyncio.Event().wait()
-    except PartFailed as error:
-        printer.failed(error)
-    except AlreadyRunning:
-        return _say_running(console, folder)
-    except (NoFreePort, FileNotFoundError, ValkeyMissing) as error:
-        console.print(f"Cannot start: {error}\nmake up installs what is missing.", style="red", markup=False)
-    return 1
 
 
 def _is_plain(path: Path) -> bool:
@@ -179,22 +214,27 @@ def _detail(console: Console, line: str) -> None:
     console.print(f"  {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_what_to_try(console: Console, work: Path, address: str) -> None:
-    """Prints three things to try, to be pasted as they are."""
-    json_type = "-H 'content-type: application/json'"
-    lines = [
+def what_to_try(work: Path, state: StackState) -> list[str]:
+    """Lines that tell three things to try, to be pasted as they are."""
+    curl, json_type = "curl", "-H 'content-type: application/json'"
+    address = state.addresses["envoy"]
+    if state.auth:
+        json_type += ' -H "authorization: Bearer $TOKEN"'
+    if state.tls:
+        curl, address = shlex.join(["curl", "--cacert", str(Folder(work).keys / "ca.pem")]), f"https://{address}"
+    return [
         "",
+        *(["Log in:", "  " + typed(work, "login")] if state.auth else []),
         "Ask a question:",
         "  " + typed(work, "ask", "How many days do I have to return something?", "--agent", "aura"),
         "The same over HTTP, as server-sent events:",
-        f'  SESSION=$(curl -s {address}/v1/sessions {json_type} -d \'{{"agent": "aura"}}\''
+        *([f"  TOKEN=$({typed(work, 'login', '--print')})"] if state.auth else []),
+        f'  SESSION=$({curl} -s {address}/v1/sessions {json_type} -d \'{{"agent": "aura"}}\''
         ' | grep -o \'"session_id": *"[^"]*\' | cut -d\'"\' -f4)',
-        f'  curl -sN {address}/v1/sessions/${{SESSION}}:run {json_type} -d \'{{"input": "Where is order 1001?"}}\'',
+        f'  {curl} -sN {address}/v1/sessions/${{SESSION}}:run {json_type} -d \'{{"input": "Where is order 1001?"}}\'',
         "Talk:",
         "  " + typed(work, "chat"),
     ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def up_detached(console: Console, options: UpOptions) -> int:
@@ -203,8 +243,7 @@ def up_detached(console: Console, options: UpOptions) -> int:
     folder.make()
     if folder.is_owned():
         return _say_running(console, folder)
-    arguments = ["--work", str(folder.path), "up"]
-    arguments += [flag for flag, wanted in (("--vertical", options.vertical), ("--with-sim", options.sim)) if wanted]
+    arguments = ["--work", str(folder.path), "up", *options.arguments()]
     output = folder.log("up")
     with output.open("wb") as log:
         child = subprocess.Popen(

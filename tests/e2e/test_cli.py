@@ -198,6 +198,12 @@ def test_an_agent_of_ones_own_is_applied_once(stack: Running, desk: Path) -> Non
     assert stack.myriad("agents", "apply", str(desk)).returncode == 0
     assert stack.agents() == {**before, "desk": before["desk"] + 1}
 
+    refused = stack.refused("agents", "apply", str(desk / "agent.yaml"))  # which alone says nothing of documents
+    assert "1 of desk would go: loans." in refused
+    assert "--prune" in refused
+    told = stack.ask("How long can I keep a book?", "--agent", "desk")
+    assert [citation["document_id"] for citation in told["citations"]] == ["loans"]
+
 
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),

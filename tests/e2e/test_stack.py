@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from services.dev.state import Folder
 from services.kit import topology
-from tests.support.command_line import CommandLine, on_a_terminal
+from tests.support.command_line import CommandLine, Terminal, on_a_terminal
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -64,6 +65,18 @@ def test_everything_listens_on_the_loopback_only(up: CommandLine) -> None:
     assert hosts <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, and the same in an IPv6 socket
 
 
+def test_status_is_a_table_and_goes_on_when_watched(up: CommandLine) -> None:
+    shown = up("status").stdout
+    for name, part in up.status()["parts"].items():
+        assert re.search(rf"● {name} +ready +{part['address']} +{part['pid']} +[0-9]+ MiB +[0-9]+ %", shown), name
+    with on_a_terminal(*up.command("status", "--watch")) as terminal:
+        for _ in range(2):
+            terminal.read_until("● envoy")
+            terminal.read_until("MiB resident in all")
+        terminal.type("\x03")
+    assert terminal.process.returncode == 0
+
+
 def test_second_up_says_that_it_runs(up: CommandLine) -> None:
     again = up("up")
     assert again.returncode == 0
@@ -91,6 +104,19 @@ def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
     assert up.status()["state"] == "stopped"
 
 
+def seen_and_hurt(myriad: CommandLine, terminal: Terminal) -> None:
+    """The table of a stack that runs tells what is known of each part, and of one that dies what it said last."""
+    shown = terminal.read_until("● envoy") + terminal.read_until("\n")
+    for part, known in myriad.state().parts.items():
+        ((state, address, pid),) = re.findall(rf"● {part} +(\w+) +(\S+) +([0-9]+) ", shown)
+        assert (state, address, int(pid)) == ("ready", known.address, known.pid)
+    assert re.search(r"● triton .* [0-9]+ MiB +[0-9]+ %", shown)
+    os.kill(myriad.state().parts["memory"].pid, signal.SIGKILL)
+    terminal.read_until("memory died: killed by SIGKILL")  # below the table
+    assert "listening" in terminal.read_until("● memory")
+    terminal.read_until("ready ↻1")
+
+
 def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:
     """After the supervisor was killed: the stale state is no hindrance, and a taken port is passed over."""
     usual = topology.ENDPOINTS["envoy"].port
@@ -101,6 +127,8 @@ def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine
             taken.listen(1)
         with on_a_terminal(*myriad.command("up")) as terminal:
             terminal.read_until("Myriad is up")
+            terminal.read_until("Stop it: Ctrl-C, or ")
+            seen_and_hurt(myriad, terminal)
             before = myriad.state()
             terminal.close()
     assert int(before.addresses["envoy"].rpartition(":")[2]) > usual
@@ -124,7 +152,8 @@ def test_ctrl_c_stops_everything_while_it_starts(myriad: CommandLine) -> None:
         terminal.read_until("● valkey")
         before = myriad.state()
         terminal.type("\x03")
-        terminal.read_until("valkey       stopped")
+        terminal.read_until("○ valkey")
+        assert terminal.read_until("\n").split()[:1] == ["stopped"]
     assert terminal.process.returncode == 0
     assert before.processes() == []
 

@@ -1,28 +1,34 @@
-"""`python -m services.dev.bench`."""
+"""`python -m services.dev.bench [SECTION ...]`: all sections, which writes BENCHMARKS.md, or those named."""
 
 import asyncio
+import sys
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
-from services.dev.bench import report, turn
+from services.dev.bench import answers, held, report, search, turn
 
-TURNS = 1500
-"""Turns measured in each way of running; as many again, divided by ten, warm it up."""
+SECTIONS = {"turn": turn.section, "answers": answers.section, "search": search.section, "held": held.section}
 
 
-async def main() -> None:
-    """Measures both ways of running, one after the other."""
+async def main(names: list[str]) -> int:
+    """Measures one section after the other. Returns the exit status."""
     console = Console()
-    results = []
-    for vertical in (False, True):
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown:
+        console.print(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+        return 2
+    made = []
+    for name in names or SECTIONS:
         with tempfile.TemporaryDirectory(prefix="myriad-bench-") as folder:
-            results.append(await turn.measure(Path(folder), vertical=vertical, turns=TURNS, say=console.print))
-    console.print(report.table(results))
-    report.write(results)
-    console.print("written to BENCHMARKS.md")
+            made.append(await SECTIONS[name](Path(folder), lambda text: console.print(text, style="dim")))
+        console.print(report.table(made[-1]))
+    if not names:
+        report.write(made)
+        console.print("written to BENCHMARKS.md")
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(asyncio.run(main(sys.argv[1:])))

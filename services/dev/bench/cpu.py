@@ -13,6 +13,11 @@ def of(pids: Mapping[str, int]) -> dict[str, float]:
     return {name: sum(_seconds(each) for each in _family(pid, parents)) for name, pid in pids.items()}
 
 
+def family(pid: int) -> list[int]:
+    """A process and all it started, directly or not."""
+    return _family(pid, _parents())
+
+
 def _family(pid: int, parents: Mapping[int, int]) -> list[int]:
     children = [child for child, parent in parents.items() if parent == pid]
     return [pid, *(each for child in children for each in _family(child, parents))]

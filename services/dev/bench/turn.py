@@ -3,158 +3,174 @@
 What is asked comes from the example agent's own phrasings, so that intents are understood and facts are found.
 """
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import copytree
 
-import yaml
-
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
-from services.dev import agentfile, agents
-from services.dev.bench import cpu
+from services.dev.bench import asking, cpu, flame
+from services.dev.bench.asking import Bench, Say
+from services.dev.bench.echo import echoing
 from services.dev.bench.load import Load, closed_loop
-from services.dev.plan import ROOT
-from services.dev.stack import DEVELOPER, Stack, running_stack
-from services.kit.call import work_as
-from services.kit.clients import Client, Network
-from services.kit.triton import Triton
+from services.dev.bench.section import Section, number
 
-WORKERS = 32
+AT_ONCE = (1, 32, 256)
+TURNS = 1500
 ENGINES = ("valkey", "milvus", "triton", "crm")
-_TIMEOUT_S = 60.0
+_TARGET_MS = {"five processes": 6.0, "one process": 3.5}
+_TARGET_RATE = {"five processes": 90, "one process": 110}
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A load, and the CPU of each process for each call, milliseconds; `generator` is this program."""
+
+    load: Load
+    cpu_ms: Mapping[str, float]
+
+    @property
+    def own_ms(self) -> float:
+        """CPU of our services and Envoy, milliseconds a call."""
+        return sum(ms for name, ms in self.cpu_ms.items() if name not in (*ENGINES, "generator"))
+
+
+@dataclass
 class Result:
     """One way of running."""
 
     name: str
-    ready_s: float
+    ready_s: float = 0.0
     """From the start of the first process until every part was ready; environments and weights are there."""
 
-    resident_mib: float
+    resident_mib: float = 0.0
     """Memory of all processes after the load."""
 
-    turns: Load
-    cpu_ms: dict[str, float]
-    """CPU a turn by process, milliseconds; `generator` is this program."""
-
-    alone: Load
-    """Turns one after the other: what a turn takes when nothing else is at work."""
-
-    alone_cpu_ms: dict[str, float]
-
-    direct: Load
+    turns: dict[int, Loaded] = field(default_factory=dict)
+    direct: dict[int, Loaded] = field(default_factory=dict)
     """The same script, asked of Triton without us."""
 
-    direct_cpu_ms: dict[str, float]
-
-    @property
-    def own_cpu_ms(self) -> float:
-        """CPU a turn of our services and Envoy."""
-        return _own(self.cpu_ms)
-
-    @property
-    def own_alone_cpu_ms(self) -> float:
-        """The same, one turn after the other."""
-        return _own(self.alone_cpu_ms)
+    echo: dict[int, Loaded] = field(default_factory=dict)
+    """A bare grpc.aio server that gives back what it gets: what one call costs that does nothing."""
 
 
-def _own(cpu_ms: Mapping[str, float]) -> float:
-    return sum(ms for name, ms in cpu_ms.items() if name not in (*ENGINES, "generator"))
+async def section(work: Path, say: Say) -> Section:
+    """Measures both ways of running, one after the other."""
+    results = [await measure(work / name, vertical=vertical, say=say) for name, vertical in _WAYS.items()]
+    return Section("Straight-path turn", _ABOUT, _rows(results))
 
 
-async def measure(work: Path, *, vertical: bool, turns: int, say: Callable[[str], None]) -> Result:
-    """Starts a stack in `work`, loads it with `turns` turns, and the same number of direct calls of the model."""
-    name = "one process" if vertical else "five processes"
-    say(f"[bold]{name}[/]: starting")
+async def measure(work: Path, *, vertical: bool, say: Say) -> Result:
+    """Starts a stack and loads it with turns, direct calls of its model, and calls of an echo."""
+    result = Result("one process" if vertical else "five processes")
     began = time.perf_counter()
-    async with running_stack(work=work / "stack", vertical=vertical, sim=True) as stack:
-        ready_s = time.perf_counter() - began
-        source = agentfile.read(_agent(work / "agent"))
-        await agents.apply(source, stack.target(), say)
-        questions = [text for intent in source.agent.intents if not intent.HasField("tool") for text in intent.examples]
-        work_as(DEVELOPER, name="bench", timeout=3600)
-        network = Network(None)
-        try:
-            client = network.client("orchestrator", stack.address("envoy"))
-            triton = Triton(network.client("triton", stack.address("triton")))
-            say(f"[bold]{name}[/]: {turns} turns, {WORKERS} at once")
-            loaded, cpu_ms = await _turns(stack, client, questions, turns, WORKERS)
-            alone, alone_cpu_ms = await _turns(stack, client, questions, turns // 5, 1)
-            direct, direct_cpu_ms = await _direct(stack, triton, turns)
-            resident_mib = sum(process.resident for process in stack.state.processes()) / 2**20
-        finally:
-            await network.close()
-    return Result(name, ready_s, resident_mib, loaded, cpu_ms, alone, alone_cpu_ms, direct, direct_cpu_ms)
+    async with asking.running(work, vertical=vertical, say=say) as bench:
+        result.ready_s = time.perf_counter() - began
+        for workers in AT_ONCE:
+            say(f"{result.name}: turns, {workers} at once")
+            result.turns[workers] = await _turns(bench, workers, work)
+        for workers in AT_ONCE:
+            say(f"{result.name}: direct calls and echo, {workers} at once")
+            result.direct[workers] = await _direct(bench, workers)
+            async with echoing() as (pid, call):
+                result.echo[workers] = await measured({"echo": pid}, workers, TURNS, call)
+        result.resident_mib = sum(process.resident for process in bench.stack.state.processes()) / 2**20
+    return result
 
 
-async def _turns(
-    stack: Stack, client: Client, questions: list[str], count: int, workers: int
-) -> tuple[Load, dict[str, float]]:
-    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-    creating = pb.CreateSessionRequest(agent="bench")
-    sessions = [
-        (await client.unary(stub.CreateSession, creating, timeout=_TIMEOUT_S)).session.session_id
-        for _ in range(workers)
-    ]
+async def _turns(bench: Bench, workers: int, work: Path) -> Loaded:
+    sessions = await bench.sessions(workers, asking.EXAMPLE)
 
-    async def turn(worker: int, number: int) -> bool:
-        request = pb.RunTurnRequest(session_id=sessions[worker], input=questions[number % len(questions)])
-        kinds = []
-        async with aclosing(client.stream(stub.RunTurn, request, timeout=_TIMEOUT_S)) as events:
-            async for event in events:
-                kinds.append(event.WhichOneof("event"))
-        return kinds[-1] == "completed" and "degraded" not in kinds
+    async def call(worker: int, index: int) -> bool:
+        question = bench.questions[index % len(bench.questions)]
+        return await asking.turn_is_whole(bench.edge, sessions[worker], question)
 
-    await closed_loop(workers, max(workers, count // 10), turn)
-    return await _measured(stack, workers, count, turn)
+    count = TURNS // 5 if workers == 1 else TURNS
+    await closed_loop(workers, max(workers, count // 10), call)
+    loaded = await measured(_pids(bench), workers, count, call)
+    if workers == AT_ONCE[1]:  # apart from the measurement: who is watched is slower
+        async with flame.recorded(_pids(bench), flame.FOLDER):
+            await closed_loop(workers, count // 2, call)
+    return loaded
 
 
-async def _direct(stack: Stack, triton: Triton, count: int) -> tuple[Load, dict[str, float]]:
-    body = {"messages": [{"role": "user", "content": "hello"}]}
-
-    async def ask(_worker: int, _number: int) -> bool:
-        async with aclosing(triton.chat("sim_llm", body, _TIMEOUT_S)) as chunks:
+async def _direct(bench: Bench, workers: int) -> Loaded:
+    async def call(_worker: int, _index: int) -> bool:
+        async with aclosing(bench.triton.chat("sim_llm", asking.body("hello"), asking.TIMEOUT_S)) as chunks:
             return bool([chunk async for chunk in chunks])
 
-    await closed_loop(WORKERS, max(WORKERS, count // 10), ask)
-    return await _measured(stack, WORKERS, count, ask)
+    await closed_loop(workers, max(workers, TURNS // 10), call)
+    return await measured(_pids(bench), workers, TURNS, call)
 
 
-async def _measured(
-    stack: Stack, workers: int, count: int, call: Callable[..., object]
-) -> tuple[Load, dict[str, float]]:
-    pids = {name: part.pid for name, part in stack.state.parts.items()}
+async def measured(
+    pids: Mapping[str, int], workers: int, count: int, call: Callable[[int, int], Awaitable[bool]]
+) -> Loaded:
+    """A closed loop, and what it cost."""
     before, own = cpu.of(pids), time.process_time()
-    loaded = await closed_loop(workers, count, call)  # type: ignore[arg-type]
+    load = await closed_loop(workers, count, call)
     after = cpu.of(pids)
     used = {name: (after[name] - before[name]) * 1000 / count for name in pids}
-    return loaded, used | {"generator": (time.process_time() - own) * 1000 / count}
+    return Loaded(load, used | {"generator": (time.process_time() - own) * 1000 / count})
 
 
-def _agent(folder: Path) -> Path:
-    """The example agent under another name, with the model that plays a script."""
-    copytree(ROOT / "examples" / "aura" / "knowledge", folder / "knowledge")
-    agent = yaml.safe_load((ROOT / "examples" / "aura" / "agent.yaml").read_text())
-    agent |= {"name": "bench", "model": {**agent.get("model", {}), "model": "sim_llm"}}
-    (folder / "agent.yaml").write_text(yaml.safe_dump(agent, allow_unicode=True))
-    return folder
+def _pids(bench: Bench) -> dict[str, int]:
+    return {name: part.pid for name, part in bench.stack.state.parts.items()}
 
 
-def machine() -> str:
-    """What it was measured on."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown processor",
-    )
-    return f"{os.cpu_count()} x {model}"
+def _rows(results: Sequence[Result]) -> list[list[str]]:
+    return [list(row) for row in zip(_names(results), *map(_column_of(results), results), strict=True)]
+
+
+def _services(results: Sequence[Result]) -> list[str]:
+    names = dict.fromkeys(name for result in results for name in result.turns[32].cpu_ms)
+    return [name for name in names if name not in (*ENGINES, "generator")]
+
+
+_BESIDE = ("valkey", "milvus", "triton", "generator")
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    names = ["", "ready after s (target 15)", "resident MiB (target 2,560)"]
+    names += ["**CPU ms a turn, services and Envoy**, 32 at once", "target", "**turns/s**, 32 at once", "target"]
+    for workers in AT_ONCE:
+        names += [f"{workers} at once: turns/s", "p50 ms", "p99 ms", "errors", "CPU ms a turn, services and Envoy"]
+    names += [f"- {name}" for name in _services(results)]
+    names += [f"beside it: {name}" for name in _BESIDE]
+    for workers in AT_ONCE:
+        names += [f"direct Triton, {workers} at once: calls/s", "p50 ms", "CPU ms a call, Triton"]
+    for workers in AT_ONCE:
+        names += [f"bare echo, {workers} at once: calls/s", "p50 ms", "CPU ms a call, server"]
+    return names
+
+
+def _column_of(results: Sequence[Result]) -> Callable[[Result], list[str]]:
+    services = _services(results)
+
+    def column(result: Result) -> list[str]:
+        at_32 = result.turns[32]
+        cells = [result.name, number(result.ready_s), number(result.resident_mib)]
+        cells += [f"**{at_32.own_ms:.2f}**", f"<= {_TARGET_MS[result.name]}"]
+        cells += [f"**{at_32.load.rate:.0f}**", f">= {_TARGET_RATE[result.name]}"]
+        for workers in AT_ONCE:
+            load = result.turns[workers].load
+            cells += [number(load.rate), number(load.percentile_ms(0.5)), number(load.percentile_ms(0.99))]
+            cells += [str(load.errors), f"{result.turns[workers].own_ms:.2f}"]
+        cells += [f"{at_32.cpu_ms[name]:.2f}" if name in at_32.cpu_ms else "" for name in (*services, *_BESIDE)]
+        for floor, part in ((result.direct, "triton"), (result.echo, "echo")):
+            for workers in AT_ONCE:
+                load = floor[workers].load
+                cells += [number(load.rate), number(load.percentile_ms(0.5)), f"{floor[workers].cpu_ms[part]:.2f}"]
+        return cells
+
+    return column
+
+
+_WAYS = {"five": False, "one": True}
+
+_ABOUT = """
+A turn of the example agent through Envoy: session, intents by the real embedder, facts from the real Milvus, history
+and log in the real Valkey, answer from `sim_llm` without delay; each worker in a session of its own. *Direct* is the
+same script asked of Triton without us, *bare echo* a grpc.aio server that gives back what it gets, in the same run.
+Where the time goes: `.myriad/bench/<process>.svg`, a flame graph for each process.
+"""

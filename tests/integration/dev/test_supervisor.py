@@ -221,3 +221,21 @@ def test_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log.write_bytes(b"x" * 100_000 + b"\n" + b"\n".join(b"line %d \xff" % number for number in range(30)))
     assert part_module.tail(log, 2) == ["line 28 \ufffd", "line 29 \ufffd"]
     assert part_module.tail(tmp_path / "absent") == []
+
+
+async def test_part_that_lost_a_process_of_its_own_is_started_again_when_it_needs_it(scene: Scene) -> None:
+    script = "sleep 60 & echo $! > crew; READY; exec sleep 60"
+    needy, sturdy = (
+        replace(scene.part(name, f"cd {scene.folder}; mkdir -p {name}; cd {name}; {script}"), needs_crew=need)
+        for name, need in (("needy", True), ("sturdy", False))
+    )
+    supervising = scene.supervise(needy, sturdy)
+    await supervising.start()
+    try:
+        for name in ("needy", "sturdy"):
+            os.kill(int((scene.folder / name / "crew").read_text()), signal.SIGKILL)
+        await until(lambda: supervising.states["needy"].restarts == 1 and scene.order(State.READY)[-1] == "needy")
+        assert supervising.states["sturdy"].restarts == 0
+    finally:
+        await supervising.stop()
+    assert scene.left() == []

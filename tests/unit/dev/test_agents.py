@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from myriad.memory.v1 import memory_pb2
 from myriad.retrieval.v1 import retrieval_pb2
 from services.dev import agents
 from services.dev.agentfile import AgentSource
-from services.dev.agents import Target, TrainingFailed
+from services.dev.agents import Target, TrainingFailed, WouldPrune
 from services.dev.state import Folder
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, VectorIndexUnavailable
@@ -104,6 +105,33 @@ async def test_last_document_that_is_gone_is_deleted(mesh: Mesh, target: Target)
     await apply(source("a"), target)
     await apply(source(), target)
     assert mesh.documents == {}
+
+
+async def test_documents_are_removed_after_the_agent_that_no_longer_reads_them_is_there_and_named(
+    mesh: Mesh, target: Target
+) -> None:
+    await apply(source("a", "b"), target)
+    said: list[str] = []
+    await agents.apply(source("b"), target, said.append)
+    assert mesh.told[-2:] == ["PutAgentRequest", "DeleteDocumentsRequest"]
+    assert "removing 1 documents from help: a" in said
+
+
+async def test_a_file_alone_removes_no_documents_unless_told_to(mesh: Mesh, target: Target) -> None:
+    await apply(source("a", "b"), target)
+    alone = replace(source(), alone=True)
+    told = list(mesh.told)
+    with pytest.raises(WouldPrune, match=r"2 of helper would go: a, b\. .*--prune"):
+        await apply(alone, target)
+    assert mesh.told == told
+    await agents.apply(alone, target, lambda _line: None, prune=True)
+    assert mesh.documents == {}
+
+
+async def test_a_file_alone_changes_an_agent_that_never_had_documents(mesh: Mesh, target: Target) -> None:
+    for persona in ("You help.", "You do not."):
+        await apply(replace(source(persona=persona), alone=True), target)
+    assert mesh.revision == 2
 
 
 async def test_documents_leave_a_collection_that_the_agent_no_longer_reads(mesh: Mesh, target: Target) -> None:

@@ -1,11 +1,13 @@
 """The environment of each part: every variable is a setting its service has, and leads to an address of the stack."""
 
 import importlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from services.dev.environment import Site, base_environment, service_environment, vertical_environment
+from services.dev.environment import Site, base_environment, reach, service_environment, vertical_environment
 from services.kit import config, topology
 from services.kit.app import KitConfig
 
@@ -51,6 +53,36 @@ def test_one_process_is_told_all_that_five_are_told() -> None:
     together = set(vertical_environment(SITE))
     for name in topology.SERVICES:
         assert set(service_environment(name, SITE)) <= together
+
+
+TWICE = replace(SITE, addresses={**SITE.addresses, "memory-2": "127.0.0.1:8001", "memory-2_metrics": "127.0.0.1:8002"})
+
+
+def test_a_service_with_replicas_is_reached_at_all_their_addresses() -> None:
+    environment = service_environment("nlu", TWICE)
+    assert environment["MYRIAD_NLU_MEMORY_ADDRESS"] == f"ipv4:{SITE.addresses['memory']},127.0.0.1:8001"
+    assert reach(TWICE.addresses, "memory") == (SITE.addresses["memory"], "127.0.0.1:8001")
+    assert reach(TWICE.addresses, "toolexec") == (SITE.addresses["toolexec"],)
+
+
+def test_a_replica_differs_from_the_first_by_its_ports_alone() -> None:
+    first, second = service_environment("memory", TWICE), service_environment("memory", TWICE, "memory-2")
+    assert {name for name in first if first[name] != second[name]} == {"MYRIAD_PORT", "MYRIAD_METRICS_PORT"}
+    assert (second["MYRIAD_PORT"], second["MYRIAD_METRICS_PORT"]) == ("8001", "8002")
+
+
+@pytest.mark.parametrize("environment", [lambda site: service_environment("nlu", site), vertical_environment])
+def test_who_is_believed_and_what_is_encrypted_is_told_to_every_service(
+    environment: Callable[[Site], dict[str, str]], tmp_path: Path
+) -> None:
+    assert environment(SITE)["MYRIAD_AUTH"] == "insecure-dev"
+    assert not any(name.startswith("MYRIAD_TLS") for name in environment(SITE))
+    guarded = environment(replace(SITE, keys=tmp_path, auth=True, tls=True))
+    assert guarded["MYRIAD_AUTH"] == "mesh"
+    config.load(KitConfig, guarded, "MYRIAD_", strict=False)
+    files = [value for name, value in guarded.items() if name.endswith("_FILE")]
+    assert len(files) == 4
+    assert all(value.startswith(str(tmp_path)) for value in files)
 
 
 def test_what_is_inherited_stays_and_calls_to_this_machine_avoid_a_proxy() -> None:

@@ -7,6 +7,7 @@ import pytest
 from services.dev import plan
 from services.dev.engines import Launch
 from services.dev.plan import Options
+from services.dev.ports import Ports
 from services.dev.state import Folder
 from services.kit import topology
 
@@ -18,6 +19,7 @@ ADDRESSES = {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAME
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     for engine in (plan.valkey, plan.milvus, plan.triton, plan.envoy):
         monkeypatch.setattr(engine, "launch", lambda *_args, name=engine.__name__, **_kw: Launch((name,), {}))
+    monkeypatch.setattr(plan.envoy, "render", lambda _edge, folder: folder / "envoy.yaml")
     made = Folder(tmp_path)
     made.make()
     return made
@@ -47,9 +49,57 @@ def test_everything_is_made_on_the_loopback(folder: Folder) -> None:
         def choose(self, wanted: int) -> int:
             return wanted + 1
 
-    addresses = plan.choose_addresses(AnyPort(), vertical=True)  # type: ignore[arg-type]
+    addresses = plan.choose_addresses(AnyPort(), Options(vertical=True))  # type: ignore[arg-type]
     assert all(address.startswith("127.0.0.1:") for address in addresses.values())
     assert {addresses[name] for name in topology.SERVICES} == {"127.0.0.1:7101"}
+
+
+def with_replicas(**many: int) -> dict[str, str]:
+    class NextPort:
+        last = 9000
+
+        def choose(self, _wanted: int) -> int:
+            self.last += 1
+            return self.last
+
+    return plan.choose_addresses(NextPort(), Options(replicas=many))  # type: ignore[arg-type]
+
+
+def test_replicas_are_parts_with_ports_of_their_own(folder: Folder) -> None:
+    addresses = with_replicas(memory=2, orchestrator=3)
+    options = Options(replicas={"memory": 2, "orchestrator": 3})
+    parts = {part.name: part for part in plan.plan(folder, addresses, options)}
+    assert {"memory", "memory-2", "orchestrator", "orchestrator-2", "orchestrator-3"} <= set(parts)
+    assert "nlu-2" not in parts
+    assert len(set(addresses.values())) == len(addresses)
+    assert parts["memory-2"].launch.env["MYRIAD_PORT"] == addresses["memory-2"].rpartition(":")[2]
+    assert parts["memory-2"].launch.argv == parts["memory"].launch.argv
+    assert {"orchestrator", "orchestrator-2", "orchestrator-3"} <= set(parts["envoy"].needs)
+    assert {"memory", "memory-2"} <= set(parts["nlu"].needs)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (Options(replicas={"envoy": 2}), "no service 'envoy'"),
+        (Options(replicas={"nlu": 0}), "1 to 9"),
+        (Options(replicas={"nlu": 10}), "1 to 9"),
+        (Options(vertical=True, replicas={"nlu": 2}), "no replicas"),
+    ],
+)
+def test_replicas_that_cannot_be_are_refused(options: Options, said: str) -> None:
+    with Ports("127.0.0.1") as ports, pytest.raises(ValueError, match=said):
+        plan.choose_addresses(ports, options)
+
+
+def test_keys_are_made_only_for_a_stack_that_needs_them(folder: Folder) -> None:
+    plan.plan(folder, ADDRESSES, Options())
+    assert not folder.keys.exists()
+    plan.plan(folder, ADDRESSES, Options(auth=True))
+    assert {file.name for file in folder.keys.iterdir()} == {"signing.json", "jwks.json", "mesh.token"}
+    plan.plan(folder, ADDRESSES, Options(auth=True, tls=True))
+    holders = {"ca", "envoy", "operator", "vertical", *topology.SERVICES}
+    assert {file.stem for file in folder.keys.glob("*.pem")} == holders
 
 
 def test_ports_of_the_topology_are_all_different() -> None:

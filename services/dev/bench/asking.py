@@ -1,0 +1,120 @@
+"""What every measurement asks of a stack: sessions, turns, and the direct calls they are held against."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import yaml
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from services.dev import agentfile, agents
+from services.dev.login import DEVELOPER
+from services.dev.plan import ROOT
+from services.dev.stack import Stack, running_stack
+from services.kit.call import work_as
+from services.kit.clients import Client, Network
+from services.kit.triton import Triton
+
+TIMEOUT_S = 120.0
+EXAMPLE = "bench"
+"""The example agent, with the model that plays a script."""
+
+PLAIN = "plain"
+"""An agent without intents and knowledge."""
+
+Say = Callable[[str], None]
+
+
+class Bench:
+    """A stack under measurement, with a way to it."""
+
+    def __init__(self, stack: Stack, network: Network, questions: list[str]) -> None:
+        """Measures `stack`; `questions` are such as the example agent gets."""
+        self.stack = stack
+        self.questions = questions
+        self.network = network
+        self.edge = network.client("orchestrator", stack.address("envoy"))
+        self.triton = Triton(network.client("triton", stack.address("triton")))
+
+    async def sessions(self, count: int, agent: str) -> list[str]:
+        """New sessions, their ids."""
+        return [await new_session(self.edge, agent) for _ in range(count)]
+
+
+@asynccontextmanager
+async def running(work: Path, *, vertical: bool, say: Say) -> AsyncIterator[Bench]:
+    """A stack with both agents in it."""
+    async with running_stack(work=work / "stack", vertical=vertical, sim=True) as stack:
+        source = agentfile.read(_example(work / "example"))
+        await agents.apply(source, stack.target(), say)
+        await agents.apply(agentfile.read(_plain(work / "plain")), stack.target(), say)
+        questions = [text for intent in source.agent.intents if not intent.HasField("tool") for text in intent.examples]
+        work_as(DEVELOPER, name="bench", timeout=3600)
+        network = Network(None)
+        try:
+            yield Bench(stack, network, questions)
+        finally:
+            await network.close()
+
+
+async def new_session(edge: Client, agent: str) -> str:
+    """Makes a session; returns its id."""
+    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(edge.channel)
+    reply = await edge.unary(stub.CreateSession, pb.CreateSessionRequest(agent=agent), timeout=TIMEOUT_S)
+    return reply.session.session_id
+
+
+def turn(edge: Client, session: str, text: str, timeout: float = TIMEOUT_S) -> Any:
+    """Begins a turn: an async generator of its events."""
+    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(edge.channel)
+    request = pb.RunTurnRequest(session_id=session, input=text)
+    return edge.stream(stub.RunTurn, request, timeout=timeout)
+
+
+async def turn_is_whole(edge: Client, session: str, text: str) -> bool:
+    """Has a turn; whether it completed with everything at work."""
+    kinds = []
+    async with aclosing(turn(edge, session, text)) as events:
+        async for event in events:
+            kinds.append(event.WhichOneof("event"))
+    return kinds[-1] == "completed" and "degraded" not in kinds
+
+
+async def first_word_s(chunks: Any, is_word: Callable[[Any], bool]) -> float:
+    """Seconds to the first word of a stream, which is read to its end."""
+    began, first = time.perf_counter(), 0.0
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if not first and is_word(chunk):
+                first = time.perf_counter() - began
+    return first
+
+
+def script(**fields: object) -> str:
+    """A message that `sim_llm` plays (triton_repo/README.md)."""
+    return f"#sim {json.dumps(fields)}"
+
+
+def body(text: str) -> Mapping[str, object]:
+    """What the model is asked when it is asked without us."""
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def _example(folder: Path) -> Path:
+    copytree(ROOT / "examples" / "aura" / "knowledge", folder / "knowledge")
+    agent = yaml.safe_load((ROOT / "examples" / "aura" / "agent.yaml").read_text())
+    agent |= {"name": EXAMPLE, "model": {**agent.get("model", {}), "model": "sim_llm"}}
+    (folder / "agent.yaml").write_text(yaml.safe_dump(agent, allow_unicode=True))
+    return folder
+
+
+def _plain(folder: Path) -> Path:
+    folder.mkdir()
+    agent = {"name": PLAIN, "persona": "You help.", "model": {"model": "sim_llm"}, "limits": {"timeout": "600s"}}
+    (folder / "agent.yaml").write_text(yaml.safe_dump(agent))
+    return folder

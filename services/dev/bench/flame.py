@@ -1,0 +1,38 @@
+"""Where processes spend their time, as flame graphs (py-spy)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from services.dev.plan import ROOT
+
+FOLDER = ROOT / ".myriad" / "bench"
+_RATE = "200"
+_OURS = ("orchestrator", "memory", "nlu", "retrieval", "toolexec", "vertical")
+
+
+@asynccontextmanager
+async def recorded(pids: Mapping[str, int], folder: Path) -> AsyncIterator[None]:
+    """Watches our services while the block runs, and writes `<process>.svg` for each.
+
+    Where the system does not allow one process to look at another, no picture comes of it, and nothing else changes.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    spies = [
+        await asyncio.create_subprocess_exec(
+            *("py-spy", "record", "--pid", str(pid), "--rate", _RATE, "--output", str(folder / f"{name}.svg")),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        for name, pid in pids.items()
+        if name in _OURS
+    ]
+    try:
+        yield
+    finally:
+        for spy in spies:
+            if spy.returncode is None:
+                spy.send_signal(2)  # it writes what it saw
+        for spy in spies:
+            await spy.wait()

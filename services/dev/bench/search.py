@@ -1,0 +1,124 @@
+"""Hybrid search at ten thousand chunks: through the retrieval service, and of Milvus without it."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pymilvus import AnnSearchRequest, AsyncMilvusClient, RRFRanker
+
+from myriad.retrieval.v1 import retrieval_pb2 as pb
+from myriad.retrieval.v1 import retrieval_pb2_grpc
+from services.dev.bench import asking
+from services.dev.bench.asking import Bench, Say
+from services.dev.bench.load import Load, closed_loop
+from services.dev.bench.section import Section, number
+
+CHUNKS = 10_000
+SEARCHES = 1000
+AT_ONCE = 16
+_TOP_K = 5
+_CANDIDATES = 50
+_BATCH = 100
+_COLLECTION = "bench"
+_WORDS = 2_000
+_TARGETS = {"by embedding": 250, "by text": 120}
+
+
+async def section(work: Path, say: Say) -> Section:
+    """Fills a collection and searches it three ways."""
+    async with asking.running(work, vertical=False, say=say) as bench:
+        texts = _texts()
+        await _fill(bench, texts, say)
+        questions = texts[:: CHUNKS // 100]
+        say("searching")
+        loads = await _search(bench, questions)
+        direct = await _direct(bench, questions)
+    rows = [["", "searches/s", "target", "p50 ms", "p99 ms", "errors"]]
+    for name, load in {**loads, "Milvus without us, by embedding": direct}.items():
+        target = f">= {_TARGETS[name]}" if name in _TARGETS else ""
+        p50, p99 = number(load.percentile_ms(0.5)), number(load.percentile_ms(0.99))
+        rows.append([name, f"**{load.rate:.0f}**", target, p50, p99, str(load.errors)])
+    return Section("Hybrid search", _ABOUT, rows)
+
+
+def _texts() -> list[str]:
+    """Short texts of a vocabulary in which some words are much more frequent than others, as in any language."""
+    chance = random.Random(0)
+    vocabulary = ["".join(chance.choices("abcdefghijklmnoprstuvw", k=chance.randint(3, 9))) for _ in range(_WORDS)]
+    weights = [1 / (rank + 1) for rank in range(_WORDS)]
+    return [" ".join(chance.choices(vocabulary, weights, k=12)) + "." for _ in range(CHUNKS)]
+
+
+async def _fill(bench: Bench, texts: Sequence[str], say: Say) -> None:
+    client = bench.network.client("retrieval", bench.stack.address("retrieval"))
+    stub = retrieval_pb2_grpc.RetrievalServiceStub(client.channel)
+    made = pb.CreateCollectionRequest(collection=pb.Collection(name=_COLLECTION))
+    await client.unary(stub.CreateCollection, made, timeout=asking.TIMEOUT_S)
+    for first in range(0, len(texts), _BATCH):
+        documents = [
+            pb.Document(document_id=str(first + index), title="text", text=text)
+            for index, text in enumerate(texts[first : first + _BATCH])
+        ]
+        request = pb.UpsertDocumentsRequest(collection=_COLLECTION, documents=documents)
+        await client.unary(stub.UpsertDocuments, request, timeout=asking.TIMEOUT_S)
+        if first % 1000 == 0:
+            say(f"{first} of {len(texts)} texts written")
+
+
+async def _search(bench: Bench, questions: Sequence[str]) -> dict[str, Load]:
+    client = bench.network.client("retrieval", bench.stack.address("retrieval"))
+    stub = retrieval_pb2_grpc.RetrievalServiceStub(client.channel)
+    vectors = await bench.triton.embed(questions, asking.TIMEOUT_S)
+
+    async def ask(request: pb.SearchRequest) -> bool:
+        reply = await client.unary(stub.Search, request, timeout=asking.TIMEOUT_S)
+        return len(reply.hits) == _TOP_K
+
+    async def by_text(_worker: int, index: int) -> bool:
+        text = questions[index % len(questions)]
+        return await ask(pb.SearchRequest(collections=[_COLLECTION], query=text, top_k=_TOP_K))
+
+    async def by_embedding(_worker: int, index: int) -> bool:
+        text, vector = questions[index % len(questions)], vectors[index % len(questions)]
+        request = pb.SearchRequest(collections=[_COLLECTION], query=text, top_k=_TOP_K)
+        request.embedding.extend(vector)
+        return await ask(request)
+
+    loads = {}
+    for name, call in (("by embedding", by_embedding), ("by text", by_text)):
+        await closed_loop(AT_ONCE, SEARCHES // 10, call)
+        loads[name] = await closed_loop(AT_ONCE, SEARCHES, call)
+    return loads
+
+
+async def _direct(bench: Bench, questions: Sequence[str]) -> Load:
+    """The same two rankings and their merging, asked of Milvus with its own client."""
+    vectors = await bench.triton.embed(questions, asking.TIMEOUT_S)
+    client = AsyncMilvusClient(uri=f"http://{bench.stack.address('milvus')}")
+    names = await client.list_collections()
+    chunks = next(name for name in names if "chunks" in name)
+
+    async def call(_worker: int, index: int) -> bool:
+        text, vector = questions[index % len(questions)], list(vectors[index % len(questions)])
+        requests = [
+            AnnSearchRequest([vector], "embedding", {"metric_type": "IP"}, _CANDIDATES),
+            AnnSearchRequest([text], "words", {"metric_type": "BM25"}, _CANDIDATES),
+        ]
+        found: Any = await client.hybrid_search(
+            chunks, requests, RRFRanker(60), limit=_TOP_K, output_fields=["title", "content"]
+        )
+        return len(found[0]) == _TOP_K
+
+    try:
+        await closed_loop(AT_ONCE, SEARCHES // 10, call)
+        return await closed_loop(AT_ONCE, SEARCHES, call)
+    finally:
+        await client.close()
+
+
+_ABOUT = f"""
+{CHUNKS:,} texts of twelve words in one collection, the {_TOP_K} best of a dense and a BM25 ranking merged, {AT_ONCE} at
+once, asked of the retrieval service; *Milvus without us* is the same search with Milvus's own client, without the
+filter that keeps tenants apart.
+"""

@@ -1,0 +1,116 @@
+"""A stack that asks who calls: principals with tokens, and what they own in it."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from myriad.common.v1 import common_pb2 as common
+from myriad.memory.v1 import memory_pb2 as memory
+from services.dev import identity
+from services.dev.state import Folder, StackState
+from services.kit.call import Principal
+from services.kit.interceptors.identity import MESH_TOKEN, metadata_of
+from services.kit.status import from_rpc_error
+from tests.support.requests import ROWS, Names, an_agent, ask, methods, path, service_of
+
+CLERK = "clerk"
+"""The role that the tool `file` of every agent here asks for."""
+
+TTL_S = 600
+
+
+def somebody(tenant: str = "", roles: Iterable[str] = ()) -> Principal:
+    """A user that nobody was before; of a tenant of their own if none is named."""
+    return Principal(tenant or f"tenant-{uuid4().hex[:12]}", f"user-{uuid4().hex[:12]}", frozenset(roles))
+
+
+@dataclass
+class Guarded:
+    """A stack with all services at one address, which is that of every service."""
+
+    folder: Folder
+    edge: grpc.aio.Channel
+    inside: grpc.aio.Channel
+
+    def token(self, principal: Principal, ttl_s: int = TTL_S) -> list[tuple[str, str]]:
+        """What a client sends to Envoy."""
+        return [("authorization", f"Bearer {identity.mint(self.folder.keys, principal, ttl_s)}")]
+
+    def mesh(self, principal: Principal | None) -> list[tuple[str, str]]:
+        """What a service sends to another."""
+        token = (self.folder.keys / "mesh.token").read_text().strip()
+        return metadata_of(principal, token) if principal else [(MESH_TOKEN, token)]
+
+    async def answer(
+        self, channel: grpc.aio.Channel, method: MethodDescriptor, request: Message, metadata: list[tuple[str, str]]
+    ) -> str:
+        """The name of the code that a call is answered with; of one that is served, the code and the reply's text."""
+        try:
+            replies = await self.replies(channel, method, request, metadata)
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code().name} {from_rpc_error(error, service_of(method)).reason}"
+        return "OK " + " ".join(str(reply) for reply in replies)
+
+    async def replies(
+        self, channel: grpc.aio.Channel, method: MethodDescriptor, request: Message, metadata: list[tuple[str, str]]
+    ) -> list[Any]:
+        """The replies of a call that is served.
+
+        Raises:
+            grpc.aio.AioRpcError: it was refused.
+        """
+        return await ask(channel, method, request, metadata)
+
+    async def told(self, principal: Principal, name: str, request: Message) -> Any:
+        """The reply to a call from inside, of an RPC as `memory.GetSession`."""
+        service, _, rpc = name.partition(".")
+        (method,) = (each for each in methods() if (service_of(each), each.name) == (service, rpc))
+        return (await ask(self.inside, method, request, self.mesh(principal)))[0]
+
+    async def furnish(self, owner: Principal, method: MethodDescriptor) -> Names:
+        """Makes what a request of `method` names, so that the owner's call of it finds it all and is served."""
+        names = Names.absent()
+        service = service_of(method)
+        if service == "retrieval":
+            await self._tell(owner, "retrieval.CreateCollection", names)
+            await self._tell(owner, "retrieval.UpsertDocuments", names)
+            return names
+        await self._put_agent(owner, names.agent)
+        session = (await self._tell(owner, "memory.CreateSession", names)).session.session_id
+        begun = await self._tell(owner, "memory.BeginTurn", replace(names, session=session))
+        names = replace(
+            names, session=session, run=begun.run_id, held_run=begun.run_id, fencing_token=begun.fencing_token
+        )
+        if "fencing_token" not in method.input_type.fields_by_name:  # else the run is held, to be ended by the call
+            await self._tell(owner, "memory.CommitTurn", names)
+        return names
+
+    async def _tell(self, owner: Principal, name: str, names: Names) -> Any:
+        service, _, rpc = name.partition(".")
+        (method,) = (each for each in methods() if (service_of(each), each.name) == (service, rpc))
+        return (await ask(self.inside, method, ROWS[path(method)].build(names), self.mesh(owner)))[0]
+
+    async def _put_agent(self, owner: Principal, name: str) -> None:
+        agent = an_agent(name)
+        agent.model.tool_choice = common.TOOL_CHOICE_MODEL
+        guarded = agent.tools.add()
+        guarded.CopyFrom(agent.tools[0])
+        guarded.name = "file"
+        guarded.roles.append(CLERK)
+        await self.told(owner, "memory.PutAgent", memory.PutAgentRequest(agent=agent))
+
+
+@asynccontextmanager
+async def guarded(folder: Folder, state: StackState) -> AsyncIterator[Guarded]:
+    """Channels to Envoy and to the services of a stack that runs."""
+    async with (
+        grpc.aio.insecure_channel(state.addresses["envoy"]) as edge,
+        grpc.aio.insecure_channel(state.addresses["orchestrator"]) as inside,
+    ):
+        yield Guarded(folder, edge, inside)
