@@ -1,9 +1,11 @@
 """Memory's own types as messages of the contract, and back."""
 
+from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
+from services.kit.errors import InvalidArgument
 from services.memory.domain import Agent, Message, Role, Session
 
 
@@ -38,7 +40,17 @@ def write_session(session: Session) -> memory_pb2.Session:
 
 
 def read_agent(agent: common_pb2.Agent) -> bytes:
-    """An agent without what the server sets, in the one way that equal agents share."""
+    """An agent without what the server sets, in the one way that equal agents share.
+
+    Raises:
+        InvalidArgument: a schema holds a number that JSON has not, and nobody could read it.
+    """
+    for index, tool in enumerate(agent.tools):
+        try:
+            json_format.MessageToDict(tool.parameters)
+        except (json_format.SerializeToJsonError, ValueError):
+            field = f"agent.tools[{index}].parameters"
+            raise InvalidArgument(f"{field}: must be JSON", fields={field: "must be JSON"}) from None
     content = common_pb2.Agent()
     content.CopyFrom(agent)
     content.ClearField("revision")

@@ -16,6 +16,7 @@ from services.orchestrator.domain import Agent, Intent, Knowledge, Message, Role
 _TIMEOUT_S = 2.0
 _LATEST_S = 1.0
 _AGENTS = 1024
+_NO_PARAMETERS = {"type": "object", "additionalProperties": False}
 _ROLES = {
     Role.SYSTEM: common_pb2.ROLE_SYSTEM,
     Role.USER: common_pb2.ROLE_USER,
@@ -147,7 +148,9 @@ def _intent(intent: common_pb2.Intent) -> Intent:
 
 
 def _tool(tool: common_pb2.Tool) -> Tool:
-    parameters: dict[str, Any] = json_format.MessageToDict(tool.parameters)
+    parameters: dict[str, Any] = _NO_PARAMETERS
+    if tool.HasField("parameters"):
+        parameters = json_format.MessageToDict(tool.parameters)
     timeout_s = tool.timeout.ToNanoseconds() / 1e9 if tool.HasField("timeout") else 10.0
     return Tool(tool.name, tool.description, parameters, timeout_s)
 

@@ -8,6 +8,7 @@ from services.kit.errors import (
     ApprovalRequired,
     DeadlineExceeded,
     InvalidToolArguments,
+    ModelFailed,
     ResourceExhausted,
     RunLimitReached,
     ServiceError,
@@ -18,6 +19,7 @@ from services.kit.errors import (
 )
 from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
+from services.orchestrator.core.arguments import Schemas, repaired
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.toolcalls import Asked, idempotency_key, intended
 from services.orchestrator.domain import (
@@ -49,6 +51,8 @@ _MAX_CALLS = 16
 _LONGEST_NAME = 64
 _LONGEST_TEXT = 16_000
 """Characters of a call's arguments or result."""
+_LONGEST_ANSWER = 262_144
+"""Bytes of a whole answer: what one message of the history takes."""
 
 
 class TurnLoop:
@@ -68,7 +72,9 @@ class TurnLoop:
         self._tools = tools
         self._model = model
         self._model_name = agent.model or config.models[0]
+        self._schemas = Schemas(agent.tools)
         self._bad_calls = 0
+        self._room = _LONGEST_ANSWER
 
     async def work(self, analysis: Awaitable[Understanding]) -> None:
         """Brings the turn to its answer. What it says and uses is in `answer`, `gained` and `usage`, however it ends.
@@ -100,6 +106,9 @@ class TurnLoop:
 
     async def _say(self, text: str) -> None:
         """Takes the next piece of the answer. The first is shown at once: the reader sees that something comes."""
+        self._room -= len(text.encode())
+        if self._room < 0:
+            raise RunLimitReached(f"the answer is longer than {_LONGEST_ANSWER} bytes")
         self._said.append(text)
         if len(self._said) > 1:
             self._run.note(TextDelta(text))
@@ -161,6 +170,8 @@ class TurnLoop:
                     said.append(chunk.text)
                     await self._say(chunk.text)
                 calls += chunk.tool_calls
+        if calls and not tools and not self.answer:
+            raise ModelFailed("the model asked for tools that it may not use, and said nothing")
         asked = calls[:_MAX_CALLS] if tools else ()
         return "".join(said), tuple(_named(step, index, call) for index, call in enumerate(asked))
 
@@ -176,10 +187,8 @@ class TurnLoop:
         return gained
 
     async def _call_tool(self, call: ToolCall, key: str) -> ToolFinished:
-        tool = self._agent.tools.get(call.tool)
         try:
-            if tool is None:
-                raise ToolNotFound(f"there is no tool {call.tool[:64]}")
+            tool = self._schemas.check(call)
             result = await self._tools.execute(self._agent, call, self._run.turn.run_id, key, tool.timeout_s)
         except ToolResponseTooLarge as error:
             self.usage.tool_calls += 1
@@ -200,8 +209,12 @@ class TurnLoop:
 
 
 def _named(step: int, index: int, call: ToolCall) -> ToolCall:
-    """A call that the model asked for, within what history and log take. What is cut no longer fits, and is refused."""
-    return ToolCall(f"call_{step}_{index}", call.tool[:_LONGEST_NAME] or "?", call.arguments_json[:_LONGEST_TEXT])
+    """A call that the model asked for, within what history and log take. What is cut no longer fits, and is refused.
+
+    The id is ours: those of a model may repeat.
+    """
+    named = ToolCall(f"call_{step}_{index}", call.tool[:_LONGEST_NAME] or "?", call.arguments_json[:_LONGEST_TEXT])
+    return repaired(named)
 
 
 def _finished(call: ToolCall, result: ToolResult) -> ToolFinished:

@@ -5,6 +5,7 @@ used again for an agent's URL of the same host. There is no cookie jar, no proxy
 nothing is read from the environment.
 """
 
+import asyncio
 import ssl
 import zlib
 from collections.abc import AsyncIterable, Callable
@@ -25,6 +26,10 @@ _FAILURES = (
     httpcore2.UnsupportedProtocol,
 )
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_PACKING = 4_096
+"""Bytes by which an answer that does not get smaller may grow when it is packed."""
+_CHUNKS_AT_ONCE = 64
+"""A few milliseconds' work, if each is one byte."""
 
 
 def anywhere(_address: Address) -> bool:
@@ -111,13 +116,18 @@ async def _read(chunks: AsyncIterable[bytes], encoding: bytes, limit: int) -> tu
     if encoding not in {b"", b"identity", b"gzip", b"x-gzip", b"deflate"}:
         raise ToolUnavailable("the tool answered in an encoding that was not asked for")
     packed = None if encoding in {b"", b"identity"} else zlib.decompressobj(_GZIP_OR_ZLIB)
-    body = bytearray()
+    body, received, count = bytearray(), 0, 0
     try:
         async for chunk in chunks:
+            count += 1
+            if count % _CHUNKS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # what has arrived is read without a pause: let deadlines and others in
             room = limit + 1 - len(body)
             # zlib stops at so many bytes of output, so a bomb is never unpacked.
             body += packed.decompress(chunk, room) if packed else chunk[:room]
-            if len(body) > limit:
+            received += len(chunk)
+            # What is packed may unpack to nothing, and what follows its end is kept by zlib: both count as received.
+            if len(body) > limit or received > limit + _PACKING:
                 return bytes(body[:limit]), True
     except zlib.error:
         raise ToolUnavailable("the tool's answer is packed wrongly") from None

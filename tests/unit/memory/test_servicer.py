@@ -155,3 +155,13 @@ async def test_a_map_in_another_order_makes_no_new_revision(servicer: MemoryServ
         tool.builtin.function = "f"
         revisions.add((await servicer.PutAgent(memory_pb2.PutAgentRequest(agent=agent), None)).agent.revision)
     assert revisions == {1}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+async def test_a_schema_with_a_number_that_json_has_not_is_refused(servicer: MemoryServicer, number: float) -> None:
+    act_as("alice")
+    agent = common_pb2.Agent(name="aura", tools=[common_pb2.Tool(name="a"), common_pb2.Tool(name="b")])
+    agent.tools[1].parameters.update({"maximum": [number]})
+    with pytest.raises(InvalidArgument) as caught:
+        await servicer.PutAgent(memory_pb2.PutAgentRequest(agent=agent), None)
+    assert list(caught.value.fields) == ["agent.tools[1].parameters"]

@@ -274,7 +274,51 @@ async def test_a_model_that_only_makes_bad_calls_is_offered_no_tools_any_more(b)
     events = await b.turn()
     assert kinds(events).count("tool_started") == 3
     assert b.model.offered[-1] == ()
-    assert kinds(events)[-1] == "completed"
+    assert events[-1].failed.error.message == "the model asked for tools that it may not use, and said nothing"
+
+
+async def test_a_model_that_asks_on_for_tools_it_may_not_use_completes_with_what_it_said(b):
+    b.agent_is(tools={"order_status": STATUS}, model_chooses_tools=True, max_steps=10)
+    b.model.scripts = [["Hm. ", calls(("nothing", "{}"))]]
+    events = await b.turn()
+    assert events[-1].completed.answer == "Hm. " * 4
+
+
+async def test_an_answer_longer_than_the_history_takes_ends_the_run_and_is_kept_so_far(b):
+    b.model.scripts = [["ö" * 100_000, "ö" * 31_072, "!"]]
+    events = await b.turn()
+    failed = events[-1].failed
+    assert (failed.error.code, failed.error.message) == (8, "the answer is longer than 262144 bytes")
+    assert len(failed.partial_answer.encode()) == 262_144
+    assert b.store.history(ALICE, SESSION)[-1].content == failed.partial_answer
+
+
+async def test_arguments_that_do_not_fit_never_leave_and_are_told_to_the_model(b):
+    b.agent_is(tools={"order_status": STATUS}, model_chooses_tools=True)
+    b.model.scripts = [[calls(("order_status", '{"order_id": "seven"}'))], ["Sorry."]]
+    events = await b.turn()
+    assert b.tools.calls == []
+    told = json.loads(b.model.asked[1][-1].content)
+    assert told["fields"] == {"arguments.order_id": '"seven" is not of type "integer"'}
+    assert events[-1].completed.usage.tool_calls == 0
+
+
+async def test_an_intents_arguments_are_checked_too(b):
+    b.agent_is(**ORDERS)
+    b.nlu.understanding = understood("order_status", Entity("order_id", "seven", 0, 5, "seven"))
+    events = await b.turn()
+    assert events[4].tool_finished.reason == "INVALID_TOOL_ARGUMENTS"
+    assert b.tools.calls == []
+
+
+async def test_ids_of_a_model_that_repeat_are_not_used(b):
+    b.agent_is(tools={"order_status": STATUS}, model_chooses_tools=True)
+    same = Chunk(tool_calls=tuple(ToolCall("same", "order_status", f'{{"order_id": {n}}}') for n in (1, 2)))
+    b.model.scripts = [[same], ["Done."]]
+    b.tools.results["order_status"] = ("{}", False)
+    events = await b.turn()
+    started = [event.tool_started.call.tool_call_id for event in events if kinds([event]) == ["tool_started"]]
+    assert started == ["call_1_0", "call_1_1"]
 
 
 @pytest.mark.parametrize(

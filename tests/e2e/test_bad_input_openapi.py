@@ -1,0 +1,110 @@
+"""The JSON face held against its own contract: requests made from the protos, right ones and wrong ones.
+
+Each answer has a status that the document names, the schema it names for it, and is never a 5xx.
+"""
+
+import json
+from collections import Counter
+
+import pytest
+import schemathesis
+from google.protobuf import json_format
+from google.rpc import status_pb2
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from tests.support.client import face, kinds, put_agent
+from tests.support.hostile import told
+from tests.support.leaks import leaks
+from tests.support.openapi import document
+
+pytestmark = pytest.mark.timeout(120)
+
+COUNT, CHAOS_COUNT = 25, 2_000
+SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
+DOCUMENT = document(SERVICE, status_pb2.Status.DESCRIPTOR)
+
+
+def takes_anything(verb, path) -> bool:
+    """Whether there is something about it to get wrong."""
+    operation = DOCUMENT["paths"][path][verb.lower()]
+    return bool(operation["parameters"] or "requestBody" in operation)
+
+
+OPERATIONS = sorted((verb.upper(), path) for path, verbs in DOCUMENT["paths"].items() for verb in verbs)
+CASES = [
+    pytest.param(verb, path, mode, id=f"{verb} {path} {mode.value}")
+    for verb, path in OPERATIONS
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    if mode is GenerationMode.POSITIVE or takes_anything(verb, path)
+]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+TIMEOUT_S = 20
+
+
+@pytest.fixture(scope="module")
+async def user(stack):
+    await put_agent(stack, "player")
+    async with face(stack) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def known(user):
+    """Ids that exist."""
+    session = await user.session("player")
+    events = await user.turn(session, "hello")
+    assert kinds(events)[-1] == "completed"
+    return {"session_id": session, "run_id": events[0].run_id, "agent": "player"}
+
+
+def hold(user, known, verb, path, mode, count) -> Counter[int]:
+    """Holds one operation against the document. Returns how often each status came."""
+    schema = schemathesis.openapi.from_dict(DOCUMENT)
+    statuses: Counter[int] = Counter()
+
+    @seed(0)
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(schema[path][verb].as_strategy(generation_mode=mode), st.booleans())
+    def held(case, exists):
+        if exists and verb != "DELETE":
+            case.path_parameters |= {name: known[name] for name in case.path_parameters if name in known}
+        reply = case.call(base_url=str(user.http.base_url), headers=dict(user.metadata), timeout=TIMEOUT_S)
+        statuses[reply.status_code] += 1
+        case.validate_response(reply, checks=CHECKS)
+        if reply.status_code == 200 and "event-stream" in reply.headers["content-type"][0]:
+            for line in reply.text.splitlines():
+                if line.startswith("data: "):
+                    json_format.Parse(line.removeprefix("data: "), pb.RunEvent())
+        if reply.status_code != 200:
+            body = json.loads(reply.text)
+            assert not leaks(told(body)), body
+            assert any(detail.get("domain") == "myriad" for detail in body["details"])
+
+    held()
+    return statuses
+
+
+@pytest.mark.parametrize(("verb", "path", "mode"), CASES)
+def test_every_operation_keeps_its_contract(user, known, verb, path, mode):
+    statuses = hold(user, known, verb, path, mode, COUNT)
+    assert statuses[400] or mode is GenerationMode.POSITIVE, statuses
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("verb", "path", "mode"), CASES)
+def test_every_operation_keeps_its_contract_for_long(user, known, verb, path, mode):
+    hold(user, known, verb, path, mode, CHAOS_COUNT)
+
+
+def test_every_public_method_is_in_the_document():
+    assert len(OPERATIONS) == len(SERVICE.methods)

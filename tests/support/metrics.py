@@ -1,0 +1,42 @@
+"""Metrics of a process of ours, as it shows them to Prometheus."""
+
+import asyncio
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All samples at one time."""
+
+    samples: Sequence[tuple[str, dict[str, str], float]]
+
+    def sum(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name that have these labels. 0: there is none."""
+        return sum(value for each, has, value in self.samples if each == name and labels.items() <= has.items())
+
+    def within(self, name: str, bound: float, before: "Metrics") -> float:
+        """Share of a histogram's observations since `before` that were within one of its bounds."""
+        count = self.sum(f"{name}_count") - before.sum(f"{name}_count")
+        fast = sum(
+            sign * value
+            for metrics, sign in ((self, 1), (before, -1))
+            for each, has, value in metrics.samples
+            if each == f"{name}_bucket" and float(has["le"]) == bound
+        )
+        assert count > 0, f"nothing was observed in {name}"
+        return fast / count
+
+
+async def metrics_at(address: str) -> Metrics:
+    """The metrics shown at `host:port`."""
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as reply:
+            return str(reply.read().decode())
+
+    families = text_string_to_metric_families(await asyncio.to_thread(read))
+    return Metrics([(sample.name, sample.labels, sample.value) for family in families for sample in family.samples])
