@@ -1,0 +1,150 @@
+"""All five services as they are served, in this process, over a real Redis Cluster and a real Milvus."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from redis.asyncio import Redis
+
+from myriad.common.v1 import common_pb2 as common
+from myriad.memory.v1 import memory_pb2 as memory
+from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from services.kit.app import Kit
+from services.kit.call import Principal
+from services.kit.clients import INPROC
+from services.kit.interceptors.identity import metadata_of
+from services.kit.status import from_rpc_error
+from services.kit.telemetry import open_telemetry
+from services.kit.topology import SERVICES
+from services.vertical.app import build, load_configs
+from tests.security.scripted_triton import ScriptedTriton, scripted_triton
+from tests.support.http_server import HttpServer, running_http_server
+from tests.support.milvus import running_milvus
+from tests.support.requests import ROWS, Names, an_agent, ask, methods, service_of
+from tests.support.valkey import running_cluster
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error as a caller sees all of it."""
+
+    code: str
+    reason: str
+    message: str
+    fields: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class World:
+    """The services, and what is behind them."""
+
+    kit: Kit
+    redis_url: str
+    milvus_uri: str
+    triton: ScriptedTriton
+    crm: HttpServer
+
+    async def ask(
+        self, principal: Principal, rpc: MethodDescriptor, request: Message, *, most: int = 100
+    ) -> list[Any] | Refusal:
+        """The replies of one RPC, of a stream `most`, or how it was refused."""
+        service = service_of(rpc)
+        try:
+            channel = self.kit.network.client(service, INPROC).channel
+            return await ask(channel, rpc, request, metadata_of(principal, None), most=most)
+        except grpc.aio.AioRpcError as error:
+            told = from_rpc_error(error, service)
+            return Refusal(error.code().name, told.reason, told.message, told.fields, told.metadata)
+
+    async def told(self, principal: Principal, name: str, request: Message) -> Any:
+        """The reply of an RPC (`memory.GetSession`) that must not be refused; the last one of a stream."""
+        service, _, method = name.partition(".")
+        (rpc,) = (each for each in methods() if (service_of(each), each.name) == (service, method))
+        replies = await self.ask(principal, rpc, request)
+        assert not isinstance(replies, Refusal), (name, replies)
+        return replies[-1]
+
+    async def keys(self) -> dict[str, bytes]:
+        """Every key of every node, with what it holds as the store writes it down."""
+        found: dict[str, bytes] = {}
+        for address in self.redis_url.partition("://")[2].split(","):
+            host, _, port = address.partition(":")
+            async with Redis(host=host, port=int(port), protocol=2) as node:
+                names = [name async for name in node.scan_iter(count=1000)]
+                pipeline = node.pipeline(transaction=False)
+                for name in names:
+                    pipeline.dump(name)
+                dumped = zip(names, await pipeline.execute(), strict=True)
+                found |= {name.decode(): bytes(held) for name, held in dumped if held is not None}
+        return found
+
+    async def furnish(self, principal: Principal) -> Names:
+        """One of each thing that requests name: the principal's, and nobody else's."""
+        names = Names.absent()
+        for rpc in ("memory.PutAgent", "retrieval.CreateCollection", "retrieval.UpsertDocuments"):
+            await self.told(principal, rpc, ROWS[path_of(rpc)].build(names))
+        made = await self.told(principal, "memory.CreateSession", memory.CreateSessionRequest(agent=names.agent))
+        session = made.session.session_id
+        asked = orchestrator.RunTurnRequest(session_id=session, input="What is the secret of this house?")
+        last = await self.told(principal, "orchestrator.RunTurn", asked)
+        assert last.WhichOneof("event") == "completed", last
+        names = Names(names.agent, names.collection, names.document, session, last.run_id, "", 0)
+        held = await self.told(principal, "memory.BeginTurn", ROWS[path_of("memory.BeginTurn")].build(names))
+        return Names(
+            *(names.agent, names.collection, names.document, session, last.run_id, held.run_id, held.fencing_token)
+        )
+
+
+def path_of(name: str) -> str:
+    """`memory.GetSession` as the path of the RPC."""
+    service, _, method = name.partition(".")
+    return f"/{SERVICES[service].proto_service}/{method}"
+
+
+def somebody(tenant: str = "", user: str = "ann", roles: Sequence[str] = ()) -> Principal:
+    """A principal; of a new tenant unless one is given."""
+    return Principal(tenant or f"t-{uuid.uuid4().hex[:12]}", user, frozenset(roles))
+
+
+def tool_agent(name: str, *tools: common.Tool) -> common.Agent:
+    """An agent with these tools, which the scripted model may call."""
+    agent = an_agent(name)
+    del agent.tools[:]
+    agent.tools.extend(tools)
+    agent.model.tool_choice = common.TOOL_CHOICE_MODEL
+    return agent
+
+
+@asynccontextmanager
+async def running_world(work: Path) -> AsyncIterator[World]:
+    """Starts all of it."""
+    async with AsyncExitStack() as stack:
+        redis_url, milvus_uri = await asyncio.gather(
+            stack.enter_async_context(running_cluster(work / "valkey")),
+            stack.enter_async_context(running_milvus(work / "milvus")),
+        )
+        triton_address, triton = await stack.enter_async_context(scripted_triton())
+        crm = await stack.enter_async_context(running_http_server())
+        environ = {f"MYRIAD_{service}_REDIS_URL": redis_url for service in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
+        environ |= {f"MYRIAD_{each}_TRITON_ADDRESS": triton_address for each in ("NLU", "ORCHESTRATOR", "RETRIEVAL")}
+        environ |= {
+            "MYRIAD_ORCHESTRATOR_MODELS": "sim_llm",
+            "MYRIAD_RETRIEVAL_MILVUS_URI": milvus_uri,
+            "MYRIAD_TOOLEXEC_ENDPOINTS": f"crm={crm.url()}",
+            "MYRIAD_NLU_MODELS_DIR": str(work),
+        }
+        kit = Kit(open_telemetry("vertical", "", 0.0), None)
+        for app in await build(load_configs(environ), kit):
+            kit.registry(app)
+            for closer in app.closers:
+                stack.push_async_callback(closer)
+        stack.push_async_callback(kit.network.close)
+        yield World(kit, redis_url, milvus_uri, triton, crm)
