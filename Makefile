@@ -58,5 +58,6 @@ bench: ## Measure, and write BENCHMARKS.md (ARGS="turn held": only these section
 clean: ## Remove environments, caches and made files; the stack's data in .myriad/data stay (rm -r .myriad removes them, too)
 	@! test -x $(MYRIAD) || $(MYRIAD) down
 	rm -rf .venv .venv-triton .myriad/logs .myriad/run envoy/descriptors.pb
+	$(MAKE) -s -C examples/clients clean
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
