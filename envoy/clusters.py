@@ -59,12 +59,12 @@ def _health() -> Yaml:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "health_checks": [
             {
-                # A replica that stands still is found so within 2 x (1 + 0.75) seconds.
-                "timeout": "0.75s",
-                "interval": "1s",
-                "unhealthy_interval": "1s",
-                "no_traffic_interval": "1s",
-                "no_traffic_healthy_interval": "1s",
+                # A replica that stands still is found so within 2 x (0.75 + 1) seconds.
+                "timeout": "1s",
+                "interval": "0.75s",
+                "unhealthy_interval": "0.75s",
+                "no_traffic_interval": "0.75s",
+                "no_traffic_healthy_interval": "0.75s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 "grpc_health_check": {},

@@ -92,12 +92,14 @@ class App:
         add_to: Registers its servicers with the server it is given.
         checks: What must answer before the service is ready; each raises when it does not.
         closers: What to close, in the order it was opened; run in reverse.
+        leavers: What ends by itself, and says how, when a stop leaves calls their last second. Called once.
     """
 
     name: str
     add_to: Callable[[Any], None]
     checks: Mapping[str, Check] = field(default_factory=dict)
     closers: Sequence[Closer] = ()
+    leavers: Sequence[Closer] = ()
 
 
 class Kit:

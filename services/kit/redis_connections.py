@@ -12,7 +12,7 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError
 
 from services.kit.functions import Argument
 
@@ -103,8 +103,8 @@ class _Single:
         async with self._slots:
             connection = self._idle.pop() if self._idle else self._connection_class(**self._options)
             try:
-                if connection.is_connected and await connection.can_read():
-                    await connection.disconnect(nowait=True)  # the server closed it, or a reply is left over
+                if connection.is_connected and await _is_stale(connection):
+                    await connection.disconnect(nowait=True)
                 yield connection
             except BaseException:
                 await connection.disconnect(nowait=True)  # its reply may still come, and is nobody's
@@ -114,6 +114,18 @@ class _Single:
                     await connection.disconnect(nowait=True)
                 else:
                     self._idle.append(connection)
+
+
+async def _is_stale(connection: Connection) -> bool:
+    """Whether an idle connection is of no more use: the server closed or reset it, or a reply is left over."""
+    try:
+        if await connection.can_read():
+            return True
+    except (ConnectionError, OSError):
+        return True
+    # redis-py does not look; and uvloop raises RuntimeError, no OSError, when a reset connection is written to.
+    writer = connection._writer  # noqa: SLF001
+    return writer is None or writer.transport.is_closing()
 
 
 async def _reply(connection: Connection) -> Any:
@@ -153,6 +165,12 @@ class _Cluster:
         await self._client.aclose()
 
     async def _execute(self, command: Command) -> Any:
+        try:
+            return await self._execute_once(command)
+        except RuntimeError as error:  # uvloop's for a connection that was reset, see _is_stale
+            raise ConnectionError("the connection is closed") from error
+
+    async def _execute_once(self, command: Command) -> Any:
         async with self._slots:
             await self._client.initialize()  # else redis-py sends the command to any node
             if command[0] != "FCALL":

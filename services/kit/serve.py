@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 LIVENESS = "liveness"
 """Health of the process alone: SERVING as long as it answers, whatever it waits for."""
 _CHECK_EVERY_S = 1.0
+_LAST_S = 1.0
 _GC_EVERY = 50_000
 _CHECK_TIMEOUT_S = 2.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -129,6 +130,8 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         log.info("draining", seconds=config.drain_s)
         watch.cancel()
         await status.enter_graceful_shutdown()
+        leaving = asyncio.create_task(_leave(apps, config.drain_s - _LAST_S))
+        closing.callback(leaving.cancel)
         await server.stop(config.drain_s)
     log.info("stopped")
 
@@ -142,6 +145,14 @@ def grpc_server(registries: Sequence[Registry]) -> tuple[grpc.aio.Server, health
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     server.add_generic_rpc_handlers([_Handlers(registry) for registry in registries])
     return server, status
+
+
+async def _leave(apps: Sequence[App], after_s: float) -> None:
+    """Ends what would go on for ever, while there is time to tell its callers: they would take a cut for their own."""
+    await asyncio.sleep(after_s)
+    for app in apps:
+        for leave in app.leavers:
+            await asyncio.shield(leave())  # what it began to end is not cut short by the calls' own end
 
 
 @contextmanager

@@ -39,4 +39,5 @@ async def build(config: Config, kit: Kit) -> App:
         add_to=lambda server: orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
         checks={"redis": run_log.check},
         closers=[run_log.close, runs.close],
+        leavers=[runs.close],
     )

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -95,7 +96,8 @@ async def steady(
     under_way: set[asyncio.Task[None]] = set()
 
     async def one(number: int) -> None:
-        at, code, caught = load.now, OK, None
+        at, code = load.now, OK
+        caught: Exception | None = None
         try:
             async with asyncio.timeout(patience_s) as timer:
                 await call(number)
@@ -132,7 +134,7 @@ async def _flood(address: str, session_id: str, workers: int, seconds: float) ->
     identity = [("x-myriad-tenant", "dev"), ("x-myriad-user", "alone"), ("x-myriad-roles", "admin")]
     request = memory_pb2.GetSessionRequest(session_id=session_id)
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = memory_pb2_grpc.MemoryServiceStub(channel)
+        stub: Any = memory_pb2_grpc.MemoryServiceStub(channel)
 
         async def work() -> None:
             while time.monotonic() < end:

@@ -1,0 +1,245 @@
+"""A whole stack with a proxy on each line that is to be cut, traced to a collector that never answers, and watched.
+
+Its agent `desk` needs every part: nlu understands, retrieval finds facts, toolexec calls the shop, and the scripted
+model answers.
+"""
+
+import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+from google.protobuf import json_format
+from redis.asyncio import Redis
+
+from myriad.common.v1 import common_pb2
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2
+from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from services.dev import processes
+from services.dev.part import Part
+from services.dev.stack import Stack, running_stack
+from services.dev.state import PartState, State
+from services.kit import topology
+from tests.support.cgroup import descriptors
+from tests.support.client import Face, kinds, metric, put_agent, sim, until
+from tests.support.http_server import HttpServer, answer, running_http_server
+from tests.support.metrics import Metrics, metrics_at
+from tests.support.proxy import Proxy, running_proxy
+
+Events = list[orchestrator_pb2.RunEvent]
+
+Link = tuple[str, str]
+"""Who calls whom."""
+
+LINKS: Sequence[Link] = (
+    ("memory", "valkey"),
+    ("orchestrator", "valkey"),
+    ("orchestrator", "toolexec"),
+    ("retrieval", "milvus"),
+)
+REPLICAS: Mapping[str, int] = {"orchestrator": 2, "memory": 2}
+"""What Envoy balances, and what a service does."""
+
+TOOL_TIMEOUT_S = 1.0
+SETTLED_S = 10.0
+_POOLED = ("orchestrator", "memory", "toolexec")
+_POOL = 32
+"""Connections to the store that a process keeps open once it has needed them."""
+
+_SLACK = _POOL + 8
+"""File descriptors a process may have more than at first: its pool may have been empty then."""
+
+CALLS_SHOP = sim(tool_calls=[{"name": "look", "arguments": {"item": "lamp"}}], then={"text": "It is on its way."})
+"""What to say so that a turn of `desk` calls its tool, then answers."""
+
+_DESK = {
+    "intents": [{"name": "delivery", "examples": ["where is my parcel", "when does it come"]}],
+    "knowledge": {"collections": ["desk-facts"], "top_k": 1},
+    "model": {"model": "sim_llm", "tool_choice": "TOOL_CHOICE_MODEL"},
+    "tools": [
+        {
+            "name": "look",
+            "description": "Looks an item up.",
+            "side_effect": "SIDE_EFFECT_READ",
+            "timeout": f"{TOOL_TIMEOUT_S:g}s",
+            "parameters": {"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]},
+            "http": {"method": "HTTP_METHOD_GET", "endpoint": "shop", "url": "/items/{item}"},
+        }
+    ],
+}
+_OPERATOR = [("x-myriad-tenant", "dev"), ("x-myriad-user", "operator"), ("x-myriad-roles", "admin")]
+
+
+@dataclass
+class Rig:
+    """A stack, and what stands between its parts."""
+
+    stack: Stack
+    shop: HttpServer
+    links: dict[Link, Proxy]
+    collector: Proxy
+    """Where the services send their spans: it accepts, and never answers."""
+    at_rest: dict[str, int] = field(default_factory=dict)
+    """File descriptors of each part when nothing was under way."""
+
+    def pid(self, part: str) -> int:
+        """Of the process that runs a part now."""
+        return self.stack.state.parts[part].pid
+
+    def part(self, name: str) -> PartState:
+        """How a part is now."""
+        return self.stack.state.parts[name]
+
+    def replicas(self, service: str) -> list[str]:
+        """The parts that run a service; another part is its own."""
+        return [name for name in self.stack.state.parts if name.partition("-")[0] == service]
+
+    async def metrics(self, service: str) -> Metrics:
+        """What all replicas of a service show together."""
+        shown = [await metrics_at(self.stack.address(f"{name}_metrics")) for name in self.replicas(service)]
+        return Metrics([sample for each in shown for sample in each.samples])
+
+    async def ready_again(self, part: str, restarts: int, seconds: float = 60.0) -> float:
+        """Returns once a part that was killed is ready; how long that took."""
+
+        async def ready() -> bool:
+            state = self.part(part)
+            return state.restarts > restarts and state.state is State.READY
+
+        return float(await until(ready, seconds))
+
+    async def settled(self) -> None:
+        """Returns once nothing is left of what was under way.
+
+        Raises:
+            AssertionError: something is; says what.
+        """
+        left: list[str] = []
+
+        async def nothing_left() -> bool:
+            left[:] = await self._leftovers()
+            return not left
+
+        try:
+            await until(nothing_left, SETTLED_S)
+        except AssertionError:
+            raise AssertionError(f"left over: {left}") from None
+
+    async def rest(self) -> None:
+        """Takes down what the processes hold while nothing is under way: what `settled` compares with."""
+        self.at_rest = {name: descriptors(self.pid(name)) for name in self.stack.state.parts}
+
+    async def _leftovers(self) -> list[str]:
+        if any(state.state is not State.READY for state in self.stack.state.parts.values()):
+            return ["a part is not ready"]
+        found = [f"{n:g} scripts of the model" for n in [await metric(self.stack, "myriad_sim_running")] if n]
+        host, _, port = self.stack.address("valkey").partition(":")
+        async with Redis(host=host, port=int(port), protocol=2) as redis:
+            found += [f"lease {key.decode()}" async for key in redis.scan_iter("*:lease", count=1000)]
+        known = {state.pid for state in self.stack.state.parts.values()}
+        strangers = [each.pid for each in self.stack.state.processes() if _leader(each.pid) not in known]
+        found += [f"process {pid}" for pid in strangers]
+        for name, most in self.at_rest.items():
+            now = descriptors(self.pid(name))
+            pools = sum(len(self.replicas(service)) for service in _POOLED) if name == "valkey" else 0
+            if now > most + max(_SLACK, pools * _POOL):
+                found.append(f"{now} descriptors of {name}, {most} at rest")
+        return found
+
+
+@asynccontextmanager
+async def running_rig(
+    work: Path, *, links: Sequence[Link] = LINKS, replicas: Mapping[str, int] = REPLICAS
+) -> AsyncIterator[Rig]:
+    """A stack with these lines through proxies."""
+    async with AsyncExitStack() as closing:
+        shop = await closing.enter_async_context(running_http_server())
+        shop.answers["/items/lamp"] = answer(200, b'{"state": "sent"}')
+        collector, collector_url = await closing.enter_async_context(running_proxy(""))
+        proxies: dict[Link, tuple[Proxy, str]] = {}
+        for link in links:
+            proxies[link] = await closing.enter_async_context(running_proxy(""))
+
+        async def interpose(stack: Stack) -> None:
+            for (_, callee), (proxy, _) in proxies.items():
+                proxy.port = int(stack.address(callee).rpartition(":")[2])
+            parts = stack.supervisor.parts
+            for name, part in parts.items():
+                service = name.partition("-")[0]
+                if service not in topology.SERVICES:
+                    continue
+                moved = {
+                    stack.address(callee): url.rpartition("/")[2]
+                    for (caller, callee), (_, url) in proxies.items()
+                    if caller == service
+                }
+                own = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector_url.replace("tcp:", "http:")}
+                if service == "toolexec":
+                    own["MYRIAD_TOOLEXEC_ENDPOINTS"] = f"shop={shop.url()}"
+                parts[name] = _with(part, moved, own)
+
+        stack = await closing.enter_async_context(
+            running_stack(work=work, sim=True, replicas=replicas, on_made=interpose, prepare=_put_agents)
+        )
+        rig = Rig(stack, shop, {link: proxy for link, (proxy, _) in proxies.items()}, collector)
+        yield rig
+
+
+def _with(part: Part, moved: dict[str, str], own: dict[str, str]) -> Part:
+    """A part with other addresses and more variables."""
+    variables = dict(part.launch.env)
+    for name, value in variables.items():
+        if not name.endswith("_PORT"):
+            for before, after in moved.items():
+                value = value.replace(before, after)
+            variables[name] = value
+    return dataclasses.replace(part, launch=dataclasses.replace(part.launch, env=variables | own))
+
+
+async def _put_agents(stack: Stack) -> None:
+    """The agents, and the one document that `desk` knows."""
+    await put_agent(stack, "player")
+    desk = json_format.ParseDict(_DESK | {"name": "desk", "persona": "You mind the desk."}, common_pb2.Agent())
+    async with grpc.aio.insecure_channel(stack.address("memory")) as channel:
+        memory: Any = memory_pb2_grpc.MemoryServiceStub(channel)
+        await memory.PutAgent(memory_pb2.PutAgentRequest(agent=desk), metadata=_OPERATOR, timeout=10)
+    async with grpc.aio.insecure_channel(stack.address("retrieval")) as channel:
+        retrieval: Any = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+        collection = retrieval_pb2.Collection(name="desk-facts", scope=retrieval_pb2.SCOPE_TENANT)
+        creating = retrieval_pb2.CreateCollectionRequest(collection=collection)
+        await retrieval.CreateCollection(creating, metadata=_OPERATOR, timeout=60)
+        document = retrieval_pb2.Document(document_id="d1", text="Parcels arrive on the third day.")
+        writing = retrieval_pb2.UpsertDocumentsRequest(collection="desk-facts", documents=[document])
+        await retrieval.UpsertDocuments(writing, metadata=_OPERATOR, timeout=60)
+
+
+def _leader(pid: int) -> int:
+    """The first process of the session a process is in: a part is its own."""
+    found = processes.find(pid)
+    return pid if found is None else found.session
+
+
+async def desk_turn(user: Face) -> Events:
+    """A turn that needs every part."""
+    return cast(Events, await user.turn(await user.session("desk"), CALLS_SHOP))
+
+
+def whole(events: Events) -> bool:
+    """Whether every part did its share of a turn."""
+    seen = kinds(events)
+    return (
+        seen[-1] == "completed"
+        and "degraded" not in seen
+        and only(events, "tool_finished").reason == ""
+        and len(only(events, "retrieved").citations) == 1
+    )
+
+
+def only(events: Events, kind: str) -> Any:
+    """The one event of a kind."""
+    (found,) = (getattr(event, kind) for event in events if event.WhichOneof("event") == kind)
+    return found

@@ -1,0 +1,142 @@
+"""What a turn calls stands still, is cut off, or dies: the turn ends in time, says so, and the next one is whole."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import grpc
+import pytest
+
+from myriad.common.v1 import common_pb2
+from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
+from services.kit.errors import ResourceExhausted, Unavailable
+from services.kit.status import from_proto
+from tests.faults.rig import TOOL_TIMEOUT_S, desk_turn, only, whole
+from tests.support import http_server
+from tests.support.client import kinds, sim, until
+from tests.support.load import steady
+from tests.support.proxy import running_proxy
+
+LATE_S = 0.1
+NOTED_S = 0.05
+"""An event is logged so much after it happened, at most."""
+
+MARGIN_S = 1.0
+"""The orchestrator waits so much longer for toolexec than the tool may take."""
+
+RETRIEVAL_S = 3.0
+RECOVERED_S = 3.0
+"""After a backend is back: a channel waits up to a second between attempts, a breaker two before it tries."""
+
+
+def took(events, first, last):
+    """Seconds between two events of a log."""
+    at = {event.WhichOneof("event"): event.time.ToNanoseconds() / 1e9 for event in events}
+    return at[last] - at[first]
+
+
+async def whole_within(user, seconds):
+    """Returns once a turn is whole; how long that took."""
+
+    async def again():
+        return whole(await desk_turn(user))
+
+    return await until(again, seconds)
+
+
+async def test_control_without_a_fault_a_turn_is_whole(user):
+    assert whole(await desk_turn(user))
+
+
+async def test_a_line_to_toolexec_that_drops_what_is_sent_costs_its_deadline_and_heals(rig, user):
+    line = rig.links["orchestrator", "toolexec"]
+    line.asking.stall()
+    turns = await asyncio.gather(*(desk_turn(user) for _ in range(5)))
+    for events in turns:
+        assert kinds(events)[-1] == "completed"
+        assert only(events, "degraded").component == "toolexec"
+        assert only(events, "tool_finished").reason in {"DEADLINE_EXCEEDED", "SERVICE_UNAVAILABLE"}
+        assert took(events, "tool_started", "tool_finished") < TOOL_TIMEOUT_S + MARGIN_S + LATE_S + NOTED_S
+    line.asking.resume()
+    assert await whole_within(user, 5) < 5
+
+
+async def test_control_without_a_deadline_such_a_line_is_silent(rig):
+    line = rig.links["orchestrator", "toolexec"]
+    async with running_proxy(f"tcp://127.0.0.1:{line.port}") as (proxy, url):
+        proxy.asking.stall()
+        async with grpc.aio.insecure_channel(url.rpartition("/")[2]) as channel:
+            stub = toolexec_pb2_grpc.ToolExecServiceStub(channel)
+            request = toolexec_pb2.ListToolsRequest(agent=common_pb2.AgentRef(name="desk"))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(stub.ListTools(request), TOOL_TIMEOUT_S + MARGIN_S + LATE_S)
+
+
+async def test_a_silent_milvus_is_a_degraded_answer_within_the_steps_deadline(rig, user):
+    line = rig.links["retrieval", "milvus"]
+    line.stall()
+    events = await desk_turn(user)
+    assert kinds(events)[-1] == "completed"
+    assert only(events, "degraded").component == "retrieval"
+    assert took(events, "understood", "degraded") < RETRIEVAL_S + LATE_S + NOTED_S
+    line.resume()
+    assert await whole_within(user, 5) < 5
+
+
+@pytest.mark.parametrize(
+    ("misbehaves", "reason", "within"),
+    [
+        (http_server.silent, "TOOL_TIMEOUT", TOOL_TIMEOUT_S),
+        (http_server.dripping, "TOOL_TIMEOUT", TOOL_TIMEOUT_S),
+        (http_server.endless, "TOOL_RESPONSE_TOO_LARGE", TOOL_TIMEOUT_S),
+        (http_server.broken_off, "TOOL_UNAVAILABLE", TOOL_TIMEOUT_S),
+    ],
+    ids=["silent", "dripping", "endless", "broken-off"],
+)
+async def test_a_shop_that_misbehaves_is_cut_at_the_tools_own_deadline(rig, user, misbehaves, reason, within):
+    well = rig.shop.answers["/items/lamp"]
+    rig.shop.answers["/items/lamp"] = misbehaves
+    try:
+        events = await desk_turn(user)
+    finally:
+        rig.shop.answers["/items/lamp"] = well
+    assert kinds(events)[-1] == "completed"
+    assert "degraded" not in kinds(events)
+    assert only(events, "tool_finished").reason == reason
+    assert took(events, "tool_started", "tool_finished") < within + LATE_S + NOTED_S
+    await rig.shop.until_idle()
+    assert await whole_within(user, 5) < 5
+
+
+def stubs(rig, model):
+    """Processes that run a model's Python."""
+    for each in rig.stack.state.processes():
+        command = Path(f"/proc/{each.pid}/cmdline").read_bytes()
+        if b"triton_python_backend_stub" in command.split(b"\0")[0] and f"/{model}/".encode() in command:
+            yield each.pid
+
+
+async def test_a_models_process_that_dies_is_never_an_internal_error_and_comes_back(rig, user):
+    async def one(_number):
+        session = await user.session("player")
+        events = await user.turn(session, sim(tokens=5, delay_ms=20))
+        if kinds(events)[-1] == "failed":
+            raise from_proto(events[-1].failed.error)
+
+    (pid,) = stubs(rig, "sim_llm")
+    restarts = rig.part("triton").restarts
+    async with steady(10, one) as load:
+        await asyncio.sleep(1)
+        killed = load.now
+        os.kill(pid, signal.SIGKILL)
+        await rig.ready_again("triton", restarts)
+        back = load.now
+        await asyncio.sleep(RECOVERED_S + 0.5)
+    assert load.share_ok(0, killed - 0.5) == 1.0, load.failures()
+    wrong = [outcome for outcome in load.outcomes if outcome.error is not None]
+    assert wrong, load.failures()
+    for outcome in wrong:
+        assert isinstance(outcome.error, Unavailable | ResourceExhausted), f"{outcome} {load.tenths()}"
+        assert outcome.error.retry_after, f"{outcome} {load.tenths()}"
+    assert load.share_ok(back + RECOVERED_S) == 1.0, load.failures()

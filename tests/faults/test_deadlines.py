@@ -1,0 +1,73 @@
+"""A caller's deadline through four hops: each has less time than the one before, and nobody works past it."""
+
+import asyncio
+import time
+
+import grpc
+import pytest
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from tests.support.cgroup import frozen
+from tests.support.client import until
+
+DEADLINE_S = 0.5
+LATE_S = 0.1
+"""How long after the deadline anything may still work."""
+
+ORCHESTRATOR = "/myriad.orchestrator.v1.OrchestratorService/CreateSession"
+MEMORY = "/myriad.memory.v1.MemoryService/CreateSession"
+IN_FLIGHT = "myriad_calls_in_flight"
+
+
+def spent(before, after, method):
+    """Seconds that the calls of a method took, each, between two looks."""
+    count = after.sum("myriad_rpc_seconds_count", method=method) - before.sum("myriad_rpc_seconds_count", method=method)
+    seconds = after.sum("myriad_rpc_seconds_sum", method=method) - before.sum("myriad_rpc_seconds_sum", method=method)
+    assert count, f"{method} was not called, or has not ended"
+    return seconds / count
+
+
+def idle(rig, *services):
+    """Whether none of the services has a call under way."""
+
+    async def nothing():
+        return all([(await rig.metrics(service)).sum(IN_FLIGHT) == 0 for service in services])
+
+    return nothing
+
+
+async def test_each_hop_of_a_call_has_less_time_than_the_one_before(rig, user):
+    await user.session("player")
+    rig.links["memory", "valkey"].stall()
+    before = [await rig.metrics(service) for service in ("orchestrator", "memory")]
+    began = time.monotonic()
+    request = pb.CreateSessionRequest(agent="player")
+    calls = [user.stub.CreateSession(request, metadata=user.metadata, timeout=DEADLINE_S) for _ in range(10)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    waited = time.monotonic() - began
+    assert {end.code() for end in ends} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert waited < DEADLINE_S + LATE_S
+    await until(idle(rig, "orchestrator", "memory"), LATE_S)
+    after = [await rig.metrics(service) for service in ("orchestrator", "memory")]
+    at_orchestrator = spent(before[0], after[0], ORCHESTRATOR)
+    at_memory = spent(before[1], after[1], MEMORY)
+    assert at_memory < at_orchestrator < waited
+    assert at_memory > DEADLINE_S / 2  # it had worked until then: the control
+
+
+@pytest.mark.parametrize("part", ["triton", "milvus"])
+async def test_nothing_works_for_a_turn_past_its_callers_deadline(rig, user, part):
+    helpers = ("orchestrator", "nlu", "retrieval", "toolexec", "memory")
+    session = await user.session("desk")
+    with frozen(rig.pid(part)):
+        began = time.monotonic()
+        request = pb.RunTurnRequest(session_id=session, input="where is my parcel")
+        call = user.stub.RunTurn(request, metadata=user.metadata, timeout=DEADLINE_S)
+        await asyncio.sleep(DEADLINE_S * 0.6)
+        assert not await idle(rig, *helpers)()  # the control
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in call:
+                pass
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert time.monotonic() - began < DEADLINE_S + LATE_S
+        await until(idle(rig, *helpers), LATE_S)

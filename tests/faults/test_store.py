@@ -1,0 +1,208 @@
+"""The store stands still, is killed, or is asked by three hundred at once: calls end in time, and once."""
+
+import asyncio
+import os
+import signal
+import time
+
+import grpc
+import pytest
+import redis.asyncio as stock
+from redis.exceptions import ConnectionError, MaxConnectionsError, TimeoutError
+
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.kit.errors import StoreUnavailable, Unavailable
+from services.kit.status import from_rpc_error
+from tests.support.cgroup import frozen
+from tests.support.client import kinds
+from tests.support.load import OK, steady
+from tests.support.proxy import running_proxy
+
+BACK_S = 5.0
+"""After the store is back, all is normal within this time."""
+
+LATE_S = 0.1
+"""How long after its deadline a call may end."""
+
+
+class Attempts:
+    """How often a store behind a proxy was asked to write since now: in new connections or in old ones."""
+
+    def __init__(self, proxy, word=b"FCALL"):
+        self._proxy, self._word, self._before = proxy, word, proxy.connections
+        proxy.asking.count(word)
+
+    @property
+    def count(self):
+        return max(self._proxy.asking.marks[self._word], self._proxy.connections - self._before)
+
+
+@pytest.fixture
+def attempts(alone):
+    """The line to the store is a black hole."""
+    alone.to_store.stall()
+    return Attempts(alone.to_store)
+
+
+async def ended(call):
+    """How long a call took, and what it raised."""
+    began = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return time.monotonic() - began, raised.value
+
+
+@pytest.mark.parametrize("deadline", [0.2, 0.6, 1.0])
+async def test_a_store_that_stands_still_costs_a_call_its_deadline_and_is_asked_once(alone, attempts, deadline):
+    calls = await asyncio.gather(*(ended(alone.create(deadline)) for _ in range(20)))
+    assert {error.code() for _, error in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert max(seconds for seconds, _ in calls) < deadline + LATE_S
+    assert attempts.count <= 20 * 1.1
+
+
+async def test_without_a_near_deadline_the_store_has_its_own_and_its_end_says_when_to_try_again(alone, attempts):
+    calls = await asyncio.gather(*(ended(alone.create(10.0)) for _ in range(20)))
+    for seconds, raised in calls:
+        error = from_rpc_error(raised, "memory")
+        assert isinstance(error, StoreUnavailable)
+        assert error.retry_after
+        assert seconds < 1.5 + LATE_S
+    assert attempts.count <= 20 * 1.1
+
+
+async def test_control_the_stock_client_asks_many_times(alone):
+    async with running_proxy(alone.store.url) as (proxy, url):
+        client = stock.Redis(port=int(url.rpartition(":")[2]), socket_timeout=0.05)
+        await client.ping()
+        attempts = Attempts(proxy, b"INCR")
+        proxy.stall()
+        with pytest.raises((TimeoutError, ConnectionError)):
+            await client.incr("counter")
+        await client.aclose(close_connection_pool=True)
+        assert attempts.count > 5
+
+
+async def test_control_the_stock_pool_fails_where_ours_waits(alone):
+    client = stock.Redis.from_url(alone.store.url, max_connections=100)
+    replies = await asyncio.gather(*(client.get("nothing") for _ in range(300)), return_exceptions=True)
+    await client.aclose(close_connection_pool=True)
+    assert any(isinstance(reply, MaxConnectionsError) for reply in replies)
+
+
+async def test_three_hundred_calls_at_once_wait_for_a_connection(alone):
+    session = await alone.create()
+    await asyncio.gather(*(alone.read(session) for _ in range(300)))
+    assert alone.to_store.open <= 33  # the readiness check may have one
+
+
+def late(line):
+    line.asking.latency_s = line.answering.latency_s = 0.02
+
+
+def in_pieces(line):
+    line.asking.slice_bytes = line.answering.slice_bytes = 1
+
+
+def cut_short(line):
+    line.answering.cut_after = 60
+    line.reset()
+
+
+def half_closed(line):
+    line.answering.half_close_after = 60
+    line.reset()
+
+
+def refusing(line):
+    line.refusing = True
+    line.reset()
+
+
+@pytest.mark.parametrize(
+    ("harm", "all_answered"),
+    [(late, True), (in_pieces, True), (cut_short, False), (half_closed, False), (refusing, False)],
+)
+async def test_a_bad_line_to_the_store_is_slow_or_unavailable_and_never_wrong(alone, harm, all_answered):
+    session = await alone.create()
+    await asyncio.gather(*(alone.read(session) for _ in range(20)))
+    harm(alone.to_store)
+    ends = await asyncio.gather(*(alone.read(session) for _ in range(20)), return_exceptions=True)
+    failed = [end for end in ends if end is not None]
+    assert bool(failed) is not all_answered
+    for end in failed:
+        assert isinstance(from_rpc_error(end, "memory"), StoreUnavailable), end
+    alone.to_store.resume()
+    alone.to_store.reset()
+    await asyncio.gather(*(alone.read(session) for _ in range(20)))
+
+
+async def test_what_was_held_is_done_once_and_calls_work_at_once_when_the_store_goes_on(alone, attempts):
+    names = [f"held-{deadline}-{os.getpid()}-{time.monotonic_ns()}" for deadline in range(10)]
+    await asyncio.gather(*(ended(alone.create(0.3, name)) for name in names))
+    alone.to_store.resume()
+    began = time.monotonic()
+    first = await asyncio.gather(*(alone.create(5.0, name) for name in names))
+    assert time.monotonic() - began < 1.0
+    assert await asyncio.gather(*(alone.create(5.0, name) for name in names)) == first
+
+
+class Turns:
+    """Turns of the scripted model, one session each; what a run that failed says is its code."""
+
+    def __init__(self, user):
+        self.user = user
+        self.completed = {}
+
+    async def one(self, _number):
+        session = await self.user.session("player")
+        events = await self.user.turn(session, "hello")
+        assert kinds(events)[-1] == "completed", str(events[-1])
+        self.completed[events[0].run_id] = events
+
+
+def understood(load):
+    """Errors of a load: each of them ours, UNAVAILABLE, and with a time to wait."""
+    for outcome in load.outcomes:
+        if outcome.code != OK:
+            assert isinstance(outcome.error, grpc.aio.AioRpcError), f"{outcome} {load.tenths()}"
+            error = from_rpc_error(outcome.error, "orchestrator")
+            assert isinstance(error, Unavailable), f"{outcome} {load.tenths()}"
+            assert error.retry_after, f"{outcome} {load.tenths()}"
+
+
+async def test_a_killed_store_is_unavailable_for_a_while_and_has_all_that_was_answered(rig, user):
+    turns = Turns(user)
+    restarts = {name: state.restarts for name, state in rig.stack.state.parts.items()}
+    async with steady(10, turns.one) as load:
+        await asyncio.sleep(1)
+        killed = load.now
+        os.kill(rig.pid("valkey"), signal.SIGKILL)
+        await rig.ready_again("valkey", restarts["valkey"])
+        back = load.now
+        await asyncio.sleep(BACK_S + 0.5)
+    assert load.share_ok(0, killed - 0.5) == 1.0, load.tenths()  # the control: without a fault nothing fails
+    assert load.codes(killed, back)["UNAVAILABLE"] > 0, load.failures()
+    assert load.share_ok(back + BACK_S) == 1.0, load.failures()
+    understood(load)
+    for name, state in rig.stack.state.parts.items():
+        assert state.restarts == restarts[name] + (name == "valkey"), name
+    for run_id, events in turns.completed.items():
+        assert await user.watched(run_id) == events
+
+
+@pytest.mark.parametrize(("rps", "seconds"), [(10, 2), pytest.param(50, 5, marks=pytest.mark.chaos)])
+async def test_a_store_that_stands_still_under_load_costs_each_call_its_deadline_and_no_more(rig, user, rps, seconds):
+    turns = Turns(user)
+    async with steady(rps, turns.one) as load:
+        await asyncio.sleep(1)
+        stopped = load.now
+        with frozen(rig.pid("valkey")):
+            await asyncio.sleep(seconds)
+        went_on = load.now
+        await asyncio.sleep(BACK_S + 0.5)
+    assert load.share_ok(0, stopped - 0.5) == 1.0, load.failures()
+    assert load.share_ok(went_on + BACK_S) == 1.0, load.failures()
+    understood(load)
+    assert load.slowest() < 7, load.failures()
+    run = next(iter(turns.completed))
+    assert (await user.stub.GetRun(pb.GetRunRequest(run_id=run), metadata=user.metadata)).run.run_id == run
