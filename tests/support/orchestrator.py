@@ -76,7 +76,7 @@ class Bench:
             model=self.model,
             run_log=self.store,
             codec=EventCodec(),
-            config=config or Config(coalesce_s=0.02, heartbeat_s=0.05, end_s=1.0),
+            config=config or Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=1.0),
         )
 
     def agent_is(self, **changes):

@@ -22,7 +22,7 @@ from services.orchestrator.domain import Intent as IntentOf
 from services.orchestrator.domain import Tool, ToolBinding, Understanding
 from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, deltas, kinds
 
-SLOW = [f"word{n} " if n % 2 else 0.01 for n in range(1, 40)]
+SLOW = [f"word{n} " if n % 2 else 0.004 for n in range(1, 40)]
 ENDLESS = ["on ", 60.0]
 
 
@@ -44,7 +44,7 @@ async def test_all_watchers_see_the_same_bytes(b):
     b.model.scripts = [SLOW]
     run_id = await b.begin()
     early, late = asyncio.create_task(b.events(run_id)), None
-    await asyncio.sleep(0.05)
+    await until(lambda: b.store._run(ALICE, run_id).entries[3:])
     late = asyncio.create_task(b.events(run_id))
     elsewhere = await b.events(run_id, runs=b.another())
     seen = [[event.SerializeToString() for event in each] for each in (await early, await late, elsewhere)]
@@ -97,7 +97,7 @@ async def test_the_first_delta_is_shown_at_once_and_a_later_one_soon_though_the_
 
 
 async def test_silence_sends_heartbeats(b):
-    b.model.scripts = [["hm", 0.2, "done"]]
+    b.model.scripts = [["hm", 0.1, "done"]]
     events = await b.events(await b.begin(), heartbeats=True)
     assert "heartbeat" in events
 
@@ -217,16 +217,17 @@ async def test_a_caller_who_leaves_while_the_run_begins_is_told_of(b):
     await until(lambda: told == [f"{SESSION}.1"])
 
 
-async def test_a_store_that_goes_away_ends_the_watch_with_an_error(b):
+async def test_a_store_that_goes_away_ends_the_watch_with_an_error():
     async def gone(*_args):
         raise StoreUnavailable("the store does not answer")
 
-    b.model.scripts = [SLOW]
-    run_id = await b.begin()
-    await until(lambda: b.store._run(ALICE, run_id).entries[2:])
-    b.store.append = b.store.commit_turn = b.store.abandon_turn = gone
-    with pytest.raises(StoreUnavailable):
-        await b.events(run_id)
+    async with bench(config=Config(coalesce_s=0.01, end_s=0.45)) as b:
+        b.model.scripts = [SLOW]
+        run_id = await b.begin()
+        await until(lambda: b.store._run(ALICE, run_id).entries[2:])
+        b.store.append = b.store.commit_turn = b.store.abandon_turn = gone
+        with pytest.raises(StoreUnavailable):
+            await b.events(run_id)
 
 
 @pytest.mark.parametrize("written", [True, False])
@@ -321,7 +322,7 @@ async def test_a_run_at_work_holds_its_session_beyond_the_first_lease():
     async with bench(config=Config(lease_s=0.06), lease_s=0.06) as b:
         b.model.scripts = [ENDLESS]
         run_id = await b.begin()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.15)
         with pytest.raises(SessionBusy):
             await b.begin()
         await b.runs.cancel(ALICE, run_id)

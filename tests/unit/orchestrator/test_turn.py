@@ -326,7 +326,7 @@ async def test_ids_of_a_model_that_repeat_are_not_used(b):
     [
         ({"max_steps": 3}, "steps"),
         ({"max_tokens": 12}, "tokens"),
-        ({"timeout_s": 0.3}, "longer than 0.3 s"),
+        ({"timeout_s": 0.1}, "longer than 0.1 s"),
     ],
 )
 async def test_a_runaway_stops_at_its_limit_and_keeps_its_partial_answer(b, limits, message):
