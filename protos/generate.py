@@ -40,7 +40,11 @@ def code() -> None:
 def descriptors() -> None:
     """Writes envoy/descriptors.pb, with google.rpc's error details: without them a refused stream has no body."""
     details = "google/rpc/error_details.proto"
-    _protoc("--include_imports", f"--descriptor_set_out={ROOT / 'envoy' / 'descriptors.pb'}", details)
+    kept = ROOT / "envoy" / "descriptors.pb"
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        made = Path(folder) / kept.name
+        _protoc("--include_imports", f"--descriptor_set_out={made}", details)
+        made.replace(kept)  # at once: an Envoy that starts meanwhile reads the one or the other
 
 
 def validate() -> None:

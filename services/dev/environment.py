@@ -66,7 +66,7 @@ def service_environment(service: str, site: Site, replica: str | None = None) ->
         "MYRIAD_PORT": _port(site.addresses[name]),
         "MYRIAD_METRICS_PORT": _port(site.addresses[f"{name}_metrics"]),
     }
-    return own | _everywhere(site, service) | _settings(site)[service]
+    return own | _everywhere(site, service) | _settings(site, service)
 
 
 def vertical_environment(site: Site) -> dict[str, str]:
@@ -77,8 +77,8 @@ def vertical_environment(site: Site) -> dict[str, str]:
         "MYRIAD_PORT": _port(site.addresses["orchestrator"]),
         "MYRIAD_METRICS_PORT": _port(site.addresses["orchestrator_metrics"]),
     }
-    for settings in _settings(inside).values():
-        merged |= settings
+    for service in topology.SERVICES:
+        merged |= _settings(inside, service)
     return merged | _everywhere(site, "vertical")
 
 
@@ -110,36 +110,30 @@ def _everywhere(site: Site, certificate: str) -> dict[str, str]:
     return common
 
 
-def _settings(site: Site) -> dict[str, dict[str, str]]:
-    """Variables by service: who is where."""
-    addresses = {**site.addresses, **{name: grpc_target(site.addresses, name) for name in topology.SERVICES}}
-    redis = f"redis://{addresses['valkey']}"
-    return {
-        "orchestrator": {
-            "MYRIAD_ORCHESTRATOR_MEMORY_ADDRESS": addresses["memory"],
-            "MYRIAD_ORCHESTRATOR_NLU_ADDRESS": addresses["nlu"],
-            "MYRIAD_ORCHESTRATOR_RETRIEVAL_ADDRESS": addresses["retrieval"],
-            "MYRIAD_ORCHESTRATOR_TOOLEXEC_ADDRESS": addresses["toolexec"],
-            "MYRIAD_ORCHESTRATOR_TRITON_ADDRESS": addresses["triton"],
-            "MYRIAD_ORCHESTRATOR_REDIS_URL": redis,
-            "MYRIAD_ORCHESTRATOR_MODELS": ",".join(site.speakers),
-        },
-        "nlu": {
-            "MYRIAD_NLU_MEMORY_ADDRESS": addresses["memory"],
-            "MYRIAD_NLU_TRITON_ADDRESS": addresses["triton"],
-            "MYRIAD_NLU_MODELS_DIR": str(site.models),
-        },
-        "retrieval": {
-            "MYRIAD_RETRIEVAL_TRITON_ADDRESS": addresses["triton"],
-            "MYRIAD_RETRIEVAL_MILVUS_URI": f"http://{addresses['milvus']}",
-        },
-        "toolexec": {
-            "MYRIAD_TOOLEXEC_MEMORY_ADDRESS": addresses["memory"],
-            "MYRIAD_TOOLEXEC_REDIS_URL": redis,
-            "MYRIAD_TOOLEXEC_ENDPOINTS": f"crm=http://{addresses['crm']}",
-        },
-        "memory": {"MYRIAD_MEMORY_REDIS_URL": redis},
-    }
+def _settings(site: Site, service: str) -> dict[str, str]:
+    """A service's own variables: where what it needs is, and what only this stack knows."""
+    where = dict(_where(site, need) for need in topology.SERVICES[service].needs)
+    return {f"MYRIAD_{service.upper()}_{name}": value for name, value in (where | _special(site, service)).items()}
+
+
+def _where(site: Site, need: str) -> tuple[str, str]:
+    """Name and value of the setting that leads to a part."""
+    if need == "valkey":
+        return "REDIS_URL", f"redis://{site.addresses[need]}"
+    if need == "milvus":
+        return "MILVUS_URI", f"http://{site.addresses[need]}"
+    return f"{need.upper()}_ADDRESS", grpc_target(site.addresses, need)
+
+
+def _special(site: Site, service: str) -> dict[str, str]:
+    """Settings that few services have."""
+    if service == "orchestrator":
+        return {"MODELS": ",".join(site.speakers)}
+    if service == "nlu":
+        return {"MODELS_DIR": str(site.models)}
+    if service == "toolexec":
+        return {"ENDPOINTS": f"crm=http://{site.addresses['crm']}"}
+    return {}
 
 
 def _port(address: str) -> str:

@@ -18,13 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 VERTICAL = "vertical"
 """Name of the one part that runs all services."""
 
-_NEEDS: Mapping[str, tuple[str, ...]] = {
-    "memory": ("valkey",),
-    "nlu": ("memory", "triton"),
-    "retrieval": ("milvus", "triton"),
-    "toolexec": ("memory", "valkey"),
-    "orchestrator": ("memory", "nlu", "retrieval", "toolexec", "triton", "valkey"),
-}
 _ENGINES = ("valkey", "milvus", "triton", "crm")
 MOST_REPLICAS = 9
 """On one machine more are a mistake."""
@@ -150,7 +143,7 @@ def _services(site: Site, options: Options) -> list[Part]:
         return [_python(VERTICAL, VERTICAL, "orchestrator", vertical_environment(site), site, _ENGINES)]
     parts = []
     for service in sorted(topology.SERVICES, key=_depth):
-        needs = tuple(part for name in _NEEDS[service] for part in replicas(site.addresses, name))
+        needs = tuple(part for name in topology.SERVICES[service].needs for part in replicas(site.addresses, name))
         for name in replicas(site.addresses, service):
             variables = service_environment(service, site, name)
             parts.append(_python(name, service, name, variables, site, needs))
@@ -168,7 +161,8 @@ def _python(
 
 def _depth(service: str) -> int:
     """How many services must be there before this one, one after the other."""
-    return max((1 + _depth(name) for name in _NEEDS[service] if name in _NEEDS), default=0)
+    needs = topology.SERVICES[service].needs
+    return max((1 + _depth(name) for name in needs if name in topology.SERVICES), default=0)
 
 
 def _edge(folder: Folder, addresses: Mapping[str, str], options: Options) -> Part:

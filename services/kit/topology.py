@@ -30,6 +30,10 @@ class Service:
     timeout_s: float
     """Longest a unary call to it may take, in seconds: the route's deadline at Envoy and the cap in our channels."""
 
+    needs: tuple[str, ...]
+    """What it calls, services and endpoints by name: on one machine it starts after them and is told where they are.
+    Its configuration says `<name>_address`; of Valkey `redis_url`, of Milvus `milvus_uri`."""
+
     @property
     def metrics_port(self) -> int:
         """Default port of the Prometheus endpoint."""
@@ -46,18 +50,35 @@ class Endpoint:
     """Whether it must never be reachable from another machine."""
 
 
-SERVICES = MappingProxyType(
-    {
-        service.name: service
-        for service in (
-            Service("orchestrator", 7100, "myriad.orchestrator.v1.OrchestratorService", public=True, timeout_s=30.0),
-            Service("nlu", 7101, "myriad.nlu.v1.NluService", public=False, timeout_s=2.0),
-            Service("retrieval", 7102, "myriad.retrieval.v1.RetrievalService", public=False, timeout_s=30.0),
-            Service("toolexec", 7103, "myriad.toolexec.v1.ToolExecService", public=False, timeout_s=65.0),
-            Service("memory", 7104, "myriad.memory.v1.MemoryService", public=False, timeout_s=2.0),
-        )
-    }
+_SERVICES = (
+    Service(
+        "orchestrator",
+        7100,
+        "myriad.orchestrator.v1.OrchestratorService",
+        public=True,
+        timeout_s=30.0,
+        needs=("memory", "nlu", "retrieval", "toolexec", "triton", "valkey"),
+    ),
+    Service("nlu", 7101, "myriad.nlu.v1.NluService", public=False, timeout_s=2.0, needs=("memory", "triton")),
+    Service(
+        "retrieval",
+        7102,
+        "myriad.retrieval.v1.RetrievalService",
+        public=False,
+        timeout_s=30.0,
+        needs=("milvus", "triton"),
+    ),
+    Service(
+        "toolexec",
+        7103,
+        "myriad.toolexec.v1.ToolExecService",
+        public=False,
+        timeout_s=65.0,
+        needs=("memory", "valkey"),
+    ),
+    Service("memory", 7104, "myriad.memory.v1.MemoryService", public=False, timeout_s=2.0, needs=("valkey",)),
 )
+SERVICES = MappingProxyType({service.name: service for service in _SERVICES})
 
 ENDPOINTS = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""Puts all five services into one process. The only place that knows more than one of them."""
+"""Puts all services into one process. The only place that knows more than one of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Configs:
-    """Configuration of the five."""
+    """Configuration of each."""
 
     memory: MemoryConfig
     nlu: NluConfig
@@ -38,7 +38,7 @@ class Configs:
 
 
 def load_configs(environ: Mapping[str, str]) -> Configs:
-    """The five configurations, as the services read them; they meet each other in this process.
+    """The configurations, as the services read them; they meet each other in this process.
 
     Raises:
         ConfigError: the environment does not make them.
@@ -62,7 +62,7 @@ def described(kit_config: KitConfig, configs: Configs) -> dict[str, str]:
 
 
 async def build(configs: Configs, kit: Kit) -> list[App]:
-    """The five services, the one behind the edge first."""
+    """The services, the one behind the edge first."""
     return [
         await orchestrator.build(configs.orchestrator, kit),
         await memory.build(configs.memory, kit),
@@ -73,7 +73,7 @@ async def build(configs: Configs, kit: Kit) -> list[App]:
 
 
 async def run(kit_config: KitConfig, configs: Configs) -> None:
-    """Serves the five on one port until SIGTERM or SIGINT.
+    """Serves them all on one port until SIGTERM or SIGINT.
 
     Raises:
         ValueError: a configuration is wrong.

@@ -1,6 +1,6 @@
 """Who may call what: every RPC of every service, from the edge with a token and from inside with the mesh's.
 
-What is expected follows from the RPC's own `access` and from its row in tests/support/requests.py.
+What is expected follows from the RPC's own `access` and from its row in tests/support/rows/.
 """
 
 import json
@@ -85,7 +85,7 @@ def strangers_answer(method: MethodDescriptor, names: Names, answer: str) -> Non
 
 @each(METHODS)
 def test_every_rpc_says_how_its_request_is_filled(method: MethodDescriptor) -> None:
-    assert path(method) in ROWS, f"tests/support/requests.py has no row for {path(method)}"
+    assert path(method) in ROWS, f"tests/support/rows/ has no row for {path(method)}"
 
 
 @each(FROM_OUTSIDE)
@@ -237,6 +237,18 @@ def test_what_up_prints_to_try_works_when_pasted(stack: Running) -> None:
     assert "dev of dev is logged in until " in done["Log in"].stdout
     assert "30" in done["Ask a question"].stdout
     assert '"completed"' in done["The same over HTTP, as server-sent events"].stdout
+
+
+def test_one_process_does_the_same_turn(stack: Running) -> None:
+    """As five do: it understands, finds the document, and calls the tool."""
+    login.log_in(Folder(stack.myriad.work), Principal("dev", "dev"), TTL_S)
+    questions = ("How many days do I have to return an item?", "Where is my order 1007?")
+    told = [json.loads(stack.myriad("ask", question, "--json").stdout) for question in questions]
+    assert ["30" in each["answer"] for each in told] == [True, False]
+    assert [[tool["tool"] for tool in each["tools"]] for each in told] == [[], ["order_status"]]
+    for each in told:
+        assert "completed" in each["events"][-1]
+        assert not any("degraded" in event for event in each["events"])
 
 
 def test_a_login_is_who_the_commands_are(stack: Running, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from services.kit.interceptors.identity import metadata_of
 from services.kit.serve import grpc_server
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import open_telemetry
+from services.kit.topology import SERVICES
 from services.orchestrator import app as orchestrator_app
 from services.orchestrator.config import Config as OrchestratorConfig
 from services.vertical.app import build, load_configs
@@ -153,7 +154,10 @@ async def deserted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ki
     await kit.network.close()
 
 
-@pytest.mark.parametrize("method", methods(), ids=[f"{service_of(each)}.{each.name}" for each in methods()])
+NEEDY = [each for each in methods() if SERVICES[service_of(each)].needs]
+
+
+@pytest.mark.parametrize("method", NEEDY, ids=[f"{service_of(each)}.{each.name}" for each in NEEDY])
 async def test_when_all_behind_it_is_away_an_error_names_nothing_of_it(
     world: World, deserted: Kit, method: MethodDescriptor
 ) -> None:

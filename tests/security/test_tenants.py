@@ -1,6 +1,6 @@
 """Nobody reads, changes or learns of what is not theirs: every RPC of every service, by its contract.
 
-The stores are real: a Redis Cluster and a Milvus. A new RPC without a row in tests/support/requests.py fails by name.
+The stores are real: a Redis Cluster and a Milvus. A new RPC without a row in tests/support/rows/ fails by name.
 """
 
 import re
@@ -50,8 +50,8 @@ def test_every_rpc_has_a_row() -> None:
     """And no row is of an RPC that is gone."""
     paths = {path(method) for method in METHODS}
     missing, gone = sorted(paths - ROWS.keys()), sorted(ROWS.keys() - paths)
-    assert not missing, f"tests/support/requests.py has no row for {', '.join(missing)}"
-    assert not gone, f"tests/support/requests.py has rows for what is gone: {', '.join(gone)}"
+    assert not missing, f"tests/support/rows/ has no row for {', '.join(missing)}"
+    assert not gone, f"tests/support/rows/ has rows for what is gone: {', '.join(gone)}"
 
 
 @pytest.mark.parametrize("method", METHODS, ids=IDS)

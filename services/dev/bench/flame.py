@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from services.dev.plan import ROOT
+from services.dev.plan import ROOT, VERTICAL
+from services.kit.topology import SERVICES
 
 FOLDER = ROOT / ".myriad" / "bench"
 _RATE = "200"
-_OURS = ("orchestrator", "memory", "nlu", "retrieval", "toolexec", "vertical")
+_OURS = (*SERVICES, VERTICAL)
 
 
 @asynccontextmanager

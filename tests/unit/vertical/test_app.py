@@ -5,7 +5,12 @@ import pytest
 from services.kit.app import KitConfig
 from services.kit.clients import INPROC
 from services.kit.config import ConfigError
+from services.kit.topology import SERVICES
 from services.vertical.app import Configs, described, load_configs
+
+
+def test_every_service_has_a_configuration():
+    assert {field.name for field in dataclasses.fields(Configs)} == set(SERVICES)
 
 
 def test_what_is_shown_at_the_start_holds_every_setting_of_every_service_under_its_name():

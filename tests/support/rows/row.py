@@ -1,0 +1,80 @@
+"""What a row of requests says, and what the rows of several services share."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from google.protobuf.message import Message
+
+from myriad.common.v1 import common_pb2 as common
+
+
+@dataclass(frozen=True)
+class Names:
+    """What requests are about. Without arguments: of nothing that is there."""
+
+    agent: str
+    collection: str
+    document: str
+    session: str
+    run: str
+    """A run that has ended."""
+    held_run: str
+    """A run that holds the session."""
+    fencing_token: int
+
+    @classmethod
+    def absent(cls) -> "Names":
+        """Names of nothing that is there, of the forms that are."""
+        session = f"06{secrets.token_hex(13)}0"
+        return cls(
+            agent=f"a{secrets.token_hex(8)}",
+            collection=f"c{secrets.token_hex(8)}",
+            document=f"d{secrets.token_hex(8)}",
+            session=session,
+            run=f"{session}.1",
+            held_run=f"{session}.2",
+            fencing_token=2,
+        )
+
+
+class Owner(Enum):
+    """Who alone finds what a request names."""
+
+    TENANT = "tenant"
+    USER = "user"
+
+
+class Answer(Enum):
+    """What an RPC answers to those who cannot find what they name."""
+
+    NOT_FOUND = "not found"
+    LEFT_OUT = "a list without it"
+    THEIR_OWN = "it makes one of their own"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One RPC."""
+
+    build: Callable[[Names], Message]
+    owner: Owner
+    answer: Answer = Answer.NOT_FOUND
+
+
+def an_agent(name: str) -> common.Agent:
+    """The agent that the rows are about: a tool that may be repeated, and knowledge."""
+    tool = common.Tool(
+        name="calculate",
+        description="Calculates.",
+        side_effect="SIDE_EFFECT_IDEMPOTENT",
+        builtin=common.BuiltinTool(function="calculator"),
+    )
+    tool.parameters.update({"type": "object", "properties": {"expression": {"type": "string"}}})
+    return common.Agent(name=name, persona="You help.", tools=[tool], model=common.ModelPolicy(model="sim_llm"))
+
+
+def ref(names: Names) -> common.AgentRef:
+    """The agent, as a request names it."""
+    return common.AgentRef(name=names.agent)
