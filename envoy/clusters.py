@@ -1,5 +1,7 @@
 """The services Envoy calls: how their replicas are found, judged and protected."""
 
+from typing import Any
+
 from edge import Edge
 from shapes import TYPES, Yaml, address, named
 from sockets import upstream
@@ -35,18 +37,21 @@ def _found_by_dns() -> Yaml:
 def collector(name: str, where: str | None) -> Yaml:
     """Where spans go. Envoy's tracer insists on a cluster: without a collector it has no address."""
     endpoints = [{"endpoint": {"address": address(where)}}] if where else []
-    protocol = {
-        "@type": f"{TYPES}extensions.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}},
-    }
     return {
         "name": name,
         **_found_by_dns(),
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+        **_http2({}),
     }
+
+
+def _http2(settings: Yaml, **common: Any) -> Yaml:
+    """The part of a cluster that says how HTTP/2 is spoken to it."""
+    name = "extensions.upstreams.http.v3.HttpProtocolOptions"
+    explicit = {"explicit_http_config": {"http2_protocol_options": settings}}
+    return {"typed_extension_protocol_options": {f"envoy.{name}": {"@type": f"{TYPES}{name}", **common, **explicit}}}
 
 
 def _health() -> Yaml:
@@ -100,12 +105,7 @@ def _limits() -> Yaml:
         "initial_connection_window_size": 1048576,
         "connection_keepalive": {"interval": "30s", "timeout": "5s"},
     }
-    protocol = {
-        "@type": f"{TYPES}extensions.upstreams.http.v3.HttpProtocolOptions",
-        "common_http_protocol_options": {"idle_timeout": "300s"},
-        "explicit_http_config": {"http2_protocol_options": http2},
-    }
     return {
         "circuit_breakers": {"thresholds": [threshold]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+        **_http2(http2, common_http_protocol_options={"idle_timeout": "300s"}),
     }

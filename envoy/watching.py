@@ -4,14 +4,15 @@ from edge import Edge
 from shapes import TYPES, Yaml, named
 
 COLLECTOR = "collector"
-PATH = "%PATH(NQ:ORIG_OR_PATH)%"
-"""Of a request, without its query."""
 """The cluster that spans go to."""
+
+_PATH = "%PATH(NQ:ORIG_OR_PATH)%"
+"""Of a request, without its query."""
 
 _LINE = {
     "time": "%START_TIME%",
     "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
-    "path": PATH,
+    "path": _PATH,
     "protocol": "%PROTOCOL%",
     "status": "%RESPONSE_CODE%",
     "grpc_status": "%GRPC_STATUS(CAMEL_STRING)%",
@@ -46,12 +47,12 @@ def tracing(edge: Edge) -> Yaml:
     Whether it is recorded is the sampler's to say: Envoy's own share would also be taken of traces that callers began.
     """
     provider = {
-        "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+        "@type": f"{TYPES}config.trace.v3.OpenTelemetryConfig",
         "service_name": "envoy",
         "grpc_service": {"envoy_grpc": {"cluster_name": COLLECTOR}, "timeout": "1s"},
         "sampler": _sampler(edge.trace_ratio if edge.collector else 0.0),
     }
-    url = {"tag": "http.url", "value": _LINE["path"]}  # instead of Envoy's own, which has the query
+    url = {"tag": "http.url", "value": _PATH}  # instead of Envoy's own, which has the query
     return {"tracing": {"provider": named("envoy.tracers.opentelemetry", provider), "custom_tags": [url]}}
 
 

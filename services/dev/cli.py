@@ -29,7 +29,6 @@ from services.kit.errors import AgentNotFound, ServiceError, SessionNotFound, Un
 
 FOLLOW_EVERY_S = 0.2
 
-
 _WHO = ("tenant", "user", "role", "ttl")
 """What of a login says who, and not what to do with it."""
 

@@ -64,15 +64,16 @@ async def orchestrator_at(edge: Edge) -> AsyncIterator[Client]:
     network = Network(None)
     try:
         if edge.authority is None:
-            client = network.client("orchestrator", edge.address)
-            yield Bearer("orchestrator", client.channel, edge.token) if edge.token else client
+            yield _client(edge, network.client("orchestrator", edge.address).channel)
         else:
             async with _secure(edge.address, edge.authority) as channel:
-                yield (
-                    Bearer("orchestrator", channel, edge.token) if edge.token else Client("orchestrator", channel, None)
-                )
+                yield _client(edge, channel)
     finally:
         await network.close()
+
+
+def _client(edge: Edge, channel: grpc.aio.Channel) -> Client:
+    return Bearer("orchestrator", channel, edge.token) if edge.token else Client("orchestrator", channel, None)
 
 
 def _secure(address: str, authority: Path) -> grpc.aio.Channel:

@@ -25,11 +25,16 @@ class Process:
     started: str
     """When it started. Pid and this name one process for good, over reboots too."""
 
-    resident: int
-    """Bytes of memory it holds, pages shared with others included."""
 
-    cpu_s: float
-    """Seconds of processor time it has used, with that of its children that have ended."""
+@dataclass(frozen=True)
+class Usage:
+    """What a session of processes holds, and what it has used so far."""
+
+    resident: int = 0
+    """Bytes of memory, pages that its processes share counted for each."""
+
+    cpu_s: float = 0.0
+    """Seconds of processor time, user and system, with that of children that have ended."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +58,26 @@ class Meter:
 
     def look(self, leaders: Collection[int]) -> dict[int, Load]:
         """The load of sessions that run, by the pid of the process that began each."""
-        now = time.monotonic()
-        resident: dict[int, int] = defaultdict(int)
-        cpu_s: dict[int, float] = defaultdict(float)
-        for name in os.listdir(_PROC):
-            fields = _stat(name) if name.isdigit() else None
-            if fields is not None and int(fields[3]) in leaders:
-                resident[int(fields[3])] += _resident(fields)
-                cpu_s[int(fields[3])] += _cpu_s(fields)
+        now, usages = time.monotonic(), usage(leaders)
         passed, before = now - self._looked, self._before
-        self._before, self._looked = dict(cpu_s), now
+        self._before, self._looked = {leader: used.cpu_s for leader, used in usages.items()}, now
         # A child that was killed may take its time with it: never less than none.
         return {
-            leader: Load(held, max(0.0, cpu_s[leader] - before[leader]) / passed if leader in before else None)
-            for leader, held in resident.items()
+            leader: Load(used.resident, max(0.0, used.cpu_s - before[leader]) / passed if leader in before else None)
+            for leader, used in usages.items()
         }
+
+
+def usage(leaders: Collection[int]) -> dict[int, Usage]:
+    """What sessions that run take, by the pid of the process that began each; one that has ended is left out."""
+    resident: dict[int, int] = defaultdict(int)
+    cpu_s: dict[int, float] = defaultdict(float)
+    for name in os.listdir(_PROC):
+        fields = _stat(name) if name.isdigit() else None
+        if fields is not None and int(fields[3]) in leaders:
+            resident[int(fields[3])] += _resident(fields)
+            cpu_s[int(fields[3])] += _cpu_s(fields)
+    return {leader: Usage(held, cpu_s[leader]) for leader, held in resident.items()}
 
 
 def find(pid: int) -> Process | None:
@@ -76,7 +86,7 @@ def find(pid: int) -> Process | None:
     if fields is None or fields[0] in {b"Z", b"X"}:
         return None
     boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return Process(pid, int(fields[3]), f"{fields[19].decode()}@{boot}", _resident(fields), _cpu_s(fields))
+    return Process(pid, int(fields[3]), f"{fields[19].decode()}@{boot}")
 
 
 def _stat(pid: str) -> list[bytes] | None:

@@ -1,7 +1,6 @@
 """`myriad status`: how every part is, asked now."""
 
 import asyncio
-from collections import defaultdict
 from typing import Any
 
 from rich.console import Console, Group
@@ -9,7 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from services.dev.plan import probe_of
-from services.dev.processes import Load, Meter
+from services.dev.processes import Load, Meter, Usage, usage
 from services.dev.readiness import NotReady, check
 from services.dev.show import typed
 from services.dev.state import Folder, PartState, StackState, State
@@ -33,16 +32,12 @@ async def status(folder: Folder) -> dict[str, Any]:
     known = folder.read()
     if known is None or not folder.is_owned():
         return {"state": State.STOPPED.value, "parts": {}, "addresses": {}}
-    resident: dict[int, int] = defaultdict(int)
-    cpu_s: dict[int, float] = defaultdict(float)
-    for process in known.processes():
-        resident[process.session] += process.resident
-        cpu_s[process.session] += process.cpu_s
+    usages = usage({part.pid for part in known.parts.values() if part.pid})
     asked = (_part(folder, name, part, known) for name, part in known.parts.items())
     by_name = dict(zip(known.parts, await asyncio.gather(*asked), strict=True))
     for part in by_name.values():
-        part["rss_mib"] = round(resident[part["pid"]] / _MIB, 1)
-        part["cpu_s"] = round(cpu_s[part["pid"]], 2)
+        used = usages.get(part["pid"], Usage())
+        part["rss_mib"], part["cpu_s"] = round(used.resident / _MIB, 1), round(used.cpu_s, 2)
     ready = all(part["state"] == State.READY for part in by_name.values())
     return {
         "state": known.state.value if ready or known.state is not State.READY else UNREADY,

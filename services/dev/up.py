@@ -56,9 +56,9 @@ class UpOptions:
     def arguments(self) -> list[str]:
         """As they are typed."""
         flags = {"--vertical": self.vertical, "--with-sim": self.sim, "--auth": self.auth, "--tls": self.tls}
-        typed = [flag for flag, wanted in flags.items() if wanted]
-        typed += [word for name, many in self.replicas.items() for word in ("--replicas", f"{name}={many}")]
-        return typed + [word for origin in self.cors for word in ("--cors", origin)]
+        words = [flag for flag, wanted in flags.items() if wanted]
+        words += [word for name, many in self.replicas.items() for word in ("--replicas", f"{name}={many}")]
+        return words + [word for origin in self.cors for word in ("--cors", origin)]
 
 
 class Printer:

@@ -12,8 +12,12 @@ MISSING = "Function not found"
 Argument = str | bytes | int
 
 
+_FILES = ("library", "sessions", "turns", "runs", "owners", "tools", "agents")
+"""The files in `lua/`, in the order in which they make one text: what all use comes first."""
+
+
 class Library:
-    """The functions of `functions.lua`, named by the digest of their text.
+    """The functions of `lua/`, named by the digest of their text.
 
     A server keeps the libraries of several releases side by side, so each release of ours calls the functions it was
     tested with, also in the middle of a rolling update.
@@ -32,7 +36,8 @@ class Library:
 
 def read_library() -> Library:
     """The library that ships with this package."""
-    return Library(resources.files("services.kit").joinpath("functions.lua").read_text("utf-8"))
+    folder = resources.files("services.kit").joinpath("lua")
+    return Library("\n".join(folder.joinpath(f"{name}.lua").read_text("utf-8") for name in _FILES))
 
 
 _MESSAGES = MappingProxyType(

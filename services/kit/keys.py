@@ -7,6 +7,7 @@ one sort of tag only, so a session and a user of the same name never share a key
 |---|---|---|---|
 | `myriad:{t/s}:session` | hash | owner, agent, times, latest run and its token | `session_ttl` from a turn |
 | `myriad:{t/s}:lease` | string | the token that holds the session | as long as the turn asked for |
+| `myriad:{t/s}:work` | hash | what was asked of the run at work, its checkpoint | until the run ends |
 | `myriad:{t/s}:history` | list | messages, serialised, oldest first | with the session |
 | `myriad:{t/s}:requests` | hash | request id to the run it began | 24 h, each entry |
 | `myriad:{t/s}:request_times` | sorted set | request id by when it is forgotten | with `requests` |
@@ -14,6 +15,8 @@ one sort of tag only, so a session and a user of the same name never share a key
 | `myriad:{t/s}:tool:<n>:<user>:<tool>:<key>` | string | a tool call of run n: that it runs, or its result | 24 h |
 | `myriad:{t/u}:sessions` | sorted set | the user's sessions by their last turn | `session_ttl` from a turn |
 | `myriad:{t/u}:created:<request id>` | hash | the session that the request made | 24 h |
+| `myriad:{!owners}:owners` | sorted set | processes that run agents, by when they count as gone | one entry each |
+| `myriad:{!owners}:sessions:<owner>` | set | sessions whose runs a process owns | until another takes them |
 | `myriad:{t}:agents` | hash | name to latest revision | until deleted: it is configuration |
 | `myriad:{t}:agent:<name>` | hash | revisions of an agent | until deleted: it is configuration |
 """
@@ -64,6 +67,11 @@ class SessionKeys:
         return self._prefix + "lease"
 
     @property
+    def work(self) -> str:
+        """What the run at work needs, should another have to go on with it."""
+        return self._prefix + "work"
+
+    @property
     def history(self) -> str:
         """Its messages."""
         return self._prefix + "history"
@@ -85,6 +93,18 @@ class SessionKeys:
     def tool_call(self, run: int, user: str, tool: str, idempotency_key: str) -> str:
         """One call of a tool by the run with this number."""
         return f"{self._prefix}tool:{run}:{encode(user)}:{encode(tool)}:{encode(idempotency_key)}"
+
+
+class OwnerKeys:
+    """Keys of the processes that run agents. No tenant's encoding has a `!`, so their tag is nobody else's."""
+
+    owners = "myriad:{!owners}:owners"
+    """Who lives."""
+
+    @staticmethod
+    def sessions(owner: str) -> str:
+        """Sessions whose runs a process owns."""
+        return f"myriad:{{!owners}}:sessions:{encode(owner)}"
 
 
 class UserKeys:

@@ -83,6 +83,19 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run taken over."""
+
+    turn: Turn
+    record: bytes
+    """What was asked."""
+    checkpoint: bytes
+    """How far the owner before had come. Empty: it had not."""
+    attempts: int
+    """How often the run was taken over, this time included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a turn ended."""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from services.kit.call import Principal
-from services.memory.domain import Agent, Cursor, Ending, Message, Page, Request, Session, Turn
+from services.memory.domain import Agent, Cursor, Ending, Message, Page, Request, Resumed, Session, Turn
 
 
 class SessionStore(Protocol):
@@ -30,14 +30,29 @@ class SessionStore(Protocol):
         """The newest messages, oldest first. Raises SessionNotFound."""
 
     async def begin(
-        self, principal: Principal, session_id: str, request: Request | None, lease_ms: int, max_messages: int
+        self,
+        principal: Principal,
+        session_id: str,
+        request: Request | None,
+        lease_ms: int,
+        max_messages: int,
+        record: bytes = b"",
     ) -> Turn:
-        """Takes the session for a new run and reads its newest messages, in one round trip.
+        """Takes the session for a new run, keeps what was asked, and reads its newest messages, in one round trip.
 
         Raises:
             SessionNotFound: there is no such session.
             RequestIdReused: the request id came with another digest.
-            SessionBusy: another run holds it; `retry_after` is when its lease ends.
+            SessionBusy: another run holds it, or waits for an owner; `retry_after` is when its lease ends.
+        """
+
+    async def resume(self, principal: Principal, session_id: str, lease_ms: int, max_messages: int) -> Resumed:
+        """Takes the session for its unfinished run, whose owner is gone.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            RunNotFound: no run with a record waits for an owner.
+            SessionBusy: the run has an owner; `retry_after` is when its lease ends.
         """
 
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> None:

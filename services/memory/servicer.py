@@ -53,6 +53,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             lease_ms=max(1, request.lease.ToMilliseconds()),
             max_messages=request.max_messages,
             max_tokens=request.max_tokens,
+            record=request.record,
         )
         return memory_pb2.BeginTurnResponse(
             run_id=write_run_id(request.session_id, turn.run),
@@ -60,6 +61,25 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             attached=turn.attached,
             agent=turn.agent,
             history=map(codec.write_message, turn.history),
+        )
+
+    async def ResumeTurn(self, request: memory_pb2.ResumeTurnRequest, context: object) -> memory_pb2.ResumeTurnResponse:
+        """Takes over a run whose owner is gone."""
+        resumed = await self._turns.resume(
+            current_principal(),
+            request.session_id,
+            lease_ms=max(1, request.lease.ToMilliseconds()),
+            max_messages=request.max_messages,
+            max_tokens=request.max_tokens,
+        )
+        return memory_pb2.ResumeTurnResponse(
+            run_id=write_run_id(request.session_id, resumed.turn.run),
+            fencing_token=resumed.turn.token,
+            agent=resumed.turn.agent,
+            history=map(codec.write_message, resumed.turn.history),
+            record=resumed.record,
+            checkpoint=resumed.checkpoint,
+            attempts=resumed.attempts,
         )
 
     async def CommitTurn(self, request: memory_pb2.CommitTurnRequest, context: object) -> memory_pb2.CommitTurnResponse:

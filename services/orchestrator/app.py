@@ -7,6 +7,7 @@ from services.kit.triton import MODELS, Triton
 from services.orchestrator.adapters.memory import MemoryAgents, MemoryDirectory, MemoryTurns
 from services.orchestrator.adapters.nlu import NluClient
 from services.orchestrator.adapters.redis import RedisRunLog
+from services.orchestrator.adapters.redis_owners import RedisOwners
 from services.orchestrator.adapters.retrieval import RetrievalClient
 from services.orchestrator.adapters.toolexec import ToolExecClient
 from services.orchestrator.adapters.triton import TritonModel
@@ -19,7 +20,8 @@ from services.orchestrator.servicer import OrchestratorServicer
 async def build(config: Config, kit: Kit) -> App:
     """The orchestrator, ready to be served."""
     memory = kit.network.client("memory", config.memory_address)
-    run_log = RedisRunLog(Redis(config.redis_url), config.log_ttl_s, config.lease_s)
+    redis = Redis(config.redis_url)
+    run_log = RedisRunLog(redis, config.log_ttl_s, config.lease_s)
     runs = Runs(
         memory=MemoryTurns(memory),
         agents=MemoryAgents(memory),
@@ -31,8 +33,10 @@ async def build(config: Config, kit: Kit) -> App:
         model=TritonModel(Triton(kit.network.client("triton", config.triton_address), breakers=kit.breakers(MODELS))),
         run_log=run_log,
         codec=EventCodec(),
+        owners=RedisOwners(redis, config.owner_s),
         config=config,
     )
+    runs.start()
     servicer = OrchestratorServicer(runs, MemoryDirectory(memory))
     return App(
         name="orchestrator",

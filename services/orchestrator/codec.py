@@ -10,6 +10,7 @@ from myriad.nlu.v1 import nlu_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import status
 from services.kit.errors import ServiceUnavailable
+from services.orchestrator import checkpoint
 from services.orchestrator.domain import (
     Cancelled,
     Citation,
@@ -18,6 +19,9 @@ from services.orchestrator.domain import (
     Event,
     Failed,
     Outcome,
+    Progress,
+    Record,
+    Restarted,
     Retrieved,
     Routed,
     Started,
@@ -59,6 +63,26 @@ class EventCodec:
         """Whether a log ends with this entry."""
         return pb.RunEvent.FromString(entry).WhichOneof("event") in _LAST
 
+    def is_delta(self, entry: bytes) -> bool:
+        """Whether an entry is a piece of the answer."""
+        return pb.RunEvent.FromString(entry).HasField("text_delta")
+
+    def encode_record(self, record: Record) -> bytes:
+        """What was asked, to be kept."""
+        return checkpoint.write_record(record)
+
+    def decode_record(self, data: bytes) -> Record:
+        """What was asked."""
+        return checkpoint.read_record(data)
+
+    def encode_progress(self, progress: Progress) -> bytes:
+        """A checkpoint, to be kept."""
+        return checkpoint.write_progress(progress)
+
+    def decode_progress(self, data: bytes) -> Progress:
+        """A checkpoint."""
+        return checkpoint.read_progress(data)
+
 
 def run_of(first: bytes, newest: bytes, *, at_work: bool) -> pb.Run:
     """The run whose log begins and, so far, ends with these entries; `at_work`: someone writes on."""
@@ -99,6 +123,8 @@ def _fill(message: pb.RunEvent, event: Event) -> None:
             message.tool_started.call.CopyFrom(tool_call(call))
         case ToolFinished():
             message.tool_finished.CopyFrom(_tool_finished(event))
+        case Restarted(sequence):
+            message.restarted.discard_from_sequence = sequence
         case Degraded(component, reason):
             message.degraded.CopyFrom(pb.RunDegraded(component=component, reason=reason))
         case _:

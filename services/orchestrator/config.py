@@ -46,6 +46,12 @@ class Config:
     """A session is held so long, seconds, after it was last heard of the run that holds it; then the next may begin.
     A run at work is heard of three times as often."""
 
+    owner_s: float = 3.0
+    """A process that was not heard of for so long counts as gone, and others go on with its runs."""
+
+    max_takeovers: int = 3
+    """A run whose process was lost more often than this fails: it may be what they are lost to."""
+
     end_s: float = 10.0
     """After a run's own time, seconds that bringing its log to an end may take, should the store be away just then."""
 

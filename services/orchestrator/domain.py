@@ -174,6 +174,50 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """What was asked: all that another process needs to begin the run anew."""
+
+    text: str
+    agent: str
+    revision: int
+    roles: tuple[str, ...]
+    """Roles of the principal it was accepted with."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a turn has come: all that another process needs to go on with it.
+
+    Args:
+        sequence: Entries of the log that belong to it; later ones are of what was cut off.
+        begun: Its first event is logged.
+        understanding: What the user means, without the embedding. None: not known yet.
+        facts: What was found. None: not looked for yet.
+        step: Calls of the model that were answered.
+        calls: Tool calls that step asked for. None: the model, or the intent, has not asked yet.
+        answered: How many of them have an answer.
+        started: The next of them was begun.
+        messages: What the conversation with the model gained since its opening.
+        said: The answer so far.
+        usage: What was used.
+        bad_calls: Tool calls that were refused for what they are.
+    """
+
+    sequence: int = 0
+    begun: bool = False
+    understanding: Understanding | None = None
+    facts: tuple[Citation, ...] | None = None
+    step: int = 0
+    calls: tuple[ToolCall, ...] | None = None
+    answered: int = 0
+    started: bool = False
+    messages: tuple[Message, ...] = ()
+    said: str = ""
+    usage: Usage = field(default_factory=Usage)
+    bad_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """A turn that memory began, or, when `attached`, one that it began earlier for the same request."""
 
@@ -182,6 +226,18 @@ class Turn:
     attached: bool
     agent: str
     history: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run taken over from a process that is gone."""
+
+    turn: Turn
+    record: bytes
+    checkpoint: bytes
+    """Empty: there is none."""
+    attempts: int
+    """How often it was taken over, this time included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +302,13 @@ class ToolStarted:
     call: ToolCall
 
 
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """Text deltas of this sequence and later ones, up to here, do not count."""
+
+    discard_from_sequence: int
+
+
 class Outcome(StrEnum):
     """How a tool call ended."""
 
@@ -298,4 +361,4 @@ class Cancelled:
 
 
 Last = Completed | Failed | Cancelled
-Event = Started | Understood | Retrieved | Routed | TextDelta | ToolStarted | ToolFinished | Degraded | Last
+Event = Started | Understood | Retrieved | Routed | TextDelta | ToolStarted | ToolFinished | Restarted | Degraded | Last

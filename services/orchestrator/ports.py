@@ -13,6 +13,9 @@ from services.orchestrator.domain import (
     Knowledge,
     Message,
     Page,
+    Progress,
+    Record,
+    Resumed,
     Tool,
     ToolCall,
     ToolResult,
@@ -24,11 +27,22 @@ from services.orchestrator.domain import (
 class Memory(Protocol):
     """Sessions and what was said in them."""
 
-    async def begin_turn(self, session_id: str, request_id: str, digest: bytes, lease_s: float) -> Turn:
-        """Takes the session for a run.
+    async def begin_turn(
+        self, session_id: str, request_id: str, digest: bytes, lease_s: float, record: bytes = b""
+    ) -> Turn:
+        """Takes the session for a run, and keeps its record until it ends.
 
         Raises:
             SessionNotFound, SessionBusy, RequestIdReused.
+        """
+
+    async def resume_turn(self, session_id: str, lease_s: float) -> Resumed:
+        """Takes over the session's unfinished run, whose owner is gone.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            RunNotFound: no run waits for an owner.
+            SessionBusy: it has one.
         """
 
     async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
@@ -55,6 +69,13 @@ class Memory(Protocol):
 
 class Agents(Protocol):
     """Agents by name."""
+
+    async def revision(self, name: str, revision: int) -> Agent:
+        """One revision.
+
+        Raises:
+            AgentNotFound: there is no such revision any more.
+        """
 
     async def latest(self, name: str) -> Agent:
         """The latest revision; at most a second old.
@@ -107,8 +128,10 @@ class Model(Protocol):
 class RunLog(Protocol):
     """The ordered log of each run, kept beyond the process. Entries are opaque; the codec reads them."""
 
-    async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
-        """Appends entries, the first with `first_sequence`, and holds the session on.
+    async def append(
+        self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes], checkpoint: bytes = b""
+    ) -> bool:
+        """Appends entries, the first with `first_sequence`, keeps a checkpoint with them, and holds the session on.
 
         Returns:
             Whether someone asked for the run to stop.
@@ -127,6 +150,14 @@ class RunLog(Protocol):
 
         Raises:
             StoreUnavailable: the store does not answer at all.
+        """
+
+    async def let_go(self, principal: Principal, turn: Turn) -> None:
+        """Holds the session of a run no longer: another process may take it over at once.
+
+        Raises:
+            LeaseLost: a later turn holds the session.
+            StoreUnavailable: the store does not answer.
         """
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
@@ -151,6 +182,25 @@ class RunLog(Protocol):
         """
 
 
+class Owners(Protocol):
+    """Which process works in which sessions, so that others can go on when it is gone."""
+
+    async def beat(self) -> Sequence[str]:
+        """Says that this process lives. Returns those that were not heard of in time."""
+
+    async def hold(self, principal: Principal, session_id: str) -> None:
+        """Says that this process works in a session."""
+
+    async def release(self, sessions: Sequence[tuple[Principal, str]]) -> None:
+        """Says that it no longer does."""
+
+    async def leave(self) -> None:
+        """Says that this process is gone."""
+
+    async def take(self, gone: str, limit: int) -> Sequence[tuple[Principal, str]]:
+        """Takes over up to `limit` sessions of a process that is gone. Principals come without roles."""
+
+
 class Codec(Protocol):
     """Events as entries of a log."""
 
@@ -159,3 +209,18 @@ class Codec(Protocol):
 
     def is_last(self, entry: bytes) -> bool:
         """Whether a log ends with this entry."""
+
+    def is_delta(self, entry: bytes) -> bool:
+        """Whether an entry is a piece of the answer."""
+
+    def encode_record(self, record: Record) -> bytes:
+        """What was asked, to be kept."""
+
+    def decode_record(self, data: bytes) -> Record:
+        """What was asked."""
+
+    def encode_progress(self, progress: Progress) -> bytes:
+        """A checkpoint, to be kept."""
+
+    def decode_progress(self, data: bytes) -> Progress:
+        """A checkpoint. Empty data: nothing was done yet."""

@@ -12,19 +12,16 @@ from services.kit.redis import Redis
 from services.memory.adapters.inmemory import InMemoryAgentStore
 from services.memory.adapters.redis_agents import RedisAgentStore
 from services.memory.ports import AgentStore
-from tests.support.valkey import running_cluster, running_valkey
 
 
 @pytest.fixture(scope="module", params=["memory", "one", "cluster"])
-async def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AgentStore]:
+async def store(request: pytest.FixtureRequest, valkey_url: str, cluster_url: str) -> AsyncIterator[AgentStore]:
     if request.param == "memory":
         yield InMemoryAgentStore(revisions_kept=3, agents_allowed=5)
         return
-    start = running_valkey if request.param == "one" else running_cluster
-    async with start(tmp_path_factory.mktemp("valkey")) as url:
-        redis = Redis(url)
-        yield RedisAgentStore(redis, revisions_kept=3, agents_allowed=5)
-        await redis.close()
+    redis = Redis(valkey_url if request.param == "one" else cluster_url)
+    yield RedisAgentStore(redis, revisions_kept=3, agents_allowed=5)
+    await redis.close()
 
 
 @pytest.fixture

@@ -16,21 +16,9 @@ from tests.support.proxy import Proxy, running_proxy
 from tests.support.valkey import free_port, restartable_valkey, running_cluster, running_valkey
 
 
-@pytest.fixture(scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with running_valkey(tmp_path_factory.mktemp("one")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with running_cluster(tmp_path_factory.mktemp("cluster")) as url:
-        yield url
-
-
 @pytest.fixture(params=["one", "cluster"])
-def url(request: pytest.FixtureRequest, one: str, cluster: str) -> str:
-    return one if request.param == "one" else cluster
+def url(request: pytest.FixtureRequest, valkey_url: str, cluster_url: str) -> str:
+    return valkey_url if request.param == "one" else cluster_url
 
 
 @pytest.fixture
@@ -149,8 +137,8 @@ async def _lose_replies(redis: Redis, proxy: Proxy) -> None:
     assert await redis.execute("GET", key) == b"20"
 
 
-async def test_a_lost_reply_is_reported_and_the_command_not_sent_again(one: str) -> None:
-    async with running_proxy(one) as (proxy, url):
+async def test_a_lost_reply_is_reported_and_the_command_not_sent_again(valkey_url: str) -> None:
+    async with running_proxy(valkey_url) as (proxy, url):
         redis = Redis(url)
         await _lose_replies(redis, proxy)
         await redis.close()
@@ -165,8 +153,8 @@ async def test_a_lost_reply_of_a_cluster_is_reported_and_the_command_not_sent_ag
             await redis.close()
 
 
-async def test_no_more_connections_than_allowed_are_open(one: str) -> None:
-    async with running_proxy(one) as (proxy, url):
+async def test_no_more_connections_than_allowed_are_open(valkey_url: str) -> None:
+    async with running_proxy(valkey_url) as (proxy, url):
         redis = Redis(url, connections=5)
         await asyncio.gather(*(redis.execute("GET", "x") for _ in range(300)))
         assert proxy.connections == 5

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,24 +15,19 @@ from services.toolexec.adapters.inmemory import InMemoryResultStore
 from services.toolexec.adapters.redis import RedisResultStore
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 from services.toolexec.ports import ResultStore
-from tests.support.valkey import free_port, running_cluster, running_valkey
+from tests.support.valkey import free_port, running_valkey
 
 OUTCOME = Outcome('{"state":"süß \\u0000"}', is_error=True, duration=0.25)
 
 
 @pytest_asyncio.fixture(scope="module", params=["inmemory", "valkey", "cluster"])
-async def store(request, tmp_path_factory) -> AsyncIterator[ResultStore]:
-    work: Path = tmp_path_factory.mktemp("results")
+async def store(request, valkey_url, cluster_url) -> AsyncIterator[ResultStore]:
     if request.param == "inmemory":
         yield InMemoryResultStore(SystemClock())
         return
-    running = running_valkey if request.param == "valkey" else running_cluster
-    async with running(work) as url:
-        redis = Redis(url)
-        try:
-            yield RedisResultStore(redis)
-        finally:
-            await redis.close()
+    redis = Redis(valkey_url if request.param == "valkey" else cluster_url)
+    yield RedisResultStore(redis)
+    await redis.close()
 
 
 @pytest.fixture

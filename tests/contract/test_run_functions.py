@@ -15,27 +15,14 @@ from services.kit.redis import Redis
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.domain import Ending, Lifetimes, Message, Request, Role
 from tests.support.proxy import running_proxy
-from tests.support.valkey import running_cluster, running_valkey
 
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=30_000, history_cap=6)
 LEASE_MS = 10_000
 
 
-@pytest.fixture(scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with running_valkey(tmp_path_factory.mktemp("one")) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with running_cluster(tmp_path_factory.mktemp("cluster")) as url:
-        yield url
-
-
 @pytest.fixture(params=["one", "cluster"])
-async def redis(request: pytest.FixtureRequest, one: str, cluster: str) -> AsyncIterator[Redis]:
-    client = Redis(one if request.param == "one" else cluster)
+async def redis(request: pytest.FixtureRequest, valkey_url: str, cluster_url: str) -> AsyncIterator[Redis]:
+    client = Redis(valkey_url if request.param == "one" else cluster_url)
     yield client
     await client.close()
 
@@ -56,10 +43,10 @@ class Run:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        return (self.keys.session, self.keys.lease, self.keys.log(self.number))
+        return (self.keys.session, self.keys.lease, self.keys.log(self.number), self.keys.work)
 
     async def append(self, first: int, *events: bytes, token: int = 0, lease_ms: int = 0) -> bool:
-        arguments = (self.number, token or self.token, first, LIFETIMES.log_ms, lease_ms)
+        arguments = (self.number, token or self.token, first, LIFETIMES.log_ms, lease_ms, b"")
         return bool(await self.redis.call("run_append", self.names, *arguments, *events))
 
     async def cancel(self, user: str = "alice", number: int = 0) -> int:
@@ -222,8 +209,8 @@ async def _keys_of(url: str, tenant: str) -> dict[str, int]:
         return {name: await client.pttl(name) for name in names}
 
 
-async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(one: str) -> None:
-    redis = Redis(one)
+async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(valkey_url: str) -> None:
+    redis = Redis(valkey_url)
     principal = Principal(f"tenant-{uuid.uuid4().hex}", "alice")
     store = RedisSessionStore(redis, LIFETIMES)
     session = await store.create(principal, "s1", "aura", Request("r", b"d"))
@@ -231,9 +218,9 @@ async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(one: s
         turn = await store.begin(principal, "s1", Request(f"r{i}", b"d"), LEASE_MS, 5)
         ending = Ending(turn.run, turn.token, 1, [b"over"], [Message(Role.USER, 2, b"\x08\x02\x12\x02hi")])
         await store.end(principal, "s1", ending)
-        assert all(ttl > 0 for ttl in (await _keys_of(one, principal.tenant)).values())
+        assert all(ttl > 0 for ttl in (await _keys_of(valkey_url, principal.tenant)).values())
     await store.begin(principal, "s1", None, 50, 5)
-    keys = await _keys_of(one, principal.tenant)
+    keys = await _keys_of(valkey_url, principal.tenant)
     kinds = {name.rpartition("}:")[2] for name in keys}
     assert kinds == {
         "session", "lease", "history", "requests", "request_times", "log:1", "log:2", "log:3", "sessions", "created:r",
@@ -241,20 +228,20 @@ async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(one: s
     assert all(ttl > 0 for ttl in keys.values()), keys
     await asyncio.sleep(0.06)
     await store.delete(principal, session.session_id)
-    assert await _keys_of(one, principal.tenant) == {}
+    assert await _keys_of(valkey_url, principal.tenant) == {}
     await redis.close()
 
 
-async def test_beginning_a_turn_is_one_round_trip_of_two_calls(one: str) -> None:
+async def test_beginning_a_turn_is_one_round_trip_of_two_calls(valkey_url: str) -> None:
     principal = Principal(f"tenant-{uuid.uuid4().hex}", "alice")
-    async with running_proxy(one) as (proxy, url):
+    async with running_proxy(valkey_url) as (proxy, url):
         redis = Redis(url)
         store = RedisSessionStore(redis, LIFETIMES)
         await store.create(principal, "s1", "aura", None)
-        before, calls = proxy.round_trips, await _calls(one)
+        before, calls = proxy.round_trips, await _calls(valkey_url)
         turn = await store.begin(principal, "s1", Request("r", b"d"), LEASE_MS, 5)
         assert proxy.round_trips - before == 1
-        assert await _calls(one) - calls == 2  # one a tag
+        assert await _calls(valkey_url) - calls == 2  # one a tag
         await store.end(principal, "s1", Ending(turn.run, turn.token, 1, [b"over"]))
         assert proxy.round_trips - before == 2
         assert proxy.connections == 1
@@ -267,8 +254,8 @@ async def _calls(url: str) -> int:
         return int(found["cmdstat_fcall"]["calls"])
 
 
-async def test_listing_takes_what_expired_out_of_the_index_but_not_what_is_being_made(one: str) -> None:
-    redis = Redis(one)
+async def test_listing_takes_what_expired_out_of_the_index_but_not_what_is_being_made(valkey_url: str) -> None:
+    redis = Redis(valkey_url)
     principal = Principal(f"tenant-{uuid.uuid4().hex}", "alice")
     store, index = RedisSessionStore(redis, LIFETIMES), UserKeys(principal).sessions
     await redis.execute("ZADD", index, 1, "expired")

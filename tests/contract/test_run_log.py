@@ -22,7 +22,6 @@ from services.orchestrator.adapters.memory import MemoryTurns
 from services.orchestrator.adapters.redis import RedisRunLog
 from services.orchestrator.domain import Message, Role, ToolCall, Turn
 from tests.support.orchestrator import act_as
-from tests.support.valkey import running_valkey
 
 SAID = [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "hi")]
 
@@ -42,16 +41,15 @@ class Store:
 
 
 @pytest.fixture(scope="session")
-async def kit_on_valkey(tmp_path_factory):
-    async with running_valkey(tmp_path_factory.mktemp("run-log")) as url:
-        kit = Kit(open_telemetry("test", "", 0.0), None)
-        app = await memory.build(MemoryConfig(redis_url=url), kit)
-        kit.registry(app)
-        redis = Redis(url)
-        yield kit, redis
-        await redis.close()
-        for closer in reversed(app.closers):
-            await closer()
+async def kit_on_valkey(valkey_url):
+    kit = Kit(open_telemetry("test", "", 0.0), None)
+    app = await memory.build(MemoryConfig(redis_url=valkey_url), kit)
+    kit.registry(app)
+    redis = Redis(valkey_url)
+    yield kit, redis
+    await redis.close()
+    for closer in reversed(app.closers):
+        await closer()
 
 
 @pytest.fixture(params=["inmemory", "redis"])

@@ -9,14 +9,14 @@ import pytest
 
 from myriad.common.v1 import common_pb2
 from services.kit.call import Principal
-from services.kit.errors import Aborted, LeaseLost, RequestIdReused, SessionBusy, SessionNotFound
+from services.kit.errors import Aborted, LeaseLost, RequestIdReused, RunNotFound, SessionBusy, SessionNotFound
 from services.kit.redis import Redis
 from services.memory.adapters.inmemory import InMemorySessionStore
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.codec import read_message
 from services.memory.domain import Cursor, Ending, Lifetimes, Message, Request, Role, Session
 from services.memory.ports import SessionStore
-from tests.support.valkey import restartable_valkey, running_cluster, running_valkey
+from tests.support.valkey import restartable_valkey
 
 LONG = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
 SHORT = Lifetimes(session_ms=250, log_ms=250, history_cap=6, request_ms=250)
@@ -25,19 +25,17 @@ Open = Callable[[Lifetimes], SessionStore]
 
 
 @pytest.fixture(scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Redis]:
-    async with running_valkey(tmp_path_factory.mktemp("one")) as url:
-        redis = Redis(url)
-        yield redis
-        await redis.close()
+async def one(valkey_url: str) -> AsyncIterator[Redis]:
+    redis = Redis(valkey_url)
+    yield redis
+    await redis.close()
 
 
 @pytest.fixture(scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Redis]:
-    async with running_cluster(tmp_path_factory.mktemp("cluster")) as url:
-        redis = Redis(url)
-        yield redis
-        await redis.close()
+async def cluster(cluster_url: str) -> AsyncIterator[Redis]:
+    redis = Redis(cluster_url)
+    yield redis
+    await redis.close()
 
 
 @pytest.fixture(params=["memory", "one", "cluster"])
@@ -362,3 +360,43 @@ async def test_a_deleted_session_is_gone_unless_a_turn_holds_it(store: SessionSt
     with pytest.raises(SessionNotFound):
         await store.end(alice, session.session_id, ending)
     assert (await store.page(alice, None, 5)).sessions == []
+
+
+async def test_a_run_with_a_record_waits_for_an_owner_when_its_own_is_gone(
+    store: SessionStore, alice: Principal
+) -> None:
+    session_id = (await make(store, alice)).session_id
+    turn = await store.begin(alice, session_id, None, 50, 5, b"asked")
+    with pytest.raises(SessionBusy):
+        await store.resume(alice, session_id, LEASE_MS, 5)
+    await asyncio.sleep(0.08)
+    with pytest.raises(SessionBusy):
+        await store.begin(alice, session_id, None, LEASE_MS, 5)
+    resumed = await store.resume(alice, session_id, LEASE_MS, 5)
+    assert (resumed.turn.run, resumed.turn.agent, resumed.record) == (turn.run, "aura", b"asked")
+    assert (resumed.checkpoint, resumed.attempts, resumed.turn.token > turn.token) == (b"", 1, True)
+    with pytest.raises(LeaseLost):
+        await store.end(alice, session_id, Ending(turn.run, turn.token, 1, [b"late"]))
+    await store.end(alice, session_id, Ending(turn.run, resumed.turn.token, 1, [b"end"]))
+    with pytest.raises(RunNotFound):
+        await store.resume(alice, session_id, LEASE_MS, 5)
+    assert (await store.begin(alice, session_id, None, LEASE_MS, 5)).run == turn.run + 1
+
+
+async def test_nobody_takes_over_what_is_anothers_or_never_was(store: SessionStore, alice: Principal) -> None:
+    session_id = (await make(store, alice)).session_id
+    with pytest.raises(RunNotFound):
+        await store.resume(alice, session_id, LEASE_MS, 5)
+    await store.begin(alice, session_id, None, 1, 5, b"asked")
+    await asyncio.sleep(0.02)
+    with pytest.raises(SessionNotFound):
+        await store.resume(Principal(alice.tenant, "mallory"), session_id, LEASE_MS, 5)
+
+
+async def test_a_deleted_session_leaves_no_run_to_take_over(store: SessionStore, alice: Principal) -> None:
+    session_id = (await make(store, alice)).session_id
+    await store.begin(alice, session_id, None, 1, 5, b"asked")
+    await asyncio.sleep(0.02)
+    await store.delete(alice, session_id)
+    with pytest.raises(SessionNotFound):
+        await store.resume(alice, session_id, LEASE_MS, 5)

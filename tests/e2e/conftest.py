@@ -30,11 +30,3 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     work: Path = tmp_path_factory.mktemp("stack")
     async with running_stack(work=work, sim=True, prepare=apply_example) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-async def vertical_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """All services in one process."""
-    work: Path = tmp_path_factory.mktemp("vertical")
-    async with running_stack(work=work, vertical=True, sim=True, prepare=apply_example) as running:
-        yield running

@@ -185,13 +185,3 @@ async def test_what_is_anothers_is_not_found(stack, user, player):
             assert (await other.http.post(f"/v1/sessions/{session}:run", json={"input": "hi"})).status_code == 404
             assert (await other.http.delete(f"/v1/sessions/{session}")).status_code == 404
             assert (await other.http.get("/v1/sessions")).json()["sessions"] == []
-
-
-async def test_one_process_does_the_same_turn(vertical_stack):
-    async with face(vertical_stack) as user:
-        events = await user.turn(await user.session(), "How many days do I have to return an item?")
-        assert kinds(events)[-1] == "completed"
-        assert "30" in events[-1].completed.answer
-        events = await user.turn(await user.session(), "Where is my order 1007?")
-        assert "tool_finished" in kinds(events)
-        assert "degraded" not in kinds(events)

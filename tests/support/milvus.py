@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import random
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,15 +59,6 @@ async def stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.kill()
     await process.wait()
-
-
-def free_port() -> int:
-    """A port that is free, below the ephemeral ones."""
-    while True:
-        port = random.randint(15_000, 32_767)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 async def _answers(port: int) -> bool:

@@ -24,6 +24,28 @@ NOW = datetime(2025, 3, 5, 10, 0, tzinfo=UTC)
 EMBEDDER = "embedder"
 ANN = Principal("acme", "ann")
 
+AGENT_FILE = """
+name: aura
+persona: You help customers.
+intents:
+  - name: order_status
+    examples: [where is my order, track my parcel, has my order shipped, where is the parcel now]
+    tool: {name: get_order, arguments: {order_id: order_id}}
+  - name: return_order
+    examples: [I want to return my order, send this back, return an item, how do I send an item back]
+  - name: greeting
+    examples: [hello there, good morning, hi to you, hello and good morning]
+entities:
+  - name: order_id
+    patterns: ['\\b\\d{4}\\b']
+tools:
+  - name: get_order
+    description: Looks an order up.
+    side_effect: SIDE_EFFECT_READ
+    builtin: {function: get_order}
+"""
+"""Three intents, enough to be trained with."""
+
 
 @cache
 def languages() -> Languages:

@@ -9,7 +9,7 @@ from services.kit.app import App, Kit
 from services.kit.call import Call, Principal, enter
 from services.kit.clients import INPROC
 from services.kit.telemetry import open_telemetry
-from services.orchestrator.adapters.inmemory import InMemoryTurns
+from services.orchestrator.adapters.inmemory import InMemoryOwners, InMemoryTurns
 from services.orchestrator.adapters.inmemory_services import (
     InMemoryAgents,
     InMemoryModel,
@@ -58,6 +58,7 @@ class Bench:
 
     def __init__(self, agent=None, config=None, lease_s=30.0):
         self.store = InMemoryTurns(lease_s)
+        self.owners, self.gone = {}, set()
         self.store.add_session(ALICE, SESSION, "aura")
         self.nlu, self.retrieval, self.tools = InMemoryNlu(), InMemoryRetrieval(), InMemoryTools()
         self.model, self.agents = InMemoryModel(), InMemoryAgents()
@@ -76,6 +77,7 @@ class Bench:
             model=self.model,
             run_log=self.store,
             codec=EventCodec(),
+            owners=InMemoryOwners(self.owners, self.gone, f"process-{len(self.owners)}"),
             config=config or Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=1.0),
         )
 

@@ -1,9 +1,7 @@
 """Valkey servers for tests: one, or a cluster of three primaries, started by the launcher's own engine."""
 
 import asyncio
-import random
 import signal
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,11 +11,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.dev.engines.valkey import launch
+from tests.support.ports import free_port
 
 _START_S = 10.0
 _SLOTS = 16384
 _BUS = 10_000
-_HIGHEST = 32_767
+"""How far above its port a server of a cluster listens for the others."""
 
 
 @asynccontextmanager
@@ -47,7 +46,7 @@ async def running_cluster(work: Path, *, primaries: int = 3, announced: int = 0)
         announced: Port that clients are told to use, when it is not the server's own; for a single primary.
     """
     async with AsyncExitStack() as stack:
-        ports = [free_port() for _ in range(primaries)]
+        ports = [free_port(beside=_BUS) for _ in range(primaries)]
         extra = ("--cluster-enabled", "yes", "--cluster-announce-port", str(announced))
         processes = await asyncio.gather(*(start_valkey(work / str(port), port, extra) for port in ports))
         for process in processes:
@@ -81,14 +80,6 @@ async def restartable_valkey(work: Path) -> AsyncIterator[Restartable]:
         yield server
     finally:
         await server.stop(orderly=False)
-
-
-def free_port() -> int:
-    """A port that is free, as is the one of the cluster's bus above it; both below the ephemeral ones."""
-    while True:
-        port = random.randint(15_000, _HIGHEST - _BUS)
-        if _is_free(port) and _is_free(port + _BUS):
-            return port
 
 
 async def start_valkey(work: Path, port: int, extra: Sequence[str] = ()) -> asyncio.subprocess.Process:
@@ -148,13 +139,3 @@ async def _answers(port: int) -> bool:
         return False
     finally:
         await client.aclose()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -10,6 +10,7 @@ from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev.bench import asking
 from services.dev.bench.asking import Bench, Say
+from services.dev.bench.load import percentile
 from services.dev.bench.section import Section, number
 
 STREAMS = 32
@@ -19,14 +20,14 @@ _SLOW = asking.script(first_ms=60, delay_ms=20, tokens=100)
 _ENDLESS = asking.script(deltas=["word "], delay_ms=20, forever=True)
 _ANSWER_S = 2.1
 _STOPS_AFTER_S = 0.3
-_LAST = ("completed", "failed", "cancelled")
+_LATE_S = 0.5
 
 
 async def section(work: Path, say: Say) -> Section:
     """Measures both ways of running, one after the other."""
     columns = []
-    for name, folder, vertical in (("five processes", "five", False), ("one process", "one", True)):
-        async with asking.running(work / folder, vertical=vertical, say=say) as bench:
+    for name, vertical in asking.WAYS.items():
+        async with asking.running(work / ("one" if vertical else "five"), vertical=vertical, say=say) as bench:
             say(f"{name}: slow answers")
             ours, direct = await _first_words(bench)
             say(f"{name}: cancels")
@@ -65,7 +66,7 @@ async def _first_words(bench: Bench) -> tuple[list[float], list[float]]:
 
 
 async def _cancels(bench: Bench) -> tuple[list[float], int]:
-    """Seconds from CancelRun to `cancelled`, and how many words came after half a second."""
+    """Seconds from CancelRun to `cancelled`, and how many words came later than the target allows."""
     late = 0
     taken: list[float] = []
 
@@ -84,8 +85,8 @@ async def _cancels(bench: Bench) -> tuple[list[float], int]:
         async for event in asking.turn(bench.edge, session, _ENDLESS):
             telling = telling or asyncio.create_task(cancel(event.run_id))
             if told and event.HasField("text_delta"):
-                late += time.perf_counter() - told > 0.5
-            if event.WhichOneof("event") in _LAST:
+                late += time.perf_counter() - told > _LATE_S
+            if event.WhichOneof("event") in asking.LAST:
                 taken.append(time.perf_counter() - told)
         if telling is not None:
             await telling
@@ -107,7 +108,7 @@ def _stopped(taken: Sequence[float], late: int) -> list[str]:
 
 
 def _percentile_ms(seconds: Sequence[float], share: float) -> float:
-    return sorted(seconds)[min(int(len(seconds) * share), len(seconds) - 1)] * 1000
+    return percentile(sorted(seconds), share) * 1000
 
 
 _ABOUT = f"""

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from shutil import copytree
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -15,6 +16,7 @@ from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev import agentfile, agents
 from services.dev.login import DEVELOPER
 from services.dev.plan import ROOT
+from services.dev.processes import Usage, usage
 from services.dev.stack import Stack, running_stack
 from services.kit.call import work_as
 from services.kit.clients import Client, Network
@@ -26,6 +28,12 @@ EXAMPLE = "bench"
 
 PLAIN = "plain"
 """An agent without intents and knowledge."""
+
+LAST = ("completed", "failed", "cancelled")
+"""The events that end a turn."""
+
+WAYS = MappingProxyType({"five processes": False, "one process": True})
+"""The ways of running that are compared; whether it is all services in one process."""
 
 Say = Callable[[str], None]
 
@@ -44,6 +52,16 @@ class Bench:
     async def sessions(self, count: int, agent: str) -> list[str]:
         """New sessions, their ids."""
         return [await new_session(self.edge, agent) for _ in range(count)]
+
+    def pids(self) -> dict[str, int]:
+        """The process that began the session of each part."""
+        return {name: part.pid for name, part in self.stack.state.parts.items()}
+
+
+def usage_of(pids: Mapping[str, int]) -> dict[str, Usage]:
+    """What each of these sessions of processes takes now, by name."""
+    found = usage(pids.values())
+    return {name: found.get(pid, Usage()) for name, pid in pids.items()}
 
 
 @asynccontextmanager

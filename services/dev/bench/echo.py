@@ -15,8 +15,10 @@ _TIMEOUT_S = 30.0
 
 @asynccontextmanager
 async def echoing() -> AsyncIterator[tuple[int, Callable[[int, int], Awaitable[bool]]]]:
-    """Runs the server; gives its process id and a call of it."""
-    server = await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, stdout=asyncio.subprocess.PIPE)
+    """Runs the server in a session of its own; gives its process id and a call of it."""
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
     assert server.stdout is not None
     port = int(await server.stdout.readline())
     try:

@@ -6,7 +6,7 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from services.dev.bench import asking, cpu
+from services.dev.bench import asking
 from services.dev.bench.asking import Bench, Say
 from services.dev.bench.section import Section, number
 from services.kit.clients import Client, Network
@@ -19,8 +19,6 @@ _EACH_CONNECTION = 100
 
 _BEGINNING = 24
 """Turns that are begun at the same time."""
-
-_LAST = ("completed", "failed", "cancelled")
 
 
 class _Held:
@@ -44,18 +42,18 @@ async def _measure(bench: Bench, say: Say) -> list[list[str]]:
     networks = [Network(None) for _ in range(STREAMS // _EACH_CONNECTION)]
     edges = [network.client("orchestrator", bench.stack.address("envoy")) for network in networks]
     held, gate = _Held(), asyncio.Semaphore(_BEGINNING)
-    before, began = _resident(bench), time.perf_counter()
+    before, began = asking.usage_of(bench.pids()), time.perf_counter()
     tasks = [asyncio.create_task(_hold(held, edges[index % len(edges)], gate)) for index in range(STREAMS)]
     while held.open + held.errors < STREAMS:
         await asyncio.sleep(5)
         say(f"{held.open} streams open, {held.errors} errors")
-    opened_s, after = time.perf_counter() - began, _resident(bench)
+    opened_s, after = time.perf_counter() - began, asking.usage_of(bench.pids())
     cores = await _watch(bench, held)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.gather(*(network.close() for network in networks))
-    kib = {name: (after[name] - before[name]) / 1024 / STREAMS for name in after}
+    kib = {name: (after[name].resident - before[name].resident) / 1024 / STREAMS for name in after}
     return [
         ["**held at once** (target 10,000)", f"**{held.open:,}**"],
         ["errors (target 0)", str(held.errors)],
@@ -70,13 +68,12 @@ async def _measure(bench: Bench, say: Say) -> list[list[str]]:
 
 async def _watch(bench: Bench, held: _Held) -> dict[str, float]:
     """Watches for a while; cores used by process."""
-    pids = {name: part.pid for name, part in bench.stack.state.parts.items()}
-    used = cpu.of(pids)
+    before = asking.usage_of(bench.pids())
     held.watched = True
     await asyncio.sleep(WATCHED_S)
     held.watched = False
-    after = cpu.of(pids)
-    return {name: (after[name] - used[name]) / WATCHED_S for name in pids}
+    after = asking.usage_of(bench.pids())
+    return {name: (after[name].cpu_s - before[name].cpu_s) / WATCHED_S for name in after}
 
 
 async def _hold(held: _Held, edge: Client, gate: asyncio.Semaphore) -> None:
@@ -95,19 +92,12 @@ async def _hold(held: _Held, edge: Client, gate: asyncio.Semaphore) -> None:
                         held.open += 1
                         until_open.close()
                     held.words += kind == "text_delta" and held.watched
-                    if kind in _LAST:
+                    if kind in asking.LAST:
                         break
         held.errors += 1  # nobody has stopped it
     except Exception:  # noqa: BLE001 - whatever ends a stream, it was not held
         held.errors += 1
     held.open -= opened
-
-
-def _resident(bench: Bench) -> dict[str, int]:
-    """Memory by process, bytes, each with its children."""
-    resident = {process.pid: process.resident for process in bench.stack.state.processes()}
-    parts = bench.stack.state.parts
-    return {name: sum(resident.get(pid, 0) for pid in cpu.family(part.pid)) for name, part in parts.items()}
 
 
 _ABOUT = f"""

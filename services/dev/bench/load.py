@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -23,7 +23,12 @@ class Load:
 
     def percentile_ms(self, share: float) -> float:
         """The latency that this share of the calls stayed within, milliseconds."""
-        return self.latencies_s[min(int(len(self.latencies_s) * share), len(self.latencies_s) - 1)] * 1000
+        return percentile(self.latencies_s, share) * 1000
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that this share of sorted values stays within."""
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
 async def closed_loop(workers: int, count: int, call: Callable[[int, int], Awaitable[bool]]) -> Load:

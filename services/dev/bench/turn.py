@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.dev.bench import asking, cpu, flame
+from services.dev.bench import asking, flame
 from services.dev.bench.asking import Bench, Say
 from services.dev.bench.echo import echoing
 from services.dev.bench.load import Load, closed_loop
@@ -56,29 +56,32 @@ class Result:
 
 async def section(work: Path, say: Say) -> Section:
     """Measures both ways of running, one after the other."""
-    results = [await measure(work / name, vertical=vertical, say=say) for name, vertical in _WAYS.items()]
+    results = [
+        await measure(work / ("one" if vertical else "five"), name, vertical=vertical, say=say)
+        for name, vertical in asking.WAYS.items()
+    ]
     return Section("Straight-path turn", _ABOUT, _rows(results))
 
 
-async def measure(work: Path, *, vertical: bool, say: Say) -> Result:
+async def measure(work: Path, name: str, *, vertical: bool, say: Say) -> Result:
     """Starts a stack and loads it with turns, direct calls of its model, and calls of an echo."""
-    result = Result("one process" if vertical else "five processes")
+    result = Result(name)
     began = time.perf_counter()
     async with asking.running(work, vertical=vertical, say=say) as bench:
         result.ready_s = time.perf_counter() - began
         for workers in AT_ONCE:
             say(f"{result.name}: turns, {workers} at once")
-            result.turns[workers] = await _turns(bench, workers, work)
+            result.turns[workers] = await _turns(bench, workers)
         for workers in AT_ONCE:
             say(f"{result.name}: direct calls and echo, {workers} at once")
             result.direct[workers] = await _direct(bench, workers)
             async with echoing() as (pid, call):
                 result.echo[workers] = await measured({"echo": pid}, workers, TURNS, call)
-        result.resident_mib = sum(process.resident for process in bench.stack.state.processes()) / 2**20
+        result.resident_mib = sum(used.resident for used in asking.usage_of(bench.pids()).values()) / 2**20
     return result
 
 
-async def _turns(bench: Bench, workers: int, work: Path) -> Loaded:
+async def _turns(bench: Bench, workers: int) -> Loaded:
     sessions = await bench.sessions(workers, asking.EXAMPLE)
 
     async def call(worker: int, index: int) -> bool:
@@ -87,9 +90,9 @@ async def _turns(bench: Bench, workers: int, work: Path) -> Loaded:
 
     count = TURNS // 5 if workers == 1 else TURNS
     await closed_loop(workers, max(workers, count // 10), call)
-    loaded = await measured(_pids(bench), workers, count, call)
+    loaded = await measured(bench.pids(), workers, count, call)
     if workers == AT_ONCE[1]:  # apart from the measurement: who is watched is slower
-        async with flame.recorded(_pids(bench), flame.FOLDER):
+        async with flame.recorded(bench.pids(), flame.FOLDER):
             await closed_loop(workers, count // 2, call)
     return loaded
 
@@ -100,22 +103,18 @@ async def _direct(bench: Bench, workers: int) -> Loaded:
             return bool([chunk async for chunk in chunks])
 
     await closed_loop(workers, max(workers, TURNS // 10), call)
-    return await measured(_pids(bench), workers, TURNS, call)
+    return await measured(bench.pids(), workers, TURNS, call)
 
 
 async def measured(
     pids: Mapping[str, int], workers: int, count: int, call: Callable[[int, int], Awaitable[bool]]
 ) -> Loaded:
-    """A closed loop, and what it cost."""
-    before, own = cpu.of(pids), time.process_time()
+    """A closed loop, and what it cost; `pids` are of processes that began a session."""
+    before, own = asking.usage_of(pids), time.process_time()
     load = await closed_loop(workers, count, call)
-    after = cpu.of(pids)
-    used = {name: (after[name] - before[name]) * 1000 / count for name in pids}
+    after = asking.usage_of(pids)
+    used = {name: (after[name].cpu_s - before[name].cpu_s) * 1000 / count for name in pids}
     return Loaded(load, used | {"generator": (time.process_time() - own) * 1000 / count})
-
-
-def _pids(bench: Bench) -> dict[str, int]:
-    return {name: part.pid for name, part in bench.stack.state.parts.items()}
 
 
 def _rows(results: Sequence[Result]) -> list[list[str]]:
@@ -165,8 +164,6 @@ def _column_of(results: Sequence[Result]) -> Callable[[Result], list[str]]:
 
     return column
 
-
-_WAYS = {"five": False, "one": True}
 
 _ABOUT = """
 A turn of the example agent through Envoy: session, intents by the real embedder, facts from the real Milvus, history

@@ -10,10 +10,11 @@ from services.kit.errors import (
     LeaseLost,
     RequestIdReused,
     ResourceExhausted,
+    RunNotFound,
     SessionBusy,
     SessionNotFound,
 )
-from services.memory.domain import Agent, Cursor, Ending, Lifetimes, Message, Page, Request, Session, Turn
+from services.memory.domain import Agent, Cursor, Ending, Lifetimes, Message, Page, Request, Resumed, Session, Turn
 
 Clock = Callable[[], int]
 
@@ -39,6 +40,8 @@ class _Kept:
     endings: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
     token: int = 0
     lease_until_ms: int = 0
+    record: bytes = b""
+    attempts: int = 0
 
 
 class InMemorySessionStore:
@@ -93,7 +96,13 @@ class InMemorySessionStore:
         return self._find(principal, session_id).history[-max_messages:]
 
     async def begin(
-        self, principal: Principal, session_id: str, request: Request | None, lease_ms: int, max_messages: int
+        self,
+        principal: Principal,
+        session_id: str,
+        request: Request | None,
+        lease_ms: int,
+        max_messages: int,
+        record: bytes = b"",
     ) -> Turn:
         """As `SessionStore.begin`."""
         now, kept = self._clock(), self._find(principal, session_id)
@@ -107,6 +116,9 @@ class InMemorySessionStore:
             kept.lease_until_ms = now + lease_ms
             return Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
         self._check_free(kept)
+        if kept.record:
+            raise SessionBusy("another run holds the session", retry_after=1.0)
+        kept.record, kept.attempts = record, 0
         run = kept.session.run_count + 1
         expires = now + self._lifetimes.session_ms
         kept.session = replace(kept.session, run_count=run, updated_ms=now, expires_ms=expires)
@@ -115,6 +127,18 @@ class InMemorySessionStore:
         if request:
             kept.requests[request.request_id] = _Seen(request.digest, str(run), now + self._lifetimes.request_ms)
         return Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
+
+    async def resume(self, principal: Principal, session_id: str, lease_ms: int, max_messages: int) -> Resumed:
+        """As `SessionStore.resume`, but that nobody writes checkpoints here."""
+        kept = self._find(principal, session_id)
+        self._check_free(kept)
+        if not kept.record:
+            raise RunNotFound("no such run")
+        kept.token += 1
+        kept.attempts += 1
+        kept.lease_until_ms = self._clock() + lease_ms
+        turn = Turn(kept.session.run_count, kept.token, False, kept.session.agent, kept.history[-max_messages:])
+        return Resumed(turn, kept.record, b"", kept.attempts)
 
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> None:
         """As `SessionStore.end`, but that there is no log to follow."""
@@ -127,6 +151,7 @@ class InMemorySessionStore:
         kept.history = [*kept.history, *ending.messages][-self._lifetimes.history_cap :]
         kept.session = replace(kept.session, expires_ms=self._clock() + self._lifetimes.session_ms)
         kept.lease_until_ms = 0
+        kept.record = b""
 
     def _find(self, principal: Principal, session_id: str) -> _Kept:
         kept = self._sessions.get((principal.tenant, session_id))

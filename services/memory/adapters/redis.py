@@ -1,4 +1,4 @@
-"""Sessions in Redis, by the functions of `kit/functions.lua`, which say who may and when."""
+"""Sessions in Redis, by the functions of `kit/lua/`, which say who may and when."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from services.kit.errors import SessionNotFound
 from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
 from services.memory.codec import parse_message
-from services.memory.domain import Cursor, Ending, Lifetimes, Message, Page, Request, Session, Turn
+from services.memory.domain import Cursor, Ending, Lifetimes, Message, Page, Request, Resumed, Session, Turn
 
 _HOUR_MS = 3_600_000
 _LOGS_AT_ONCE = 500
@@ -63,7 +63,7 @@ class RedisSessionStore:
         keys, user = SessionKeys(principal, session_id), UserKeys(principal)
         runs, request_id = await self._redis.call(
             "session_delete",
-            (keys.session, keys.lease, keys.history, keys.requests, keys.request_times),
+            (keys.session, keys.lease, keys.history, keys.requests, keys.request_times, keys.work),
             _text(principal.user),
         )
         await self._redis.execute("ZREM", user.sessions, session_id)
@@ -82,13 +82,19 @@ class RedisSessionStore:
         return [parse_message(data) for data in found]
 
     async def begin(
-        self, principal: Principal, session_id: str, request: Request | None, lease_ms: int, max_messages: int
+        self,
+        principal: Principal,
+        session_id: str,
+        request: Request | None,
+        lease_ms: int,
+        max_messages: int,
+        record: bytes = b"",
     ) -> Turn:
         """As `SessionStore.begin`. The index is another tag's, so it has a command of its own, sent along."""
         keys = SessionKeys(principal, session_id)
         begin = self._redis.function(
             "turn_begin",
-            (keys.session, keys.lease, keys.history, keys.requests, keys.request_times),
+            (keys.session, keys.lease, keys.history, keys.requests, keys.request_times, keys.work),
             _text(principal.user),
             request.request_id if request else "",
             request.digest if request else b"",
@@ -96,17 +102,31 @@ class RedisSessionStore:
             max_messages,
             self._lifetimes.session_ms,
             self._lifetimes.request_ms,
+            record,
         )
         touch = self._redis.function("session_touch", (UserKeys(principal).sessions,), session_id, self._index_ms)
         (attached, run, token, agent, history), _ = await self._redis.pipeline([begin, touch])
         return Turn(run, token, bool(attached), agent.decode(), [parse_message(data) for data in history])
+
+    async def resume(self, principal: Principal, session_id: str, lease_ms: int, max_messages: int) -> Resumed:
+        """As `SessionStore.resume`."""
+        keys = SessionKeys(principal, session_id)
+        run, token, agent, record, checkpoint, attempts, history = await self._redis.call(
+            "turn_resume",
+            (keys.session, keys.lease, keys.history, keys.work),
+            _text(principal.user),
+            lease_ms,
+            max_messages,
+        )
+        turn = Turn(run, token, False, agent.decode(), [parse_message(data) for data in history])
+        return Resumed(turn, record, checkpoint, attempts)
 
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> None:
         """As `SessionStore.end`."""
         keys = SessionKeys(principal, session_id)
         await self._redis.call(
             "turn_end",
-            (keys.session, keys.lease, keys.history, keys.log(ending.run)),
+            (keys.session, keys.lease, keys.history, keys.log(ending.run), keys.work),
             _text(principal.user),
             ending.run,
             ending.token,

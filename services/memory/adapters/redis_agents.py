@@ -1,4 +1,4 @@
-"""Agents in Redis, by the functions of `kit/functions.lua`."""
+"""Agents in Redis, by the functions of `kit/lua/`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from services.kit.call import Principal
 from services.memory.core.window import window
-from services.memory.domain import Ending, Message, Request, Turn
+from services.memory.domain import Ending, Message, Request, Resumed, Turn
 from services.memory.ports import SessionStore
 
 _MAX_MESSAGES = 20
@@ -39,6 +39,7 @@ class Turns:
         lease_ms: int,
         max_messages: int,
         max_tokens: int,
+        record: bytes = b"",
     ) -> Turn:
         """Takes the session for a new run and returns what the agent remembers.
 
@@ -49,6 +50,7 @@ class Turns:
             lease_ms: How long the session is held.
             max_messages: Of the history; 0: 20.
             max_tokens: Of the history; 0: 2048.
+            record: What was asked; with it the run can be taken over.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -56,8 +58,17 @@ class Turns:
             SessionBusy: another run holds the session.
         """
         count = max_messages or _MAX_MESSAGES
-        turn = await self._store.begin(principal, session_id, request, lease_ms, count)
+        turn = await self._store.begin(principal, session_id, request, lease_ms, count, record)
         return replace(turn, history=window(turn.history, count, max_tokens or _MAX_TOKENS))
+
+    async def resume(
+        self, principal: Principal, session_id: str, *, lease_ms: int, max_messages: int, max_tokens: int
+    ) -> Resumed:
+        """Takes over a run whose owner is gone. Raises SessionNotFound; RunNotFound; SessionBusy."""
+        count = max_messages or _MAX_MESSAGES
+        resumed = await self._store.resume(principal, session_id, lease_ms, count)
+        history = window(resumed.turn.history, count, max_tokens or _MAX_TOKENS)
+        return replace(resumed, turn=replace(resumed.turn, history=history))
 
     async def commit(
         self,

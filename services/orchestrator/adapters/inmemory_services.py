@@ -41,10 +41,18 @@ class InMemoryAgents:
     def __init__(self) -> None:
         """Knows none."""
         self._agents: dict[tuple[str, str], Agent] = {}
+        self._revisions: dict[tuple[str, str, int], Agent] = {}
 
     def put(self, tenant: str, agent: Agent) -> None:
         """Makes a revision the latest."""
-        self._agents[tenant, agent.name] = agent
+        self._agents[tenant, agent.name] = self._revisions[tenant, agent.name, agent.revision] = agent
+
+    async def revision(self, name: str, revision: int) -> Agent:
+        """One revision."""
+        agent = self._revisions.get((current_principal().tenant, name, revision))
+        if agent is None:
+            raise AgentNotFound("no such revision")
+        return agent
 
     async def latest(self, name: str) -> Agent:
         """The latest revision."""

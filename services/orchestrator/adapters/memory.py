@@ -11,7 +11,18 @@ from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.kit.agents import AgentCatalog
 from services.kit.call import current_principal
 from services.kit.clients import Client
-from services.orchestrator.domain import Agent, Intent, Knowledge, Message, Role, Tool, ToolBinding, ToolCall, Turn
+from services.orchestrator.domain import (
+    Agent,
+    Intent,
+    Knowledge,
+    Message,
+    Resumed,
+    Role,
+    Tool,
+    ToolBinding,
+    ToolCall,
+    Turn,
+)
 
 _TIMEOUT_S = 2.0
 _LATEST_S = 1.0
@@ -34,12 +45,24 @@ class MemoryTurns:
         self._client = client
         self._stub = memory_pb2_grpc.MemoryServiceStub(client.channel)
 
-    async def begin_turn(self, session_id: str, request_id: str, digest: bytes, lease_s: float) -> Turn:
+    async def begin_turn(
+        self, session_id: str, request_id: str, digest: bytes, lease_s: float, record: bytes = b""
+    ) -> Turn:
         """Takes the session for a run."""
-        request = memory_pb2.BeginTurnRequest(session_id=session_id, request_id=request_id, request_digest=digest)
+        request = memory_pb2.BeginTurnRequest(
+            session_id=session_id, request_id=request_id, request_digest=digest, record=record
+        )
         request.lease.FromNanoseconds(int(lease_s * 1e9))
         reply = await self._client.unary(self._stub.BeginTurn, request, timeout=_TIMEOUT_S)
         return Turn(reply.run_id, reply.fencing_token, reply.attached, reply.agent, tuple(map(_message, reply.history)))
+
+    async def resume_turn(self, session_id: str, lease_s: float) -> Resumed:
+        """Takes over the session's unfinished run."""
+        request = memory_pb2.ResumeTurnRequest(session_id=session_id)
+        request.lease.FromNanoseconds(int(lease_s * 1e9))
+        reply = await self._client.unary(self._stub.ResumeTurn, request, timeout=_TIMEOUT_S)
+        turn = Turn(reply.run_id, reply.fencing_token, False, reply.agent, tuple(map(_message, reply.history)))
+        return Resumed(turn, reply.record, reply.checkpoint, reply.attempts)
 
     async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
         """Ends a turn that is kept."""
@@ -72,6 +95,10 @@ class MemoryAgents:
         """Reads over `client`."""
         self._catalog = AgentCatalog(client)
         self._latest: dict[tuple[str, str], tuple[float, Agent]] = {}
+
+    async def revision(self, name: str, revision: int) -> Agent:
+        """One revision."""
+        return agent_of(await self._catalog.get(name, revision))
 
     async def latest(self, name: str) -> Agent:
         """The latest revision."""

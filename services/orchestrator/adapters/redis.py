@@ -7,11 +7,12 @@ from services.kit.call import Principal
 from services.kit.errors import RunNotFound, ServiceError
 from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
+from services.kit.redis_connections import Command
 from services.orchestrator.domain import Page, Turn
 
 
 class RedisRunLog:
-    """`ports.RunLog` on the functions of `kit/functions.lua`, which memory's turns use too."""
+    """`ports.RunLog` on the functions of `kit/lua/`, which memory's turns use too."""
 
     def __init__(self, redis: Redis, log_ttl_s: float, lease_s: float) -> None:
         """Writes to `redis`; a log is kept `log_ttl_s` seconds, a session held `lease_s` seconds after an append."""
@@ -19,34 +20,32 @@ class RedisRunLog:
         self._lease_ms = int(lease_s * 1000)
         self._log_ttl_ms = int(log_ttl_s * 1000)
 
-    async def append(self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes]) -> bool:
+    async def append(
+        self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes], checkpoint: bytes = b""
+    ) -> bool:
         """Appends entries and holds the session on. True: someone asked for the run to stop."""
-        keys, run = _keys(principal, turn.run_id)
-        names = (keys.session, keys.lease, keys.log(run))
-        arguments = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, self._lease_ms)
-        return bool(await self._redis.call("run_append", names, *arguments, *entries))
+        return bool(await self._redis.execute(*self._append(principal, turn, first_sequence, checkpoint, *entries)))
+
+    async def let_go(self, principal: Principal, turn: Turn) -> None:
+        """Holds the session no longer."""
+        await self._redis.execute(*self._append(principal, turn, 0, b"", lease_ms=1))
 
     async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[bool | ServiceError]:
         """Holds the sessions of many runs on, in one round trip."""
-        commands = []
-        for principal, turn in runs:
-            keys, run = _keys(principal, turn.run_id)
-            names = (keys.session, keys.lease, keys.log(run))
-            arguments = (run, turn.fencing_token, 0, self._log_ttl_ms, self._lease_ms)
-            commands.append(self._redis.function("run_append", names, *arguments))
+        commands = [self._append(principal, turn, 0, b"") for principal, turn in runs]
         return [_held(reply) for reply in await self._redis.replies(commands)]
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""
         keys, run = _keys(principal, run_id)
-        names = (keys.session, keys.lease, keys.log(run))
+        names = (keys.session, keys.lease, keys.log(run), keys.work)
         over, held, entries = await self._redis.call("run_read", names, principal.user, run, after_sequence, limit)
         return Page(tuple(entries), bool(over), bool(held))
 
     async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
         """The first and the newest entry, and whether someone works on the run."""
         keys, run = _keys(principal, run_id)
-        names = (keys.session, keys.lease, keys.log(run))
+        names = (keys.session, keys.lease, keys.log(run), keys.work)
         read = self._redis.function("run_read", names, principal.user, run, 0, 1)
         (_, held, first), newest = await self._redis.pipeline(
             [read, ("XREVRANGE", keys.log(run), "+", "-", "COUNT", 1)]
@@ -60,6 +59,14 @@ class RedisRunLog:
         """Asks whoever owns the run to stop it."""
         keys, run = _keys(principal, run_id)
         await self._redis.call("run_cancel", (keys.session,), principal.user, run)
+
+    def _append(
+        self, principal: Principal, turn: Turn, first: int, checkpoint: bytes, *entries: bytes, lease_ms: int = 0
+    ) -> Command:
+        keys, run = _keys(principal, turn.run_id)
+        names = (keys.session, keys.lease, keys.log(run), keys.work)
+        arguments = (run, turn.fencing_token, first, self._log_ttl_ms, lease_ms or self._lease_ms, checkpoint)
+        return self._redis.function("run_append", names, *arguments, *entries)
 
     async def check(self) -> None:
         """Returns when the store answers.

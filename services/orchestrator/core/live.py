@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -9,7 +10,7 @@ import structlog
 from services.kit.call import Principal
 from services.kit.errors import LeaseLost, ServiceError
 from services.orchestrator.core.finish import finish
-from services.orchestrator.domain import Event, Last, TextDelta, Turn
+from services.orchestrator.domain import Event, Last, Progress, TextDelta, Turn
 from services.orchestrator.ports import Codec, RunLog
 
 log = structlog.get_logger(__name__)
@@ -23,8 +24,25 @@ class LiveRun:
     entries from where they are, so a slow one costs nothing and holds nobody back.
     """
 
-    def __init__(self, principal: Principal, turn: Turn, log: RunLog, codec: Codec, coalesce_s: float) -> None:
-        """Begins an empty log of `turn`, which works for `principal`; what is noted waits `coalesce_s` seconds."""
+    def __init__(
+        self,
+        principal: Principal,
+        turn: Turn,
+        log: RunLog,
+        codec: Codec,
+        coalesce_s: float,
+        entries: Sequence[bytes] = (),
+    ) -> None:
+        """Goes on with a log.
+
+        Args:
+            principal: Whom the run works for.
+            turn: The run.
+            log: Keeps it beyond this process.
+            codec: Writes its entries.
+            coalesce_s: How long what is noted waits for company, seconds.
+            entries: What the log has already.
+        """
         self._coalesce_s = coalesce_s
         self._waiting: list[Event] = []
         self._unsent: list[bytes] = []
@@ -36,7 +54,9 @@ class LiveRun:
         self.stop_requested = False
         self._task: asyncio.Task[None] | None = None
         self._interrupted = False
-        self._entries: list[bytes] = []
+        self._entries = list(entries)
+        self._progress: Progress | None = None
+        self._sealed = 0
         self._log = log
         self._codec = codec
         self._lock = asyncio.Lock()
@@ -70,6 +90,15 @@ class LiveRun:
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(self._coalesce_s, self._in_background, self.append)
 
+    def checkpoint(self, progress: Progress) -> None:
+        """Keeps how far the run has come, with the next entries that are logged: both, or neither.
+
+        It belongs to all that was noted before, and to nothing that is noted later.
+        """
+        self._sealed = len(self._waiting)
+        covered = len(self._entries) + len(self._unsent) + self._sealed
+        self._progress = replace(progress, sequence=covered, usage=replace(progress.usage))
+
     async def last_entries(self, last: Last) -> list[bytes]:
         """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""
         async with self._lock:
@@ -80,16 +109,19 @@ class LiveRun:
         async with self._lock:
             if self._closing:  # what waits leaves with the turn's end, and by no other way
                 return
-            first, entries = self.next_sequence, self._take()
-            stop = await self._log.append(self.principal, self.turn, first, entries)
+            first, entries, progress = self.next_sequence, self._take(), self._progress
+            kept = self._codec.encode_progress(progress) if progress else b""
+            stop = await self._log.append(self.principal, self.turn, first, entries, kept)
             self._unsent = []
+            if self._progress is progress:
+                self._progress = None
             self._show(entries)
         self.held(stop)
 
     def _add(self, events: Sequence[Event]) -> None:
         """Puts events behind those that wait; a piece of the answer joins one that waits already."""
         for event in events:
-            before = self._waiting[-1] if self._waiting else None
+            before = self._waiting[-1] if len(self._waiting) > self._sealed else None
             if isinstance(event, TextDelta) and isinstance(before, TextDelta):
                 self._waiting[-1] = TextDelta(before.text + event.text)
             else:
@@ -100,7 +132,7 @@ class LiveRun:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        events, self._waiting = [*self._waiting, *more], []
+        events, self._waiting, self._sealed = [*self._waiting, *more], [], 0
         first = self.next_sequence + len(self._unsent)
         encode, run_id = self._codec.encode, self.turn.run_id
         # Kept until the store has said that it has them, byte for byte: it may have them though its reply was lost.
@@ -129,6 +161,14 @@ class LiveRun:
             self._heard_at = asyncio.get_running_loop().time()
             if answer and not self.stop_requested:
                 self.stop()
+
+    async def hand_over(self) -> None:
+        """Logs what waits, and lets the session go, for another process to go on."""
+        try:
+            await self._log_waiting()
+            await self._log.let_go(self.principal, self.turn)
+        finally:
+            self._closing = True
 
     def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Does work that nobody waits for. A lost session stops the run; what a store did not take is sent again."""

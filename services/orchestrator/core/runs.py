@@ -27,6 +27,7 @@ from services.orchestrator.config import Config
 from services.orchestrator.core.finish import finish
 from services.orchestrator.core.holding import Holding
 from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.takeover import Takeover
 from services.orchestrator.core.turn import TurnLoop
 from services.orchestrator.domain import (
     Agent,
@@ -35,11 +36,14 @@ from services.orchestrator.domain import (
     Failed,
     Last,
     Message,
+    Progress,
+    Record,
+    Restarted,
     Role,
     Turn,
     Understanding,
 )
-from services.orchestrator.ports import Agents, Codec, Memory, Model, Nlu, Retrieval, RunLog, Tools
+from services.orchestrator.ports import Agents, Codec, Memory, Model, Nlu, Owners, Retrieval, RunLog, Tools
 
 log = structlog.get_logger(__name__)
 _RETRY_S = 0.25
@@ -64,6 +68,7 @@ class Runs:
         model: Model,
         run_log: RunLog,
         codec: Codec,
+        owners: Owners,
         config: Config,
     ) -> None:
         """Works with these ports."""
@@ -73,6 +78,7 @@ class Runs:
         self._live: dict[tuple[str, str], LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._holding = Holding(run_log, config.lease_s, self._live.values)
+        self._takeover = Takeover(owners, self.resume, self._sessions_at_work)
         self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     def remember(self, principal: Principal, session_id: str, agent: str) -> None:
@@ -109,13 +115,15 @@ class Runs:
 
     async def _begin(self, principal: Principal, session_id: str, text: str, request_id: str) -> str:
         # Whose session it is, is for memory to say: what is guessed here only lets the analysis begin early.
+        await self._takeover.hold(principal, session_id)
         known = self._agent_names.get((principal.tenant, principal.user, session_id))
         agent = await self._agents.latest(known or await self._memory.agent_of(session_id))
         analysis = asyncio.create_task(self._analyze(agent, text))
         analysis.add_done_callback(_succeeded)
         try:
             digest = hashlib.sha256(f"{session_id}\n{text}".encode()).digest()
-            turn = await self._memory.begin_turn(session_id, request_id, digest, self._config.lease_s)
+            record = self._codec.encode_record(Record(text, agent.name, agent.revision, tuple(principal.roles)))
+            turn = await self._memory.begin_turn(session_id, request_id, digest, self._config.lease_s, record)
         except BaseException:
             analysis.cancel()
             raise
@@ -124,12 +132,60 @@ class Runs:
             return turn.run_id
         self.remember(principal, session_id, turn.agent)
         run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
-        self._live[principal.tenant, turn.run_id] = run
+        self._start(run, agent, text, Progress(), analysis)
+        return turn.run_id
+
+    async def resume(self, principal: Principal, session_id: str) -> None:
+        """Goes on with a session's run whose owner is gone, from its last checkpoint. `principal` needs no roles.
+
+        Raises:
+            RunNotFound, SessionNotFound: there is none.
+            SessionBusy: it has an owner.
+            StoreUnavailable, ServiceUnavailable: not now.
+        """
+        taken = await self._memory.resume_turn(session_id, self._config.lease_s)
+        record = self._codec.decode_record(taken.record)
+        progress = self._codec.decode_progress(taken.checkpoint)
+        principal = Principal(principal.tenant, principal.user, frozenset(record.roles))
+        entries = await self._logged(principal, taken.turn.run_id)
+        run = LiveRun(principal, taken.turn, self._log, self._codec, self._config.coalesce_s, entries)
+        log.info("run taken over", run_id=taken.turn.run_id, attempts=taken.attempts, sequence=progress.sequence)
+        if any(map(self._codec.is_delta, entries[progress.sequence :])):
+            run.note(Restarted(progress.sequence + 1))
+        agent = await self._agents.revision(record.agent, record.revision)
+        if taken.attempts > self._config.max_takeovers:
+            lost = Unavailable(f"the process that worked on the run was lost {taken.attempts} times")
+            loop = self._loop(run, agent, record.text, progress)
+            return await self._end(run, loop, Failed(lost, loop.answer, loop.usage))
+        analysis = asyncio.create_task(self._understanding(agent, record.text, progress))
+        analysis.add_done_callback(_succeeded)
+        self._start(run, agent, record.text, progress, analysis)
+
+    async def _understanding(self, agent: Agent, text: str, progress: Progress) -> Understanding:
+        return progress.understanding or await self._analyze(agent, text)
+
+    def _start(
+        self, run: LiveRun, agent: Agent, text: str, progress: Progress, analysis: asyncio.Task[Understanding]
+    ) -> None:
+        self._live[run.principal.tenant, run.turn.run_id] = run
         self._holding.wake()
-        task = asyncio.create_task(self._drive(run, agent, text, analysis))
+        task = asyncio.create_task(self._drive(run, agent, text, progress, analysis))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return turn.run_id
+
+    async def _logged(self, principal: Principal, run_id: str) -> list[bytes]:
+        """All entries of a run's log."""
+        entries: list[bytes] = []
+        while page := (await self._log.read(principal, run_id, len(entries), _PAGE)).entries:
+            entries += page
+        return entries
+
+    def _sessions_at_work(self) -> list[tuple[Principal, str]]:
+        return [(run.principal, run.turn.run_id.rpartition(".")[0]) for run in self._live.values()]
+
+    def start(self) -> None:
+        """Begins to look for runs whose owner is gone."""
+        self._takeover.start()
 
     async def watch(self, principal: Principal, run_id: str, after_sequence: int) -> AsyncGenerator[bytes | None]:
         """Entries of a run after a cursor, those to come included, until its last. None: nothing for a while.
@@ -169,11 +225,13 @@ class Runs:
             await self._log.request_cancel(principal, run_id)
 
     async def close(self) -> None:
-        """Ends the runs that are left: each with `failed`, so that nobody waits for them."""
+        """Hands the runs that are left to other processes. Who watches them here is told to go on there."""
+        await self._takeover.stop()
         for run in self._live.values():
             run.interrupt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._holding.close()
+        await self._takeover.leave()
 
     async def _analyze(self, agent: Agent, text: str) -> Understanding:
         return await self._nlu.analyze(agent, text) if agent.intents else Understanding()
@@ -202,18 +260,18 @@ class Runs:
             await asyncio.sleep(pause)
             pause, silent = min(pause * 2, _POLL_S[1]), silent + pause
 
-    async def _drive(self, run: LiveRun, agent: Agent, text: str, analysis: asyncio.Task[Understanding]) -> None:
+    async def _drive(
+        self, run: LiveRun, agent: Agent, text: str, progress: Progress, analysis: asyncio.Task[Understanding]
+    ) -> None:
         """Works on a run until its log has its last entry."""
         work_as(run.principal, name="run", timeout=agent.timeout_s + self._config.end_s)
         began = time.monotonic()
-        loop = TurnLoop(
-            run, agent, text, retrieval=self._retrieval, tools=self._tools, model=self._model, config=self._config
-        )
+        loop = self._loop(run, agent, text, progress)
         try:
             last = await self._outcome(run, agent, loop, analysis)
             loop.usage.elapsed_s = time.monotonic() - began
             with contextlib.suppress(asyncio.CancelledError):
-                await finish(self._end(run, loop, last))
+                await finish(self._end(run, loop, last) if last else self._hand_over(run))
         except Exception as error:
             # Whatever its code does: nobody waits for a run for ever, and its session is free again one lease later.
             log.error("run not ended", run_id=run.turn.run_id, exc_info=error)
@@ -222,17 +280,29 @@ class Runs:
             analysis.cancel()
             self._live.pop((run.principal.tenant, run.turn.run_id), None)
 
-    async def _outcome(self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]) -> Last:
-        """How the turn ends, once it has."""
+    def _loop(self, run: LiveRun, agent: Agent, text: str, progress: Progress) -> TurnLoop:
+        return TurnLoop(
+            run,
+            agent,
+            text,
+            progress,
+            retrieval=self._retrieval,
+            tools=self._tools,
+            model=self._model,
+            config=self._config,
+        )
+
+    async def _outcome(
+        self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]
+    ) -> Last | None:
+        """How the turn ends, once it has. None: it goes on elsewhere."""
         try:
             run.at_work()
             async with asyncio.timeout(agent.timeout_s) as timer:
                 await loop.work(analysis)
             return Completed(loop.answer, loop.usage)
         except asyncio.CancelledError:
-            if not run.stop_requested:
-                return Failed(Unavailable("the service is stopping", retry_after=1.0), loop.answer, loop.usage)
-            return Cancelled(loop.answer, loop.usage)
+            return Cancelled(loop.answer, loop.usage) if run.stop_requested else None
         except ServiceError as error:
             return Failed(error, loop.answer, loop.usage)
         except TimeoutError:
@@ -241,6 +311,14 @@ class Runs:
         except Exception as error:
             log.error("run broke", run_id=run.turn.run_id, exc_info=error)
             return Failed(Internal("internal error"), loop.answer, loop.usage)
+
+    async def _hand_over(self, run: LiveRun) -> None:
+        """Leaves a run to another process: this one stops, or has lost the session."""
+        try:
+            await run.hand_over()
+        except ServiceError as error:
+            log.warning("run not handed over", run_id=run.turn.run_id, reason=error.reason)
+        run.lose(ServiceUnavailable("the run goes on elsewhere", retry_after=1.0))
 
     async def _end(self, run: LiveRun, loop: TurnLoop, last: Last) -> None:
         """Writes a run's last entries and frees its session."""
@@ -268,7 +346,7 @@ class Runs:
         while True:
             try:
                 if loop.answer or isinstance(last, Completed):
-                    return await self._memory.commit_turn(turn, _kept(loop, last), entries, first_sequence)
+                    return await self._memory.commit_turn(turn, _kept(loop), entries, first_sequence)
                 return await self._memory.abandon_turn(turn, entries, first_sequence)
             except (Unavailable, DeadlineExceeded, Overloaded):
                 if time.monotonic() > give_up:
@@ -276,10 +354,10 @@ class Runs:
             await asyncio.sleep(_RETRY_S)
 
 
-def _kept(loop: TurnLoop, last: Last) -> list[Message]:
+def _kept(loop: TurnLoop) -> list[Message]:
     """What the history gains: what the user said, and the newest of what followed, a partial answer included."""
-    partial = [] if isinstance(last, Completed) else [Message(Role.ASSISTANT, loop.answer)]
-    said, *followed = [*loop.gained, *partial]
+    answer = [Message(Role.ASSISTANT, loop.answer)] if loop.answer else []
+    said, *followed = [*loop.gained, *answer]
     return [said, *followed[-_MOST_KEPT:]]
 
 

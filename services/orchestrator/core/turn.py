@@ -3,6 +3,7 @@
 import json
 from collections.abc import Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 
 from services.kit.errors import (
     ApprovalRequired,
@@ -29,6 +30,7 @@ from services.orchestrator.domain import (
     Event,
     Message,
     Outcome,
+    Progress,
     Retrieved,
     Role,
     Routed,
@@ -56,15 +58,28 @@ _LONGEST_ANSWER = 262_144
 
 
 class TurnLoop:
-    """The work of one run. There is one agent loop, and this is it."""
+    """The work of one run. There is one agent loop, and this is it.
+
+    It says after each step how far it has come. Another process that is given this goes on from there: the model is
+    not asked again for what it has said, and a tool is called again under the same key only.
+    """
 
     def __init__(
-        self, run: LiveRun, agent: Agent, text: str, *, retrieval: Retrieval, tools: Tools, model: Model, config: Config
+        self,
+        run: LiveRun,
+        agent: Agent,
+        text: str,
+        progress: Progress,
+        *,
+        retrieval: Retrieval,
+        tools: Tools,
+        model: Model,
+        config: Config,
     ) -> None:
-        """Prepares the turn of `run` in which the user says `text` to `agent`."""
-        self._said: list[str] = []
-        self.usage = Usage()
-        self.gained: list[Message] = [Message(Role.USER, text)]
+        """Prepares the turn of `run` in which the user says `text` to `agent`, from `progress` on."""
+        self._at = progress
+        self._saying: list[str] = []
+        self._room = _LONGEST_ANSWER - len(progress.said.encode())
         self._run = run
         self._agent = agent
         self._text = text
@@ -73,47 +88,66 @@ class TurnLoop:
         self._model = model
         self._model_name = agent.model or config.models[0]
         self._schemas = Schemas(agent.tools)
-        self._bad_calls = 0
-        self._room = _LONGEST_ANSWER
+
+    @property
+    def usage(self) -> Usage:
+        """What the run has used so far."""
+        return self._at.usage
+
+    @property
+    def answer(self) -> str:
+        """The answer, as far as it goes."""
+        return self._at.said + "".join(self._saying)
+
+    @property
+    def gained(self) -> list[Message]:
+        """What the conversation gained before the answer: what the user said, tool calls and what tools answered.
+
+        What the model said beside its calls is part of the answer, and stands there.
+        """
+        return [Message(Role.USER, self._text), *(_without_words(message) for message in self._at.messages)]
 
     async def work(self, analysis: Awaitable[Understanding]) -> None:
         """Brings the turn to its answer. What it says and uses is in `answer`, `gained` and `usage`, however it ends.
 
         Args:
-            analysis: What the user means, perhaps still on its way.
+            analysis: What the user means, perhaps still on its way; not awaited when it is known.
 
         Raises:
             RunLimitReached: the run used all it was allowed to.
             ServiceError: the model or the store does not answer.
         """
-        self._run.note(Started(self._agent.name, self._agent.revision))
-        understanding = await self._understand(analysis)
-        facts = await self._find_facts(understanding)
-        asked = intended(self._agent, understanding, self._run.turn.history)
-        if isinstance(asked, Asked):
-            self._run.note(Routed("", f"missing argument {asked.parameter}"))
-            await self._say(asked.question)
-        else:
+        at = self._at
+        if not at.begun:
+            self._run.note(Started(self._agent.name, self._agent.revision))
+            at.begun = True
+            self._run.checkpoint(at)
+        if at.understanding is None:
+            at.understanding = await self._understand(analysis)
+            self._run.checkpoint(at)
+        if at.facts is None:
+            at.facts = await self._find_facts(at.understanding)
+            self._run.checkpoint(at)
+        if at.step == 0 and at.calls is None:
+            asked = intended(self._agent, at.understanding, self._run.turn.history)
+            if isinstance(asked, Asked):
+                self._run.note(Routed("", f"missing argument {asked.parameter}"))
+                return await self._say(asked.question)
             self._run.note(Routed(self._model_name, "the agent's model" if self._agent.model else "default model"))
-            await self._converse(prompt.opening(self._agent, facts, self._run.turn.history, self._text), asked)
-        if self.answer:
-            self.gained.append(Message(Role.ASSISTANT, self.answer))
-
-    @property
-    def answer(self) -> str:
-        """The answer, as far as it goes."""
-        return "".join(self._said)
+            self._ask_tools("", (asked,) if asked else ())
+        await self._converse(prompt.opening(self._agent, at.facts, self._run.turn.history, self._text))
 
     async def _say(self, text: str) -> None:
         """Takes the next piece of the answer. The first is shown at once: the reader sees that something comes."""
         self._room -= len(text.encode())
         if self._room < 0:
             raise RunLimitReached(f"the answer is longer than {_LONGEST_ANSWER} bytes")
-        self._said.append(text)
-        if len(self._said) > 1:
-            self._run.note(TextDelta(text))
-        else:
+        first = not self.answer
+        self._saying.append(text)
+        if first:
             await self._run.append(TextDelta(text))
+        else:
+            self._run.note(TextDelta(text))
 
     async def _understand(self, analysis: Awaitable[Understanding]) -> Understanding:
         if not self._agent.intents:
@@ -138,24 +172,35 @@ class TurnLoop:
         self._run.note(Retrieved(facts))
         return facts
 
-    async def _converse(self, messages: list[Message], intended_call: ToolCall | None) -> None:
+    async def _converse(self, opening: list[Message]) -> None:
         """Calls tools and the model in turn until the model has nothing more to ask for."""
-        if intended_call is not None:
-            messages += await self._call_tools(0, (intended_call,))
-        for step in range(1, self._agent.max_steps + 1):
-            said, calls = await self._ask(step, messages)
+        at = self._at
+        while True:
+            await self._call_tools()
+            if at.step == self._agent.max_steps:
+                raise RunLimitReached(f"the run used all of its {self._agent.max_steps} steps")
+            said, calls = await self._ask(at.step + 1, [*opening, *at.messages])
+            at.step += 1
             if not calls:
                 return
-            messages.append(Message(Role.ASSISTANT, said, calls))
-            messages += (await self._call_tools(step, calls))[1:]
-        raise RunLimitReached(f"the run used all of its {self._agent.max_steps} steps")
+            self._ask_tools(said, calls)
+
+    def _ask_tools(self, said: str, calls: tuple[ToolCall, ...]) -> None:
+        """Takes what the model, or the intent, asks for."""
+        at = self._at
+        at.calls, at.answered = calls, 0
+        at.said, self._saying = self.answer, []
+        if calls:
+            at.messages += (Message(Role.ASSISTANT, said, calls),)
+        self._run.checkpoint(at)
 
     async def _ask(self, step: int, messages: list[Message]) -> tuple[str, tuple[ToolCall, ...]]:
         """One call of the model: what it said and the tools it asks for."""
+        at = self._at
         left = self._agent.max_tokens - self.usage.completion_tokens
         if left <= 0:
             raise RunLimitReached(f"the run used all of its {self._agent.max_tokens} tokens")
-        offered = self._agent.model_chooses_tools and self._bad_calls < _MAX_BAD_CALLS
+        offered = self._agent.model_chooses_tools and at.bad_calls < _MAX_BAD_CALLS
         tools = tuple(self._agent.tools.values()) if offered else ()
         max_tokens = min(left, self._agent.max_answer_tokens)
         said: list[str] = []
@@ -175,16 +220,22 @@ class TurnLoop:
         asked = calls[:_MAX_CALLS] if tools else ()
         return "".join(said), tuple(_named(step, index, call) for index, call in enumerate(asked))
 
-    async def _call_tools(self, step: int, calls: tuple[ToolCall, ...]) -> list[Message]:
-        """Runs tools, one after the other: what the assistant asked for, and what each answered."""
-        gained = [Message(Role.ASSISTANT, "", calls)]
-        for index, call in enumerate(calls):
-            await self._run.append(ToolStarted(call))
-            finished = await self._call_tool(call, idempotency_key(step, index, call))
+    async def _call_tools(self) -> None:
+        """Runs what was asked for, one after the other, and keeps what each answered."""
+        at = self._at
+        for index, call in enumerate(at.calls or ()):
+            if index < at.answered:
+                continue
+            if not at.started:
+                self._run.note(ToolStarted(call))
+                at.started = True
+                self._run.checkpoint(at)
+                await self._run.append()
+            finished = await self._call_tool(call, idempotency_key(at.step, index, call))
             self._run.note(*self._degraded(finished), finished)
-            gained.append(Message(Role.TOOL, finished.result_json, tool_call_id=call.id))
-        self.gained += gained
-        return gained
+            at.messages += (Message(Role.TOOL, finished.result_json, tool_call_id=call.id),)
+            at.answered, at.started = index + 1, False
+            self._run.checkpoint(at)
 
     async def _call_tool(self, call: ToolCall, key: str) -> ToolFinished:
         try:
@@ -194,7 +245,7 @@ class TurnLoop:
             self.usage.tool_calls += 1
             return ToolFinished(call, Outcome.ERROR, _told(error), error.reason)
         except _REFUSALS as error:
-            self._bad_calls += isinstance(error, InvalidToolArguments | ToolNotFound)
+            self._at.bad_calls += isinstance(error, InvalidToolArguments | ToolNotFound)
             return ToolFinished(call, Outcome.REFUSED, _told(error), error.reason)
         except ServiceError as error:
             return ToolFinished(call, Outcome.ERROR, _told(error), error.reason)
@@ -206,6 +257,10 @@ class TurnLoop:
         """A tool that fails is the tool's affair; that toolexec itself does not answer is told."""
         gone = finished.reason in {ServiceUnavailable.reason, DeadlineExceeded.reason}
         return [Degraded("toolexec", finished.reason)] if gone else []
+
+
+def _without_words(message: Message) -> Message:
+    return replace(message, content="") if message.role is Role.ASSISTANT else message
 
 
 def _named(step: int, index: int, call: ToolCall) -> ToolCall:

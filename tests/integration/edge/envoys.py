@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import random
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev.engines import envoy
 from tests.integration.edge.stub import StubOrchestrator
+from tests.support.ports import free_address
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 FLUSHED_S = 0.1
@@ -67,23 +66,6 @@ class Edge:
                     if request_id in line:
                         return dict(json.loads(line))
                 await asyncio.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port nobody listens on, below those the system gives to clients."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port")
-
-
-def free_address() -> str:
-    """One on this machine."""
-    return f"127.0.0.1:{free_port()}"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ def rows() -> dict[str, Row]:
     def begin(names: Names) -> Message:
         return pb.BeginTurnRequest(session_id=names.session, lease=Duration(seconds=600))
 
+    def resume(names: Names) -> Message:
+        return pb.ResumeTurnRequest(session_id=names.session, lease=Duration(seconds=600))
+
     def commit(names: Names) -> Message:
         said = common.Message(role="ROLE_USER", content="hello")
         event = orchestrator.RunEvent(run_id=names.held_run, sequence=1, completed=orchestrator.RunCompleted())
@@ -42,6 +45,7 @@ def rows() -> dict[str, Row]:
         "ListSessions": Row(lambda _: pb.ListSessionsRequest(), user, Answer.LEFT_OUT),
         "DeleteSession": Row(lambda names: pb.DeleteSessionRequest(session_id=names.session), user),
         "BeginTurn": Row(begin, user),
+        "ResumeTurn": Row(resume, user),
         "CommitTurn": Row(commit, user),
         "AbandonTurn": Row(abandon, user),
         "GetHistory": Row(lambda names: pb.GetHistoryRequest(session_id=names.session), user),

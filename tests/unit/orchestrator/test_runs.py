@@ -18,12 +18,18 @@ from services.kit.errors import (
 )
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
+from services.orchestrator.core import runs
 from services.orchestrator.domain import Intent as IntentOf
 from services.orchestrator.domain import Tool, ToolBinding, Understanding
 from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, deltas, kinds
 
 SLOW = [f"word{n} " if n % 2 else 0.004 for n in range(1, 40)]
 ENDLESS = ["on ", 60.0]
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(runs, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
@@ -221,7 +227,7 @@ async def test_a_store_that_goes_away_ends_the_watch_with_an_error():
     async def gone(*_args):
         raise StoreUnavailable("the store does not answer")
 
-    async with bench(config=Config(coalesce_s=0.01, end_s=0.45)) as b:
+    async with bench(config=Config(coalesce_s=0.01, end_s=0.15)) as b:
         b.model.scripts = [SLOW]
         run_id = await b.begin()
         await until(lambda: b.store._run(ALICE, run_id).entries[2:])
@@ -298,13 +304,13 @@ async def test_a_commit_that_cannot_be_ends_the_run_all_the_same(b, error):
     assert not b.runs._live
 
 
-async def test_a_run_whose_owner_died_is_failed(b):
+async def test_a_run_whose_owner_died_and_that_nobody_can_take_over_is_failed(b):
     b.model.scripts = [ENDLESS]
     run_id = await b.begin()
     await until(lambda: b.store._run(ALICE, run_id).entries[2:])
     *bounds, at_work = await b.another().bounds(ALICE, run_id)
     assert run_of(*bounds, at_work=at_work).state == pb.RUN_STATE_RUNNING
-    b.store._run(ALICE, run_id).lease_ends = 0.0
+    b.store._run(ALICE, run_id).lease_ends, b.store._run(ALICE, run_id).record = 0.0, b""
     *bounds, at_work = await b.another().bounds(ALICE, run_id)
     assert run_of(*bounds, at_work=at_work).state == pb.RUN_STATE_FAILED
 
@@ -313,7 +319,7 @@ async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):
     b.model.scripts = [ENDLESS]
     run_id = await b.begin()
     await until(lambda: b.store._run(ALICE, run_id).entries[2:])
-    b.store._run(ALICE, run_id).lease_ends = 0.0
+    b.store._run(ALICE, run_id).lease_ends, b.store._run(ALICE, run_id).record = 0.0, b""
     with pytest.raises(ServiceUnavailable):
         await b.events(run_id, runs=b.another())
 
@@ -338,15 +344,21 @@ async def test_a_run_that_lost_its_session_stops_its_model():
         await until(lambda: b.model.stopped == 1)
 
 
-async def test_closing_ends_every_run_with_an_event(b):
+async def test_closing_hands_every_run_over(b):
     b.model.scripts = [ENDLESS]
     run_id = await b.begin()
     await until(lambda: b.store._run(ALICE, run_id).entries[2:])
     watching = asyncio.create_task(b.events(run_id))
     await asyncio.sleep(0)
     await b.runs.close()
-    last = (await watching)[-1].failed
-    assert (last.error.code, last.partial_answer) == (14, "on ")
+    with pytest.raises(ServiceUnavailable):
+        await watching
+    b.model.scripts = [["all of it"]]
+    other = b.another()
+    other.start()
+    events = await asyncio.wait_for(b.events(run_id, runs=other), 5)
+    assert events[-1].completed.answer == "all of it"
+    await other.close()
 
 
 async def test_runs_beyond_the_limit_are_refused_with_a_time_to_wait():

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmyriad/memory/v1/memory.proto\x12\x10myriad.memory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmyriad/common/v1/common.proto\"\xd2\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trun_count\x18\x05 \x01(\r\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"\x8f\x02\n\x10\x42\x65ginTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x1f\n\x0erequest_digest\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x37\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\"\x87\x01\n\x11\x42\x65ginTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12*\n\x07history\x18\x05 \x03(\x0b\x32\x19.myriad.common.v1.Message\"\xf9\x01\n\x11\x43ommitTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x38\n\x08messages\x18\x03 \x03(\x0b\x32\x19.myriad.common.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12*\n\x0blast_events\x18\x04 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x05 \x01(\rB\x07\xbaH\x04*\x02 \x00\"\x14\n\x12\x43ommitTurnResponse\"\xc0\x01\n\x12\x41\x62\x61ndonTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12*\n\x0blast_events\x18\x03 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x04 \x01(\rB\x07\xbaH\x04*\x02 \x00\"\x15\n\x13\x41\x62\x61ndonTurnResponse\"e\n\x11GetHistoryRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x1e\n\x0cmax_messages\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\"A\n\x12GetHistoryResponse\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.myriad.common.v1.Message\"A\n\x0fPutAgentRequest\x12.\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.AgentB\x06\xbaH\x03\xc8\x01\x01\":\n\x10PutAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"D\n\x0fGetAgentRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agent2\x91\x08\n\rMemoryService\x12`\n\rCreateSession\x12&.myriad.memory.v1.CreateSessionRequest\x1a\'.myriad.memory.v1.CreateSessionResponse\x12\\\n\nGetSession\x12#.myriad.memory.v1.GetSessionRequest\x1a$.myriad.memory.v1.GetSessionResponse\"\x03\x90\x02\x01\x12\x62\n\x0cListSessions\x12%.myriad.memory.v1.ListSessionsRequest\x1a&.myriad.memory.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12`\n\rDeleteSession\x12&.myriad.memory.v1.DeleteSessionRequest\x1a\'.myriad.memory.v1.DeleteSessionResponse\x12T\n\tBeginTurn\x12\".myriad.memory.v1.BeginTurnRequest\x1a#.myriad.memory.v1.BeginTurnResponse\x12\\\n\nCommitTurn\x12#.myriad.memory.v1.CommitTurnRequest\x1a$.myriad.memory.v1.CommitTurnResponse\"\x03\x90\x02\x02\x12Z\n\x0b\x41\x62\x61ndonTurn\x12$.myriad.memory.v1.AbandonTurnRequest\x1a%.myriad.memory.v1.AbandonTurnResponse\x12\\\n\nGetHistory\x12#.myriad.memory.v1.GetHistoryRequest\x1a$.myriad.memory.v1.GetHistoryResponse\"\x03\x90\x02\x01\x12V\n\x08PutAgent\x12!.myriad.memory.v1.PutAgentRequest\x1a\".myriad.memory.v1.PutAgentResponse\"\x03\x90\x02\x02\x12V\n\x08GetAgent\x12!.myriad.memory.v1.GetAgentRequest\x1a\".myriad.memory.v1.GetAgentResponse\"\x03\x90\x02\x01\x12\\\n\nListAgents\x12#.myriad.memory.v1.ListAgentsRequest\x1a$.myriad.memory.v1.ListAgentsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmyriad/memory/v1/memory.proto\x12\x10myriad.memory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmyriad/common/v1/common.proto\"\xd2\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trun_count\x18\x05 \x01(\r\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"\xaa\x02\n\x10\x42\x65ginTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x1f\n\x0erequest_digest\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x37\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x19\n\x06record\x18\x07 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\"\x87\x01\n\x11\x42\x65ginTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12*\n\x07history\x18\x05 \x03(\x0b\x32\x19.myriad.common.v1.Message\"\xbd\x01\n\x11ResumeTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x37\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\"\xac\x01\n\x12ResumeTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06record\x18\x05 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x06 \x01(\x0c\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\"\xf9\x01\n\x11\x43ommitTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x38\n\x08messages\x18\x03 \x03(\x0b\x32\x19.myriad.common.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12*\n\x0blast_events\x18\x04 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x05 \x01(\rB\x07\xbaH\x04*\x02 \x00\"\x14\n\x12\x43ommitTurnResponse\"\xc0\x01\n\x12\x41\x62\x61ndonTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12*\n\x0blast_events\x18\x03 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x04 \x01(\rB\x07\xbaH\x04*\x02 \x00\"\x15\n\x13\x41\x62\x61ndonTurnResponse\"e\n\x11GetHistoryRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x1e\n\x0cmax_messages\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\"A\n\x12GetHistoryResponse\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.myriad.common.v1.Message\"A\n\x0fPutAgentRequest\x12.\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.AgentB\x06\xbaH\x03\xc8\x01\x01\":\n\x10PutAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"D\n\x0fGetAgentRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agent2\xea\x08\n\rMemoryService\x12`\n\rCreateSession\x12&.myriad.memory.v1.CreateSessionRequest\x1a\'.myriad.memory.v1.CreateSessionResponse\x12\\\n\nGetSession\x12#.myriad.memory.v1.GetSessionRequest\x1a$.myriad.memory.v1.GetSessionResponse\"\x03\x90\x02\x01\x12\x62\n\x0cListSessions\x12%.myriad.memory.v1.ListSessionsRequest\x1a&.myriad.memory.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12`\n\rDeleteSession\x12&.myriad.memory.v1.DeleteSessionRequest\x1a\'.myriad.memory.v1.DeleteSessionResponse\x12T\n\tBeginTurn\x12\".myriad.memory.v1.BeginTurnRequest\x1a#.myriad.memory.v1.BeginTurnResponse\x12W\n\nResumeTurn\x12#.myriad.memory.v1.ResumeTurnRequest\x1a$.myriad.memory.v1.ResumeTurnResponse\x12\\\n\nCommitTurn\x12#.myriad.memory.v1.CommitTurnRequest\x1a$.myriad.memory.v1.CommitTurnResponse\"\x03\x90\x02\x02\x12Z\n\x0b\x41\x62\x61ndonTurn\x12$.myriad.memory.v1.AbandonTurnRequest\x1a%.myriad.memory.v1.AbandonTurnResponse\x12\\\n\nGetHistory\x12#.myriad.memory.v1.GetHistoryRequest\x1a$.myriad.memory.v1.GetHistoryResponse\"\x03\x90\x02\x01\x12V\n\x08PutAgent\x12!.myriad.memory.v1.PutAgentRequest\x1a\".myriad.memory.v1.PutAgentResponse\"\x03\x90\x02\x02\x12V\n\x08GetAgent\x12!.myriad.memory.v1.GetAgentRequest\x1a\".myriad.memory.v1.GetAgentResponse\"\x03\x90\x02\x01\x12\\\n\nListAgents\x12#.myriad.memory.v1.ListAgentsRequest\x1a$.myriad.memory.v1.ListAgentsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,6 +59,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEGINTURNREQUEST'].fields_by_name['max_messages']._serialized_options = b'\272H\005*\003\030\310\001'
   _globals['_BEGINTURNREQUEST'].fields_by_name['max_tokens']._loaded_options = None
   _globals['_BEGINTURNREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\272H\006*\004\030\200\200\010'
+  _globals['_BEGINTURNREQUEST'].fields_by_name['record']._loaded_options = None
+  _globals['_BEGINTURNREQUEST'].fields_by_name['record']._serialized_options = b'\272H\006z\004\030\200\200\004'
+  _globals['_RESUMETURNREQUEST'].fields_by_name['session_id']._loaded_options = None
+  _globals['_RESUMETURNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
+  _globals['_RESUMETURNREQUEST'].fields_by_name['lease']._loaded_options = None
+  _globals['_RESUMETURNREQUEST'].fields_by_name['lease']._serialized_options = b'\272H\n\252\001\007\"\003\010\204\007*\000'
+  _globals['_RESUMETURNREQUEST'].fields_by_name['max_messages']._loaded_options = None
+  _globals['_RESUMETURNREQUEST'].fields_by_name['max_messages']._serialized_options = b'\272H\005*\003\030\310\001'
+  _globals['_RESUMETURNREQUEST'].fields_by_name['max_tokens']._loaded_options = None
+  _globals['_RESUMETURNREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\272H\006*\004\030\200\200\010'
   _globals['_COMMITTURNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_COMMITTURNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
   _globals['_COMMITTURNREQUEST'].fields_by_name['fencing_token']._loaded_options = None
@@ -118,33 +128,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETESESSIONRESPONSE']._serialized_start=988
   _globals['_DELETESESSIONRESPONSE']._serialized_end=1011
   _globals['_BEGINTURNREQUEST']._serialized_start=1014
-  _globals['_BEGINTURNREQUEST']._serialized_end=1285
-  _globals['_BEGINTURNRESPONSE']._serialized_start=1288
-  _globals['_BEGINTURNRESPONSE']._serialized_end=1423
-  _globals['_COMMITTURNREQUEST']._serialized_start=1426
-  _globals['_COMMITTURNREQUEST']._serialized_end=1675
-  _globals['_COMMITTURNRESPONSE']._serialized_start=1677
-  _globals['_COMMITTURNRESPONSE']._serialized_end=1697
-  _globals['_ABANDONTURNREQUEST']._serialized_start=1700
-  _globals['_ABANDONTURNREQUEST']._serialized_end=1892
-  _globals['_ABANDONTURNRESPONSE']._serialized_start=1894
-  _globals['_ABANDONTURNRESPONSE']._serialized_end=1915
-  _globals['_GETHISTORYREQUEST']._serialized_start=1917
-  _globals['_GETHISTORYREQUEST']._serialized_end=2018
-  _globals['_GETHISTORYRESPONSE']._serialized_start=2020
-  _globals['_GETHISTORYRESPONSE']._serialized_end=2085
-  _globals['_PUTAGENTREQUEST']._serialized_start=2087
-  _globals['_PUTAGENTREQUEST']._serialized_end=2152
-  _globals['_PUTAGENTRESPONSE']._serialized_start=2154
-  _globals['_PUTAGENTRESPONSE']._serialized_end=2212
-  _globals['_GETAGENTREQUEST']._serialized_start=2214
-  _globals['_GETAGENTREQUEST']._serialized_end=2282
-  _globals['_GETAGENTRESPONSE']._serialized_start=2284
-  _globals['_GETAGENTRESPONSE']._serialized_end=2342
-  _globals['_LISTAGENTSREQUEST']._serialized_start=2344
-  _globals['_LISTAGENTSREQUEST']._serialized_end=2363
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=2365
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=2426
-  _globals['_MEMORYSERVICE']._serialized_start=2429
-  _globals['_MEMORYSERVICE']._serialized_end=3470
+  _globals['_BEGINTURNREQUEST']._serialized_end=1312
+  _globals['_BEGINTURNRESPONSE']._serialized_start=1315
+  _globals['_BEGINTURNRESPONSE']._serialized_end=1450
+  _globals['_RESUMETURNREQUEST']._serialized_start=1453
+  _globals['_RESUMETURNREQUEST']._serialized_end=1642
+  _globals['_RESUMETURNRESPONSE']._serialized_start=1645
+  _globals['_RESUMETURNRESPONSE']._serialized_end=1817
+  _globals['_COMMITTURNREQUEST']._serialized_start=1820
+  _globals['_COMMITTURNREQUEST']._serialized_end=2069
+  _globals['_COMMITTURNRESPONSE']._serialized_start=2071
+  _globals['_COMMITTURNRESPONSE']._serialized_end=2091
+  _globals['_ABANDONTURNREQUEST']._serialized_start=2094
+  _globals['_ABANDONTURNREQUEST']._serialized_end=2286
+  _globals['_ABANDONTURNRESPONSE']._serialized_start=2288
+  _globals['_ABANDONTURNRESPONSE']._serialized_end=2309
+  _globals['_GETHISTORYREQUEST']._serialized_start=2311
+  _globals['_GETHISTORYREQUEST']._serialized_end=2412
+  _globals['_GETHISTORYRESPONSE']._serialized_start=2414
+  _globals['_GETHISTORYRESPONSE']._serialized_end=2479
+  _globals['_PUTAGENTREQUEST']._serialized_start=2481
+  _globals['_PUTAGENTREQUEST']._serialized_end=2546
+  _globals['_PUTAGENTRESPONSE']._serialized_start=2548
+  _globals['_PUTAGENTRESPONSE']._serialized_end=2606
+  _globals['_GETAGENTREQUEST']._serialized_start=2608
+  _globals['_GETAGENTREQUEST']._serialized_end=2676
+  _globals['_GETAGENTRESPONSE']._serialized_start=2678
+  _globals['_GETAGENTRESPONSE']._serialized_end=2736
+  _globals['_LISTAGENTSREQUEST']._serialized_start=2738
+  _globals['_LISTAGENTSREQUEST']._serialized_end=2757
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=2759
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=2820
+  _globals['_MEMORYSERVICE']._serialized_start=2823
+  _globals['_MEMORYSERVICE']._serialized_end=3953
 # @@protoc_insertion_point(module_scope)

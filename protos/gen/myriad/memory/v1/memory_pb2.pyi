@@ -81,20 +81,22 @@ class DeleteSessionResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class BeginTurnRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "request_digest", "lease", "max_messages", "max_tokens")
+    __slots__ = ("session_id", "request_id", "request_digest", "lease", "max_messages", "max_tokens", "record")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     request_digest: bytes
     lease: _duration_pb2.Duration
     max_messages: int
     max_tokens: int
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_messages: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+    record: bytes
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_messages: _Optional[int] = ..., max_tokens: _Optional[int] = ..., record: _Optional[bytes] = ...) -> None: ...
 
 class BeginTurnResponse(_message.Message):
     __slots__ = ("run_id", "fencing_token", "attached", "agent", "history")
@@ -109,6 +111,36 @@ class BeginTurnResponse(_message.Message):
     agent: str
     history: _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]
     def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., attached: _Optional[bool] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ...) -> None: ...
+
+class ResumeTurnRequest(_message.Message):
+    __slots__ = ("session_id", "lease", "max_messages", "max_tokens")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    lease: _duration_pb2.Duration
+    max_messages: int
+    max_tokens: int
+    def __init__(self, session_id: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_messages: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class ResumeTurnResponse(_message.Message):
+    __slots__ = ("run_id", "fencing_token", "agent", "history", "record", "checkpoint", "attempts")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    fencing_token: int
+    agent: str
+    history: _containers.RepeatedCompositeFieldContainer[_common_pb2.Message]
+    record: bytes
+    checkpoint: bytes
+    attempts: int
+    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., record: _Optional[bytes] = ..., checkpoint: _Optional[bytes] = ..., attempts: _Optional[int] = ...) -> None: ...
 
 class CommitTurnRequest(_message.Message):
     __slots__ = ("run_id", "fencing_token", "messages", "last_events", "first_sequence")

@@ -61,6 +61,11 @@ class MemoryServiceStub:
                 request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnRequest.SerializeToString,
                 response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnResponse.FromString,
                 _registered_method=True)
+        self.ResumeTurn = channel.unary_unary(
+                '/myriad.memory.v1.MemoryService/ResumeTurn',
+                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnResponse.FromString,
+                _registered_method=True)
         self.CommitTurn = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/CommitTurn',
                 request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnRequest.SerializeToString,
@@ -134,7 +139,17 @@ class MemoryServiceServicer:
         """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
         With a `request_id` seen before, returns the run it began and takes nothing.
 
-        Errors: ABORTED `SESSION_BUSY` while another run holds the lease; ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+        `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTurn(self, request, context):
+        """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,6 +231,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.BeginTurn,
                     request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnRequest.FromString,
                     response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnResponse.SerializeToString,
+            ),
+            'ResumeTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTurn,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnResponse.SerializeToString,
             ),
             'CommitTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitTurn,
@@ -385,6 +405,33 @@ class MemoryService:
             '/myriad.memory.v1.MemoryService/BeginTurn',
             myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnRequest.SerializeToString,
             myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.memory.v1.MemoryService/ResumeTurn',
+            myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

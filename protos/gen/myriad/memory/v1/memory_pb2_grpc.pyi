@@ -53,7 +53,13 @@ class MemoryServiceStub:
     """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
     With a `request_id` seen before, returns the run it began and takes nothing.
 
-    Errors: ABORTED `SESSION_BUSY` while another run holds the lease; ALREADY_EXISTS `REQUEST_ID_REUSED`.
+    Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+    `REQUEST_ID_REUSED`.
+    """
+    ResumeTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ResumeTurnRequest, _memory_pb2.ResumeTurnResponse]
+    """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
     """
     CommitTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.CommitTurnRequest, _memory_pb2.CommitTurnResponse]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
@@ -103,7 +109,13 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
     With a `request_id` seen before, returns the run it began and takes nothing.
 
-    Errors: ABORTED `SESSION_BUSY` while another run holds the lease; ALREADY_EXISTS `REQUEST_ID_REUSED`.
+    Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+    `REQUEST_ID_REUSED`.
+    """
+    ResumeTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.ResumeTurnRequest, _memory_pb2.ResumeTurnResponse]  # type: ignore[assignment]
+    """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
     """
     CommitTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.CommitTurnRequest, _memory_pb2.CommitTurnResponse]  # type: ignore[assignment]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
@@ -180,7 +192,19 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
         With a `request_id` seen before, returns the run it began and takes nothing.
 
-        Errors: ABORTED `SESSION_BUSY` while another run holds the lease; ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+        `REQUEST_ID_REUSED`.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTurn(
+        self,
+        request: _memory_pb2.ResumeTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.ResumeTurnResponse, _abc.Awaitable[_memory_pb2.ResumeTurnResponse]]:
+        """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
         """
 
     @_abc_1.abstractmethod

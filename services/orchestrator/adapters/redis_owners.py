@@ -1,0 +1,52 @@
+"""Which process works in which sessions, in Redis."""
+
+import uuid
+from collections.abc import Sequence
+
+import orjson
+
+from services.kit.call import Principal
+from services.kit.keys import OwnerKeys
+from services.kit.redis import Redis
+
+
+class RedisOwners:
+    """`ports.Owners` on the functions of `kit/lua/`."""
+
+    def __init__(self, redis: Redis, owner_s: float) -> None:
+        """A process under a name of its own, that counts as gone `owner_s` seconds after its last beat."""
+        self._redis = redis
+        self._ttl_ms = int(owner_s * 1000)
+        self._me = uuid.uuid4().hex
+        self._mine = OwnerKeys.sessions(self._me)
+
+    async def beat(self) -> Sequence[str]:
+        """Says that this process lives."""
+        gone = await self._redis.call("owner_beat", (OwnerKeys.owners,), self._me, self._ttl_ms)
+        return [name.decode() for name in gone if name.decode() != self._me]
+
+    async def hold(self, principal: Principal, session_id: str) -> None:
+        """Says that this process works in a session."""
+        await self._redis.execute("SADD", self._mine, _write(principal, session_id))
+
+    async def release(self, sessions: Sequence[tuple[Principal, str]]) -> None:
+        """Says that it no longer does."""
+        await self._redis.execute("SREM", self._mine, *(_write(*session) for session in sessions))
+
+    async def leave(self) -> None:
+        """Says that this process is gone."""
+        await self._redis.execute("ZADD", OwnerKeys.owners, 0, self._me)
+
+    async def take(self, gone: str, limit: int) -> Sequence[tuple[Principal, str]]:
+        """Takes over sessions of a process that is gone."""
+        keys = (OwnerKeys.owners, OwnerKeys.sessions(gone), self._mine)
+        return [_read(data) for data in await self._redis.call("owner_take", keys, gone, limit)]
+
+
+def _write(principal: Principal, session_id: str) -> bytes:
+    return orjson.dumps([principal.tenant, principal.user, session_id])
+
+
+def _read(data: bytes) -> tuple[Principal, str]:
+    tenant, user, session_id = orjson.loads(data)
+    return Principal(tenant, user), session_id

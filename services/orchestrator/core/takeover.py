@@ -1,0 +1,121 @@
+"""Runs go on when the process that worked on them is gone: each says that it lives, and looks for work of the gone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+
+import structlog
+
+from services.kit.call import Principal, work_as
+from services.kit.errors import RunNotFound, ServiceError, SessionBusy, SessionNotFound
+from services.orchestrator.ports import Owners
+
+log = structlog.get_logger(__name__)
+
+BEAT_S = 1.0
+"""How often a process says that it lives."""
+
+_AT_ONCE = 20
+"""Sessions taken over in one round."""
+
+_IDLE_S = 60.0
+"""After so long without a run a session is given back."""
+
+_TRIES = 30
+_TRY_S = 30.0
+
+Session = tuple[Principal, str]
+
+
+class Takeover:
+    """What this process works in, and what it takes over."""
+
+    def __init__(
+        self,
+        owners: Owners,
+        resume: Callable[[Principal, str], Awaitable[None]],
+        at_work: Callable[[], Collection[Session]],
+    ) -> None:
+        """Goes on with a session's run by `resume`; `at_work` are the sessions with a run at work here."""
+        self._owners = owners
+        self._resume = resume
+        self._at_work = at_work
+        self._held: dict[tuple[str, str, str], tuple[float, Session]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._resuming: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begins to say that this process lives."""
+        self._task = asyncio.create_task(self._live())
+
+    async def stop(self) -> None:
+        """Takes nothing over any more."""
+        tasks = [*self._resuming, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """Says that this process is gone: others take over what it has let go."""
+        try:
+            await self._owners.leave()
+        except ServiceError as error:
+            log.warning("leaves unheard", reason=error.reason)
+
+    async def hold(self, principal: Principal, session_id: str) -> None:
+        """Says that this process works in a session, before anything of a run there is shown.
+
+        Raises:
+            StoreUnavailable: nobody could be told.
+        """
+        key = (principal.tenant, principal.user, session_id)
+        if key not in self._held:
+            await self._owners.hold(principal, session_id)
+        self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                for gone in await self._owners.beat():
+                    await self._take_over(gone)
+                await self._give_back()
+            except ServiceError as error:
+                log.warning("not heard of", reason=error.reason)
+            except Exception as error:
+                log.error("takeover broke", exc_info=error)
+            await asyncio.sleep(BEAT_S)
+
+    async def _take_over(self, gone: str) -> None:
+        while sessions := await self._owners.take(gone, _AT_ONCE):
+            for principal, session_id in sessions:
+                await self.hold(principal, session_id)
+                task = asyncio.create_task(self._go_on(principal, session_id))
+                self._resuming.add(task)
+                task.add_done_callback(self._resuming.discard)
+
+    async def _go_on(self, principal: Principal, session_id: str) -> None:
+        """Takes one session's run over, as soon as its lease is over."""
+        for _ in range(_TRIES):
+            work_as(principal, name="takeover", timeout=_TRY_S)
+            try:
+                await self._resume(principal, session_id)
+                return
+            except (RunNotFound, SessionNotFound):
+                return  # it had ended
+            except SessionBusy as error:
+                await asyncio.sleep(error.retry_after or BEAT_S)
+            except ServiceError as error:
+                log.warning("not taken over yet", session_id=session_id, reason=error.reason)
+                await asyncio.sleep(BEAT_S)
+            except Exception as error:
+                log.error("not taken over", session_id=session_id, exc_info=error)
+                return
+        log.error("not taken over", session_id=session_id)
+
+    async def _give_back(self) -> None:
+        now = asyncio.get_running_loop().time()
+        at_work = {(principal.tenant, principal.user, session_id) for principal, session_id in self._at_work()}
+        idle = {key: held for key, held in self._held.items() if key not in at_work and now - held[0] > _IDLE_S}
+        if idle:
+            for key in idle:
+                del self._held[key]
+            await self._owners.release([session for _, session in idle.values()])

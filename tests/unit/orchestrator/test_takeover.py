@@ -1,0 +1,244 @@
+"""A process that dies at any moment: another goes on from the last checkpoint, and the client sees one whole run."""
+
+import asyncio
+
+import pytest
+
+from services.kit.call import Principal
+from services.kit.errors import LeaseLost, RunNotFound, SessionBusy
+from services.orchestrator.adapters.inmemory_services import InMemoryModel
+from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
+from services.orchestrator.config import Config
+from services.orchestrator.domain import (
+    Chunk,
+    Citation,
+    Complexity,
+    Entity,
+    Message,
+    Progress,
+    Record,
+    Role,
+    Tool,
+    ToolCall,
+    Understanding,
+    Usage,
+)
+from tests.support.orchestrator import ALICE, EVE, SESSION, act_as, bench, kinds
+
+ANSWER = "Let me look. It is here."
+FIRST = ["Let me ", "look. ", Chunk(tool_calls=(ToolCall("any", "find", "{}"),))]
+SECOND = ["It is ", 0.06, "here."]
+TOOL = Tool("find", "Finds it.", {"type": "object"}, 5.0)
+
+
+class Thoughtful(InMemoryModel):
+    """Asks for the tool first, and answers when it has its result."""
+
+    async def chat(self, model, messages, *rest):
+        self.scripts = [SECOND if messages[-1].role is Role.TOOL else FIRST]
+        async for chunk in super().chat(model, messages, *rest):
+            yield chunk
+
+
+class Dying:
+    """The store as a process sees it that dies at its nth write, just before it or just after."""
+
+    def __init__(self, store, writes, *, after):
+        self._store, self._left, self._after = store, writes, after
+        self.dead, self._buried = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name):
+        method = getattr(self._store, name)
+        if name not in ("append", "commit_turn", "abandon_turn"):
+            return method
+
+        async def write(*arguments):
+            self._left -= 1
+            if self._left > 0:
+                return await method(*arguments)
+            if self._left == 0 and self._after:
+                await method(*arguments)
+            self.dead.set()
+            await self._buried.wait()
+            raise LeaseLost("this process is dead")
+
+        return write
+
+    def bury(self):
+        self._buried.set()
+
+
+@pytest.fixture
+async def b():
+    async with bench() as made:
+        made.model = Thoughtful()
+        made.tools.results["find"] = ('{"found": true}', False)
+        made.agent_is(tools={"find": TOOL}, model_chooses_tools=True)
+        made.runs = made.another()
+        yield made
+
+
+async def logged(b, run_id):
+    """Returns when the run's log has an entry."""
+    for _ in range(400):
+        if b.store._run(ALICE, run_id).entries:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("nothing was logged")
+
+
+def counted(events):
+    """The answer as a client puts it together."""
+    text, at = [], []
+    for event in events:
+        kind = event.WhichOneof("event")
+        if kind == "text_delta":
+            text.append(event.text_delta.text)
+            at.append(event.sequence)
+        elif kind == "restarted":
+            kept = [
+                piece for piece, place in zip(text, at, strict=True) if place < event.restarted.discard_from_sequence
+            ]
+            text, at = kept, at[: len(kept)]
+    return "".join(text)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("writes", range(1, 5))
+async def test_a_run_whose_process_dies_at_any_write_ends_as_the_undisturbed_one(b, writes, after):
+    store = b.store
+    b.store = dying = Dying(store, writes, after=after)
+    doomed, b.store = b.another(), store
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await asyncio.wait_for(dying.dead.wait(), 5)
+    store._run(ALICE, run_id).lease_ends = 0.0
+
+    try:
+        await b.runs.resume(Principal(ALICE.tenant, ALICE.user), SESSION)
+    except RunNotFound:
+        assert (writes, after) == (4, True)  # it died with its work done
+    events = await b.events(run_id)
+
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].completed.answer == counted(events) == ANSWER
+    assert len(b.tools.calls) == 1
+    assert kinds(events).count("tool_started") == kinds(events).count("tool_finished") == 1
+    said = [(message.role, message.content) for message in store.history(ALICE, SESSION)]
+    assert said == [
+        (Role.USER, "hello"),
+        (Role.ASSISTANT, ""),
+        (Role.TOOL, '{"found": true}'),
+        (Role.ASSISTANT, ANSWER),
+    ]
+    dying.bury()
+    await doomed.close()
+
+
+async def test_the_model_is_not_asked_again_for_what_it_has_said(b):
+    store = b.store
+    b.store = dying = Dying(store, 3, after=True)  # the third write shows the answer's second half begin
+    doomed, b.store = b.another(), store
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await asyncio.wait_for(dying.dead.wait(), 5)
+    store._run(ALICE, run_id).lease_ends = 0.0
+    asked = len(b.model.asked)
+    await b.runs.resume(ALICE, SESSION)
+    await b.events(run_id)
+    assert all(messages[-1].role is Role.TOOL for messages in b.model.asked[asked:])
+    dying.bury()
+    await doomed.close()
+
+
+async def test_a_process_that_was_only_slow_cannot_write_any_more(b):
+    b.model = InMemoryModel([["on ", 60.0]])
+    slow, other = b.another(), b.another()
+    act_as(ALICE)
+    run_id = await slow.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await logged(b, run_id)
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    b.model.scripts = [["All of it."]]
+    await other.resume(ALICE, SESSION)
+    events = await b.events(run_id, runs=other)
+    assert counted(events) == events[-1].completed.answer == "All of it."
+    with pytest.raises(LeaseLost):
+        await slow._live[ALICE.tenant, run_id].append()
+    await slow.close()
+    await other.close()
+
+
+async def test_a_run_at_work_is_not_taken_over(b):
+    b.model.scripts = [["on ", 60.0]]
+    b.model = InMemoryModel([["on ", 60.0]])
+    b.runs = b.another()
+    await b.begin()
+    act_as(ALICE)
+    with pytest.raises(SessionBusy):
+        await b.another().resume(ALICE, SESSION)
+
+
+async def test_a_run_that_processes_are_lost_to_fails_in_the_end(b):
+    b.model = InMemoryModel([["on ", 60.0]])
+    runs = b.another(Config(coalesce_s=0.02, heartbeat_s=0.05, end_s=1.0, max_takeovers=2))
+    act_as(ALICE)
+    run_id = await runs.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    others = []
+    for _ in range(3):
+        await logged(b, run_id)
+        b.store._run(ALICE, run_id).lease_ends = 0.0
+        others.append(b.another(Config(coalesce_s=0.02, heartbeat_s=0.05, end_s=1.0, max_takeovers=2)))
+        await others[-1].resume(ALICE, SESSION)
+    events = await b.events(run_id)
+    assert "lost 3 times" in events[-1].failed.error.message
+    for each in (runs, *others):
+        await each.close()
+
+
+async def test_the_sessions_of_a_process_that_is_gone_are_taken_over(b):
+    store = b.store
+    b.store = dying = Dying(store, 2, after=True)
+    doomed, b.store = b.another(), store
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await asyncio.wait_for(dying.dead.wait(), 5)
+    store._run(ALICE, run_id).lease_ends = 0.0
+    b.gone.add(doomed._takeover._owners._me)
+    b.runs.start()
+    events = await asyncio.wait_for(b.events(run_id), 5)
+    assert counted(events) == events[-1].completed.answer == ANSWER
+    dying.bury()
+    await doomed.close()
+
+
+def test_what_is_kept_is_read_as_it_was():
+    record = Record("hello\n", "aura", 3, ("admin", "user"))
+    assert read_record(write_record(record)) == record
+    progress = Progress(
+        sequence=4,
+        begun=True,
+        understanding=Understanding(
+            (("greeting", 0.5),), False, (Entity("order", "1007", 2, 6, "1007"),), Complexity(0.5, 1.0), "en", [0.25]
+        ),
+        facts=(Citation("k", "d", "t", "c", 0, 3, "text", 0.5),),
+        step=1,
+        calls=(ToolCall("call_1_0", "find", "{}"),),
+        answered=0,
+        started=True,
+        messages=(Message(Role.ASSISTANT, "said", (ToolCall("call_1_0", "find", "{}"),)),),
+        said="said",
+        usage=Usage(1, 2, 3, 4, 0.5),
+        bad_calls=1,
+    )
+    read = read_progress(write_progress(progress))
+    assert read.understanding.embedding == ()
+    progress.understanding = read.understanding
+    assert read == progress
+    assert read_progress(b"") == Progress()
+
+
+async def test_nobody_takes_over_anothers_session(b):
+    b.store.add_session(EVE, "hers", "aura")
+    act_as(ALICE)
+    with pytest.raises(Exception, match="no such session"):
+        await b.runs.resume(ALICE, "hers")
