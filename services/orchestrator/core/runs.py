@@ -12,6 +12,8 @@ import structlog
 
 from services.kit.call import Principal, work_as
 from services.kit.errors import (
+    Aborted,
+    AgentNotFound,
     DeadlineExceeded,
     Internal,
     InvalidArgument,
@@ -21,6 +23,7 @@ from services.kit.errors import (
     RunLimitReached,
     ServiceError,
     ServiceUnavailable,
+    SessionBusy,
     Unavailable,
 )
 from services.orchestrator.config import Config
@@ -124,8 +127,10 @@ class Runs:
             digest = hashlib.sha256(f"{session_id}\n{text}".encode()).digest()
             record = self._codec.encode_record(Record(text, agent.name, agent.revision, tuple(principal.roles)))
             turn = await self._memory.begin_turn(session_id, request_id, digest, self._config.lease_s, record)
-        except BaseException:
+        except BaseException as error:
             analysis.cancel()
+            if isinstance(error, SessionBusy):
+                self._takeover.look_after(principal, session_id)
             raise
         if turn.attached:
             analysis.cancel()
@@ -152,14 +157,19 @@ class Runs:
         log.info("run taken over", run_id=taken.turn.run_id, attempts=taken.attempts, sequence=progress.sequence)
         if any(map(self._codec.is_delta, entries[progress.sequence :])):
             run.note(Restarted(progress.sequence + 1))
-        agent = await self._agents.revision(record.agent, record.revision)
-        if taken.attempts > self._config.max_takeovers:
-            lost = Unavailable(f"the process that worked on the run was lost {taken.attempts} times")
-            loop = self._loop(run, agent, record.text, progress)
-            return await self._end(run, loop, Failed(lost, loop.answer, loop.usage))
+        try:
+            self._check_attempts(taken.attempts)
+            agent = await self._agents.revision(record.agent, record.revision)
+        except (AgentNotFound, Aborted) as error:
+            loop = self._loop(run, Agent(record.agent, record.revision, ""), record.text, progress)
+            return await self._end(run, loop, Failed(error, loop.answer, loop.usage))
         analysis = asyncio.create_task(self._understanding(agent, record.text, progress))
         analysis.add_done_callback(_succeeded)
         self._start(run, agent, record.text, progress, analysis)
+
+    def _check_attempts(self, attempts: int) -> None:
+        if attempts > self._config.max_takeovers:
+            raise Aborted(f"the process that worked on the run was lost {attempts} times")
 
     async def _understanding(self, agent: Agent, text: str, progress: Progress) -> Understanding:
         return progress.understanding or await self._analyze(agent, text)

@@ -1,7 +1,8 @@
 """Runs go on when the process that worked on them is gone: each says that it lives, and looks for work of the gone."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any
 
 import structlog
 
@@ -72,6 +73,16 @@ class Takeover:
             await self._owners.hold(principal, session_id)
         self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
 
+    def look_after(self, principal: Principal, session_id: str) -> None:
+        """Takes over a run that holds up its session, if its owner is gone and nobody has noticed."""
+        if len(self._resuming) < _AT_ONCE:
+            self._begin_to(self._try(principal, session_id))
+
+    def _begin_to(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._resuming.add(task)
+        task.add_done_callback(self._resuming.discard)
+
     async def _live(self) -> None:
         while True:
             try:
@@ -88,28 +99,32 @@ class Takeover:
         while sessions := await self._owners.take(gone, _AT_ONCE):
             for principal, session_id in sessions:
                 await self.hold(principal, session_id)
-                task = asyncio.create_task(self._go_on(principal, session_id))
-                self._resuming.add(task)
-                task.add_done_callback(self._resuming.discard)
+                self._begin_to(self._go_on(principal, session_id))
 
     async def _go_on(self, principal: Principal, session_id: str) -> None:
         """Takes one session's run over, as soon as its lease is over."""
         for _ in range(_TRIES):
-            work_as(principal, name="takeover", timeout=_TRY_S)
-            try:
-                await self._resume(principal, session_id)
+            wait_s = await self._try(principal, session_id)
+            if not wait_s:
                 return
-            except (RunNotFound, SessionNotFound):
-                return  # it had ended
-            except SessionBusy as error:
-                await asyncio.sleep(error.retry_after or BEAT_S)
-            except ServiceError as error:
-                log.warning("not taken over yet", session_id=session_id, reason=error.reason)
-                await asyncio.sleep(BEAT_S)
-            except Exception as error:
-                log.error("not taken over", session_id=session_id, exc_info=error)
-                return
+            await asyncio.sleep(wait_s)
         log.error("not taken over", session_id=session_id)
+
+    async def _try(self, principal: Principal, session_id: str) -> float:
+        """Takes a session's run over. Returns after how many seconds to try again; 0: there is no need."""
+        work_as(principal, name="takeover", timeout=_TRY_S)
+        try:
+            await self._resume(principal, session_id)
+        except (RunNotFound, SessionNotFound):
+            return 0.0  # it had ended
+        except SessionBusy as error:
+            return error.retry_after or BEAT_S
+        except ServiceError as error:
+            log.warning("not taken over yet", session_id=session_id, reason=error.reason)
+            return BEAT_S
+        except Exception as error:
+            log.error("not taken over", session_id=session_id, exc_info=error)
+        return 0.0
 
     async def _give_back(self) -> None:
         now = asyncio.get_running_loop().time()

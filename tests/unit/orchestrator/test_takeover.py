@@ -242,3 +242,35 @@ async def test_nobody_takes_over_anothers_session(b):
     act_as(ALICE)
     with pytest.raises(Exception, match="no such session"):
         await b.runs.resume(ALICE, "hers")
+
+
+async def test_a_run_whose_agent_is_gone_fails_and_frees_its_session(b):
+    b.model = InMemoryModel([["on ", 60.0]])
+    doomed, other = b.another(), b.another()
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await logged(b, run_id)
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    b.agents._revisions.clear()
+    await other.resume(ALICE, SESSION)
+    assert (await b.events(run_id))[-1].failed.error.code == 5
+    b.model.scripts = [["hello"]]
+    await other.begin(ALICE, SESSION, "hello again", "", lambda run_id: None)
+    for each in (doomed, other):
+        await each.close()
+
+
+async def test_who_finds_a_session_held_up_by_a_dead_run_takes_it_over(b):
+    b.model = InMemoryModel([["on ", 60.0]])
+    doomed, other = b.another(), b.another()
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await logged(b, run_id)
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    b.model.scripts = [["All of it."]]
+    with pytest.raises(SessionBusy):
+        await other.begin(ALICE, SESSION, "and?", "", lambda run_id: None)
+    events = await asyncio.wait_for(b.events(run_id, runs=other), 5)
+    assert events[-1].completed.answer == "All of it."
+    for each in (doomed, other):
+        await each.close()
