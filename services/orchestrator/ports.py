@@ -197,8 +197,11 @@ class Owners(Protocol):
     async def leave(self) -> None:
         """Says that this process is gone."""
 
-    async def take(self, gone: str, limit: int) -> Sequence[tuple[Principal, str]]:
-        """Takes over up to `limit` sessions of a process that is gone. Principals come without roles."""
+    async def take(self, gone: str) -> None:
+        """Makes all sessions of a process that is gone this process's own."""
+
+    async def mine(self) -> Sequence[tuple[Principal, str]]:
+        """Sessions that are this process's own. Principals come without roles."""
 
 
 class Codec(Protocol):

@@ -10,26 +10,23 @@ from services.kit.keys import OwnerKeys
 from services.kit.redis import Redis
 from services.orchestrator.adapters.inmemory import InMemoryOwners
 from services.orchestrator.adapters.redis_owners import RedisOwners
-from tests.support.valkey import running_cluster, running_valkey
 
 OWNER_S = 0.3
 ALICE, BOB = Principal("acme", "alice"), Principal("{acme}", "bob\u0142")
 
 
 @pytest.fixture(scope="module")
-async def one(tmp_path_factory):
-    async with running_valkey(tmp_path_factory.mktemp("one")) as url:
-        redis = Redis(url)
-        yield redis
-        await redis.close()
+async def one(valkey_url):
+    redis = Redis(valkey_url)
+    yield redis
+    await redis.close()
 
 
 @pytest.fixture(scope="module")
-async def cluster(tmp_path_factory):
-    async with running_cluster(tmp_path_factory.mktemp("cluster")) as url:
-        redis = Redis(url)
-        yield redis
-        await redis.close()
+async def cluster(cluster_url):
+    redis = Redis(cluster_url)
+    yield redis
+    await redis.close()
 
 
 @pytest.fixture(params=["memory", "one", "cluster"])
@@ -65,10 +62,16 @@ class RedisProcesses:
         await asyncio.sleep(OWNER_S + 0.05)
 
 
-async def test_a_process_that_lives_is_not_gone(process):
+async def by_session(owners):
+    return sorted(await owners.mine(), key=lambda each: each[1])
+
+
+async def test_a_process_that_lives_keeps_what_is_its_own(process):
     one, other = process.make(), process.make()
     assert await one.beat() == await other.beat() == []
-    assert await other.take(one._me, 10) == []
+    await one.hold(ALICE, "s1")
+    await other.take(one._me)
+    assert (await one.mine(), await other.mine()) == ([(ALICE, "s1")], [])
 
 
 async def test_the_sessions_of_a_process_that_is_gone_go_to_another_once(process):
@@ -79,9 +82,20 @@ async def test_the_sessions_of_a_process_that_is_gone_go_to_another_once(process
     await gone.hold(BOB, "s2")
     await process.die(gone)
     assert await taker.beat() == [gone._me]
-    taken = [*await taker.take(gone._me, 1), *await taker.take(gone._me, 10)]
-    assert sorted(taken, key=lambda each: each[1]) == [(ALICE, "s1"), (BOB, "s2")]
-    assert await late.take(gone._me, 10) == []
+    await taker.take(gone._me)
+    await late.take(gone._me)
+    assert await by_session(taker) == [(ALICE, "s1"), (BOB, "s2")]
+    assert await late.mine() == []
+
+
+async def test_more_sessions_than_change_hands_in_one_step_all_go_over(process):
+    gone, taker = process.make(), process.make()
+    await gone.beat()
+    await asyncio.gather(*(gone.hold(ALICE, f"s{number}") for number in range(1100)))
+    await process.die(gone)
+    await taker.beat()
+    await taker.take(gone._me)
+    assert len(await taker.mine()) == 1100
 
 
 async def test_what_was_taken_over_can_be_taken_over_again(process):
@@ -90,10 +104,11 @@ async def test_what_was_taken_over_can_be_taken_over_again(process):
     await gone.hold(ALICE, "s1")
     await process.die(gone)
     await taker.beat()
-    assert await taker.take(gone._me, 10) == [(ALICE, "s1")]
+    await taker.take(gone._me)
     await process.die(taker)
     await third.beat()
-    assert await third.take(taker._me, 10) == [(ALICE, "s1")]
+    await third.take(taker._me)
+    assert await third.mine() == [(ALICE, "s1")]
 
 
 async def test_a_process_that_leaves_is_gone_at_once(process):
@@ -102,7 +117,8 @@ async def test_a_process_that_leaves_is_gone_at_once(process):
     await leaving.hold(ALICE, "s1")
     await leaving.leave()
     assert await taker.beat() == [leaving._me]
-    assert await taker.take(leaving._me, 10) == [(ALICE, "s1")]
+    await taker.take(leaving._me)
+    assert await taker.mine() == [(ALICE, "s1")]
 
 
 async def test_what_was_given_back_is_not_taken_over(process):
@@ -112,4 +128,5 @@ async def test_what_was_given_back_is_not_taken_over(process):
     await gone.release([(ALICE, "s1")])
     await process.die(gone)
     await taker.beat()
-    assert await taker.take(gone._me, 10) == []
+    await taker.take(gone._me)
+    assert await taker.mine() == []

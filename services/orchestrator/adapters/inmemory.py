@@ -212,9 +212,12 @@ class InMemoryOwners:
         """Says that this process is gone."""
         self._gone.add(self._me)
 
-    async def take(self, gone: str, limit: int) -> Sequence[tuple[Principal, str]]:
-        """Takes over sessions of a process that is gone."""
-        given = sorted(self._shared[gone], key=lambda each: each[1])[:limit]
-        self._shared[gone] -= set(given)
-        self._shared[self._me] |= set(given)
-        return given
+    async def take(self, gone: str) -> None:
+        """Makes all sessions of a process that is gone this process's own."""
+        if gone in self._gone:
+            self._shared[self._me] |= self._shared[gone]
+            self._shared[gone] = set()
+
+    async def mine(self) -> Sequence[tuple[Principal, str]]:
+        """Sessions that are this process's own."""
+        return sorted(self._shared[self._me], key=lambda each: each[1])

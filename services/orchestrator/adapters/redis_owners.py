@@ -9,6 +9,9 @@ from services.kit.call import Principal
 from services.kit.keys import OwnerKeys
 from services.kit.redis import Redis
 
+_AT_ONCE = 500
+"""Sessions that change hands in one step of the server."""
+
 
 class RedisOwners:
     """`ports.Owners` on the functions of `kit/lua/`."""
@@ -37,10 +40,15 @@ class RedisOwners:
         """Says that this process is gone."""
         await self._redis.execute("ZADD", OwnerKeys.owners, 0, self._me)
 
-    async def take(self, gone: str, limit: int) -> Sequence[tuple[Principal, str]]:
-        """Takes over sessions of a process that is gone."""
+    async def take(self, gone: str) -> None:
+        """Makes all sessions of a process that is gone this process's own."""
         keys = (OwnerKeys.owners, OwnerKeys.sessions(gone), self._mine)
-        return [_read(data) for data in await self._redis.call("owner_take", keys, gone, limit)]
+        while await self._redis.call("owner_take", keys, gone, _AT_ONCE):
+            pass
+
+    async def mine(self) -> Sequence[tuple[Principal, str]]:
+        """Sessions that are this process's own."""
+        return [_read(data) for data in await self._redis.execute("SMEMBERS", self._mine)]
 
 
 def _write(principal: Principal, session_id: str) -> bytes:

@@ -1,6 +1,7 @@
 """Runs go on when the process that worked on them is gone: each says that it lives, and looks for work of the gone."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any
 
@@ -16,7 +17,10 @@ BEAT_S = 1.0
 """How often a process says that it lives."""
 
 _AT_ONCE = 20
-"""Sessions taken over in one round."""
+"""Sessions that are taken over at the same time."""
+
+_LOOK_BEATS = 30
+"""After so many beats a process looks through all that is its own."""
 
 _IDLE_S = 60.0
 """After so long without a run a session is given back."""
@@ -43,6 +47,7 @@ class Takeover:
         self._held: dict[tuple[str, str, str], tuple[float, Session]] = {}
         self._task: asyncio.Task[None] | None = None
         self._resuming: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(_AT_ONCE)
 
     def start(self) -> None:
         """Begins to say that this process lives."""
@@ -84,10 +89,13 @@ class Takeover:
         task.add_done_callback(self._resuming.discard)
 
     async def _live(self) -> None:
-        while True:
+        for beat in itertools.count():
             try:
-                for gone in await self._owners.beat():
-                    await self._take_over(gone)
+                gone = await self._owners.beat()
+                for owner in gone:
+                    await self._owners.take(owner)
+                if gone or beat % _LOOK_BEATS == 0:
+                    await self._adopt()
                 await self._give_back()
             except ServiceError as error:
                 log.warning("not heard of", reason=error.reason)
@@ -95,16 +103,19 @@ class Takeover:
                 log.error("takeover broke", exc_info=error)
             await asyncio.sleep(BEAT_S)
 
-    async def _take_over(self, gone: str) -> None:
-        while sessions := await self._owners.take(gone, _AT_ONCE):
-            for principal, session_id in sessions:
-                await self.hold(principal, session_id)
+    async def _adopt(self) -> None:
+        """Goes on with what is this process's by now, whether or not it was told so when it became so."""
+        for principal, session_id in await self._owners.mine():
+            key = (principal.tenant, principal.user, session_id)
+            if key not in self._held:
+                self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
                 self._begin_to(self._go_on(principal, session_id))
 
     async def _go_on(self, principal: Principal, session_id: str) -> None:
         """Takes one session's run over, as soon as its lease is over."""
         for _ in range(_TRIES):
-            wait_s = await self._try(principal, session_id)
+            async with self._places:
+                wait_s = await self._try(principal, session_id)
             if not wait_s:
                 return
             await asyncio.sleep(wait_s)

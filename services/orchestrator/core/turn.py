@@ -8,6 +8,7 @@ from dataclasses import replace
 from services.kit.errors import (
     ApprovalRequired,
     DeadlineExceeded,
+    FailedPrecondition,
     InvalidToolArguments,
     ModelFailed,
     ResourceExhausted,
@@ -87,6 +88,7 @@ class TurnLoop:
         self._tools = tools
         self._model = model
         self._model_name = agent.model or config.models[0]
+        self._models = config.models
         self._schemas = Schemas(agent.tools)
 
     @property
@@ -114,10 +116,13 @@ class TurnLoop:
             analysis: What the user means, perhaps still on its way; not awaited when it is known.
 
         Raises:
+            FailedPrecondition: the agent names a model that the operator has not named.
             RunLimitReached: the run used all it was allowed to.
             ServiceError: the model or the store does not answer.
         """
         at = self._at
+        if self._model_name not in self._models:
+            raise FailedPrecondition(f"the agent names a model that is not served: {self._model_name}")
         if not at.begun:
             self._run.note(Started(self._agent.name, self._agent.revision))
             at.begun = True

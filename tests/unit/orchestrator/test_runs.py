@@ -369,3 +369,13 @@ async def test_runs_beyond_the_limit_are_refused_with_a_time_to_wait():
         with pytest.raises(ResourceExhausted) as raised:
             await b.begin(session="s2")
         assert raised.value.retry_after == 1.0
+
+
+async def test_a_burst_does_not_go_beyond_the_limit():
+    async with bench(config=Config(max_runs=2)) as b:
+        b.model.scripts = [ENDLESS]
+        for number in range(6):
+            b.store.add_session(ALICE, f"burst{number}", "aura")
+        tries = [b.begin(session=f"burst{number}") for number in range(6)]
+        ends = await asyncio.gather(*tries, return_exceptions=True)
+        assert sum(isinstance(end, ResourceExhausted) for end in ends) == 4

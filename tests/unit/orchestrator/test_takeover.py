@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.kit.call import Principal
-from services.kit.errors import LeaseLost, RunNotFound, SessionBusy
+from services.kit.errors import LeaseLost, RunNotFound, SessionBusy, StoreUnavailable
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
@@ -272,5 +272,40 @@ async def test_who_finds_a_session_held_up_by_a_dead_run_takes_it_over(b):
         await other.begin(ALICE, SESSION, "and?", "", lambda run_id: None)
     events = await asyncio.wait_for(b.events(run_id, runs=other), 5)
     assert events[-1].completed.answer == "All of it."
+    for each in (doomed, other):
+        await each.close()
+
+
+async def test_one_lost_reply_of_the_store_loses_no_run(b):
+    b.model = InMemoryModel([["on ", 60.0]])
+    doomed, other = b.another(), b.another()
+    runs = []
+    for number in range(30):
+        b.store.add_session(ALICE, f"t{number}", "aura")
+        act_as(ALICE)
+        runs.append(await doomed.begin(ALICE, f"t{number}", "hello", "", lambda run_id: None))
+    doomed._holding.close()
+    for run_id in runs:
+        await logged(b, run_id)
+        b.store._run(ALICE, run_id).lease_ends = 0.0
+    owners, take = other._takeover._owners, other._takeover._owners.take
+    resume, failures = b.store.resume_turn, [StoreUnavailable("gone") for _ in range(10)]
+
+    async def reply_lost(gone):
+        await take(gone)
+        owners.take = take
+        raise StoreUnavailable("the reply was lost")
+
+    async def failing(*arguments):
+        if failures:
+            raise failures.pop()
+        return await resume(*arguments)
+
+    owners.take, b.store.resume_turn = reply_lost, failing
+    b.gone.add(doomed._takeover._owners._me)
+    b.model.scripts = [["All of it."]]
+    other.start()
+    ends = await asyncio.wait_for(asyncio.gather(*(b.events(run_id, runs=other) for run_id in runs)), 10)
+    assert [events[-1].completed.answer for events in ends] == ["All of it."] * 30
     for each in (doomed, other):
         await each.close()

@@ -350,3 +350,11 @@ async def test_usage_adds_up_over_the_steps(b):
     usage = (await b.turn())[-1].completed.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.model_calls, usage.tool_calls) == (20, 10, 2, 1)
     assert usage.elapsed.ToNanoseconds() > 0
+
+
+async def test_a_model_that_the_operator_has_not_named_is_not_asked(b):
+    b.agent_is(model="another")
+    last = (await b.turn())[-1]
+    assert last.failed.error.code == 9
+    assert "another" in last.failed.error.message
+    assert not b.model.asked
