@@ -10,6 +10,8 @@ from services.dev.bench.section import Section
 from services.dev.plan import ROOT
 
 FILE = ROOT / "BENCHMARKS.md"
+HISTORY = Path(__file__).with_name("history.md")
+"""What was slow and is no longer: written by hand, and put below the figures."""
 
 _HEAD = """# Benchmarks
 
@@ -32,7 +34,7 @@ def table(section: Section) -> Table:
 
 def write(sections: Sequence[Section], file: Path = FILE) -> None:
     """Writes BENCHMARKS.md."""
-    texts = [_HEAD.format(machine=_machine()), *(_section(section) for section in sections)]
+    texts = [_HEAD.format(machine=_machine()), *(_section(section) for section in sections), HISTORY.read_text()]
     file.write_text("\n".join(texts))
 
 
