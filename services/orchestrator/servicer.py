@@ -11,11 +11,13 @@ from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.kit.call import Principal, current_principal
-from services.kit.errors import ServiceError
+from services.kit.errors import RunNotFound, ServiceError
 from services.orchestrator.codec import run_of
 from services.orchestrator.core.runs import Runs
 
 log = structlog.get_logger(__name__)
+
+_RUNS_A_PAGE = 50
 
 
 class Directory(Protocol):
@@ -106,6 +108,25 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         async for event in self._events(current_principal(), request.run_id, request.after_sequence):
             yield event
 
+    async def CreateRun(self, request: pb.CreateRunRequest, context: object) -> pb.CreateRunResponse:
+        """Begins a run that goes on whoever watches it."""
+        principal = current_principal()
+        run_id = await self._runs.begin(
+            principal, request.session_id, request.input, request.request_id, lambda run_id: None
+        )
+        run = await self._run(run_id)
+        return pb.CreateRunResponse(run=run or pb.Run(run_id=run_id, state=pb.RUN_STATE_RUNNING))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: object) -> pb.ListRunsResponse:
+        """Lists the runs of a session."""
+        found = await self._directory.get_session(memory_pb2.GetSessionRequest(session_id=request.session_id))
+        newest = min(int(request.page_token or found.session.run_count), found.session.run_count)
+        oldest = max(newest - (request.page_size or _RUNS_A_PAGE), 0)
+        ids = [f"{request.session_id}.{number}" for number in range(newest, oldest, -1)]
+        runs = await asyncio.gather(*(self._run(run_id) for run_id in ids))
+        token = str(oldest) if oldest else ""
+        return pb.ListRunsResponse(runs=[run for run in runs if run is not None], next_page_token=token)
+
     async def GetRun(self, request: pb.GetRunRequest, context: object) -> pb.GetRunResponse:
         """Reads how far a run is."""
         first, newest, at_work = await self._runs.bounds(current_principal(), request.run_id)
@@ -125,6 +146,14 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """Lists the tenant's agents."""
         reply = await self._directory.list_agents(memory_pb2.ListAgentsRequest())
         return pb.ListAgentsResponse(agents=reply.agents)
+
+    async def _run(self, run_id: str) -> pb.Run | None:
+        """A run of the caller. None: its log is gone, or still empty."""
+        try:
+            first, newest, at_work = await self._runs.bounds(current_principal(), run_id)
+        except RunNotFound:
+            return None
+        return run_of(first, newest, at_work=at_work)
 
     async def _events(self, principal: Principal, run_id: str, after_sequence: int) -> AsyncGenerator[pb.RunEvent]:
         entries = self._runs.watch(principal, run_id, after_sequence)

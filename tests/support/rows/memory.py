@@ -14,7 +14,7 @@ def rows() -> dict[str, Row]:
     user, tenant = Owner.USER, Owner.TENANT
 
     def begin(names: Names) -> Message:
-        return pb.BeginTurnRequest(session_id=names.session, lease=Duration(seconds=600))
+        return pb.BeginTurnRequest(session_id=names.session, lease=Duration(seconds=600), record=b"asked")
 
     def resume(names: Names) -> Message:
         return pb.ResumeTurnRequest(session_id=names.session, lease=Duration(seconds=600))

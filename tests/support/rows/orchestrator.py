@@ -13,6 +13,8 @@ def rows() -> dict[str, Row]:
         "ListSessions": Row(lambda _: pb.ListSessionsRequest(), user, Answer.LEFT_OUT),
         "DeleteSession": Row(lambda names: pb.DeleteSessionRequest(session_id=names.session), user),
         "RunTurn": Row(lambda names: pb.RunTurnRequest(session_id=names.session, input="hello"), user),
+        "CreateRun": Row(lambda names: pb.CreateRunRequest(session_id=names.session, input="hello"), user),
+        "ListRuns": Row(lambda names: pb.ListRunsRequest(session_id=names.session), user),
         "WatchRun": Row(lambda names: pb.WatchRunRequest(run_id=names.run), user),
         "GetRun": Row(lambda names: pb.GetRunRequest(run_id=names.run), user),
         "CancelRun": Row(lambda names: pb.CancelRunRequest(run_id=names.run), user),

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit.errors import StoreUnavailable
 from services.orchestrator.servicer import OrchestratorServicer
@@ -82,3 +83,55 @@ async def test_watching_neither_keeps_a_run_nor_ends_it(b):
     assert await state(b, run_id) == pb.RUN_STATE_RUNNING
     await b.servicer.CancelRun(pb.CancelRunRequest(run_id=run_id), None)
     assert kinds(await asyncio.wait_for(b.events(run_id), 0.5))[-1] == "cancelled"
+
+
+class Directory:
+    """Memory's side: how many runs the session has."""
+
+    def __init__(self, store):
+        self._store = store
+
+    async def get_session(self, request):
+        session = self._store._session(ALICE, request.session_id)
+        return memory_pb2.GetSessionResponse(session=memory_pb2.Session(run_count=len(session.runs)))
+
+
+async def create(b, **fields):
+    return (await b.servicer.CreateRun(pb.CreateRunRequest(session_id=SESSION, input="hello", **fields), None)).run
+
+
+async def test_a_run_created_in_the_background_goes_on_though_nobody_watches(b):
+    b.model.scripts = [["all ", 0.05, "of it"]]
+    run = await create(b, request_id="r1")
+    assert (run.run_id, run.state) == (f"{SESSION}.1", pb.RUN_STATE_RUNNING)
+    assert (await create(b, request_id="r1")).run_id == run.run_id
+    events = await asyncio.wait_for(b.events(run.run_id), 2)
+    assert events[-1].completed.answer == "all of it"
+    assert (await create(b, request_id="r1")).state == pb.RUN_STATE_COMPLETED
+
+
+async def test_the_runs_of_a_session_are_listed_in_pages_the_newest_first(b):
+    b.model.scripts = [["hello"]]
+    b.servicer = OrchestratorServicer(b.runs, Directory(b.store))
+    for _ in range(5):
+        await b.turn()
+    b.store._run(ALICE, f"{SESSION}.4").entries.clear()  # its log has expired
+    pages, token = [], ""
+    while True:
+        request = pb.ListRunsRequest(session_id=SESSION, page_size=2, page_token=token)
+        reply = await b.servicer.ListRuns(request, None)
+        pages.append([run.run_id.rpartition(".")[2] for run in reply.runs])
+        token = reply.next_page_token
+        if not token:
+            break
+    assert pages == [["5"], ["3", "2"], ["1"]]
+
+
+@pytest.mark.parametrize("token", ["0", "6", "999999999"])
+async def test_a_page_beyond_the_runs_is_the_first_or_empty(b, token):
+    b.model.scripts = [["hello"]]
+    b.servicer = OrchestratorServicer(b.runs, Directory(b.store))
+    await b.turn()
+    reply = await b.servicer.ListRuns(pb.ListRunsRequest(session_id=SESSION, page_token=token), None)
+    assert len(reply.runs) == (token != "0")
+    assert reply.next_page_token == ""

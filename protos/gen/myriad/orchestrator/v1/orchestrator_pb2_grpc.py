@@ -61,6 +61,16 @@ class OrchestratorServiceStub:
                 request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunTurnRequest.SerializeToString,
                 response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.FromString,
                 _registered_method=True)
+        self.CreateRun = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/CreateRun',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/ListRuns',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/myriad.orchestrator.v1.OrchestratorService/WatchRun',
                 request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.WatchRunRequest.SerializeToString,
@@ -139,6 +149,25 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateRun(self, request, context):
+        """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
+        in; WatchRun and GetRun show it, CancelRun stops it.
+
+        Errors: as RunTurn.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """Lists the runs of a session whose logs are kept, the newest first.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRun(self, request, context):
         """Streams a run's events after a cursor, those to come included. Ends OK after the last event.
         Watching neither keeps a run alive nor ends it.
@@ -211,6 +240,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.RunTurn,
                     request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunTurnRequest.FromString,
                     response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.SerializeToString,
+            ),
+            'CreateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRun,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsResponse.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
@@ -375,6 +414,60 @@ class OrchestratorService:
             '/myriad.orchestrator.v1.OrchestratorService/RunTurn',
             myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunTurnRequest.SerializeToString,
             myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/CreateRun',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/ListRuns',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,17 @@ class OrchestratorServiceStub:
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
     ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
     """
+    CreateRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunRequest, _orchestrator_pb2.CreateRunResponse]
+    """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
+    in; WatchRun and GetRun show it, CancelRun stops it.
+
+    Errors: as RunTurn.
+    """
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]
+    """Lists the runs of a session whose logs are kept, the newest first.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+    """
     WatchRun: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.WatchRunRequest, _orchestrator_pb2.RunEvent]
     """Streams a run's events after a cursor, those to come included. Ends OK after the last event.
     Watching neither keeps a run alive nor ends it.
@@ -116,6 +127,17 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
     ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    CreateRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunRequest, _orchestrator_pb2.CreateRunResponse]  # type: ignore[assignment]
+    """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
+    in; WatchRun and GetRun show it, CancelRun stops it.
+
+    Errors: as RunTurn.
+    """
+    ListRuns: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """Lists the runs of a session whose logs are kept, the newest first.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.WatchRunRequest, _orchestrator_pb2.RunEvent]  # type: ignore[assignment]
     """Streams a run's events after a cursor, those to come included. Ends OK after the last event.
@@ -200,6 +222,29 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
         ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRun(
+        self,
+        request: _orchestrator_pb2.CreateRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.CreateRunResponse, _abc.Awaitable[_orchestrator_pb2.CreateRunResponse]]:
+        """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
+        in; WatchRun and GetRun show it, CancelRun stops it.
+
+        Errors: as RunTurn.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _orchestrator_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.ListRunsResponse, _abc.Awaitable[_orchestrator_pb2.ListRunsResponse]]:
+        """Lists the runs of a session whose logs are kept, the newest first.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod
