@@ -38,8 +38,8 @@ class KitConfig:
     """Port of Prometheus metrics, on `host`. 0: the service's own of the topology. -1: none."""
 
     auth: str = "mesh"
-    """`mesh`: identity headers count only beside the mesh token, or from a peer with a certificate. `insecure-dev`:
-    believed as sent."""
+    """`mesh`: identity headers count only beside the mesh token; where none is configured, from a peer with a
+    certificate. `insecure-dev`: believed as sent."""
 
     mesh_token_file: Path | None = None
     """File with the token that peers of the mesh prove themselves with. Needed when `auth` is `mesh` without TLS."""
@@ -119,7 +119,7 @@ class Kit:
         Args:
             telemetry: What the process reports with.
             mesh_token: Proves peers to be of the mesh. None: identity is believed as sent (`insecure-dev`).
-            certificates: Prove it, too, and instead. None: no TLS.
+            certificates: What peers connect with. They prove it alone where the token is empty. None: no TLS.
             limits: Most calls under way.
             rules: When circuits open.
 
@@ -131,7 +131,7 @@ class Kit:
         self.telemetry = telemetry
         self.certificates = certificates
         self.network = Network(mesh_token, certificates)
-        self._identity = identity("" if certificates and mesh_token is not None else mesh_token)
+        self._identity = identity(mesh_token)
         self._admission = admission(limits or Limits(), telemetry.load)
         self._rules = rules
         self._breakers: dict[str, Breakers] = {}

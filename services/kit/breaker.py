@@ -4,12 +4,15 @@ A breaker counts only what its backend does: who cancels, asks wrongly or brings
 Why this is ours, and not a library: docs/adr/0011.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -22,6 +25,7 @@ FAIR_S = 1.0
 
 _CAPACITY = 1024
 _SLACK = 0.9
+"""Share of the fair time that counts as all of it: a call keeps up to a tenth of its time for the way back."""
 
 
 class State(IntEnum):
@@ -82,13 +86,13 @@ class Shown(Protocol):
 class Attempt:
     """One call of the backend, as a context manager around it."""
 
-    __slots__ = ("_began", "_breaker", "_excused", "_fair_s")
+    __slots__ = ("_breaker", "_excused", "_fair_s", "began")
 
     def __init__(self, breaker: "Breaker", fair_s: float) -> None:
         """Begins when it is entered."""
         self._breaker = breaker
         self._fair_s = fair_s
-        self._began = 0.0
+        self.began = 0.0
         self._excused = False
 
     def __enter__(self) -> "Attempt":
@@ -98,7 +102,7 @@ class Attempt:
             ServiceError: the circuit is open: its refusal.
         """
         self._breaker.admit(self)
-        self._began = self._breaker.clock()
+        self.began = self._breaker.clock()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
@@ -124,8 +128,9 @@ class Attempt:
         self._excused = True
 
     def timed_out(self) -> None:
-        """What is raised next is for want of an answer: the backend's only if it had a fair time."""
-        self._excused = self._breaker.clock() - self._began < self._fair_s * _SLACK
+        """What is raised next is for want of an answer: the backend's if it had a fair time, and answered nobody."""
+        unfair = self._breaker.clock() - self.began < self._fair_s * _SLACK
+        self._excused = unfair or self._breaker.answered_since(self.began)
 
     def _is_blamed(self, error: BaseException | None) -> bool:
         if self._excused or not isinstance(error, self._breaker.circuit.blames):
@@ -142,10 +147,10 @@ class Breaker:
         self,
         circuit: Circuit,
         rules: Rules,
-        changed: Callable[[State], None],
+        changed: Callable[["Breaker", State], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begins closed, and calls `changed` after each change of state."""
+        """Begins closed, and calls `changed` with the state before, after a change of state or of being spotless."""
         self.circuit = circuit
         self.clock = clock
         self.state = State.CLOSED
@@ -153,7 +158,18 @@ class Breaker:
         self._changed = changed
         self._failures = 0
         self._rests_until = 0.0
+        self._answered = -math.inf
         self._probe: Attempt | None = None
+        self._probing_since = 0.0
+
+    @property
+    def spotless(self) -> bool:
+        """Whether it is as it was when it was made."""
+        return self.state is State.CLOSED and not self._failures
+
+    def answered_since(self, moment: float) -> bool:
+        """Whether any call was answered after `moment`, a time of `clock`."""
+        return self._answered > moment
 
     def attempt(self, fair_s: float = FAIR_S) -> Attempt:
         """A call about to be made; without an answer for `fair_s` seconds the backend is to blame."""
@@ -163,9 +179,11 @@ class Breaker:
         """Lets an attempt through, or raises the circuit's refusal."""
         if self.state is State.CLOSED:
             return
-        left = self._rests_until - self.clock()
-        if left <= 0 and self._probe is None:
-            self._probe = attempt
+        now = self.clock()
+        left = self._rests_until - now
+        # One that hangs must not keep everyone out.
+        if left <= 0 and (self._probe is None or now - self._probing_since >= self._rules.rest_s):
+            self._probe, self._probing_since = attempt, now
             self._become(State.HALF_OPEN)
             return
         wait = left if left > 0 else self._rules.rest_s
@@ -173,19 +191,22 @@ class Breaker:
 
     def worked(self, attempt: Attempt) -> None:
         """An attempt was answered."""
-        if attempt is self._probe:
+        self._answered = self.clock()
+        if self.state is not State.CLOSED and self._tries(attempt):
             self._probe = None
             self._become(State.CLOSED)
-        if self.state is State.CLOSED:
+        elif self.state is State.CLOSED and self._failures:
             self._failures = 0
+            self._changed(self, self.state)
 
     def failed(self, attempt: Attempt) -> None:
         """An attempt failed. One that began before the circuit opened tells nothing new."""
         if self.state is State.CLOSED:
             self._failures += 1
             if self._failures < self._rules.failures:
+                self._changed(self, self.state)
                 return
-        elif attempt is not self._probe:
+        elif not self._tries(attempt):
             return
         self._probe = None
         self._failures = 0
@@ -197,14 +218,22 @@ class Breaker:
         if attempt is self._probe:
             self._probe = None
 
+    def _tries(self, attempt: Attempt) -> bool:
+        """Whether it was let through to see, and not before the circuit opened."""
+        return attempt.began >= self._rests_until
+
     def _become(self, state: State) -> None:
-        if state is not self.state:
-            self.state = state
-            self._changed(state)
+        before, self.state = self.state, state
+        if state is not before:
+            self._changed(self, before)
 
 
 class Breakers:
-    """The breakers of one kind of backend, by name; those used last are kept."""
+    """The breakers of one kind of backend, by name.
+
+    Kept are those that are not closed, and apart from them those that failed since their last answer: of either the
+    ones used last. The others live as long as somebody uses them.
+    """
 
     def __init__(
         self,
@@ -215,34 +244,44 @@ class Breakers:
         capacity: int = _CAPACITY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Makes each when it is first asked for, and tells `shown` of their states."""
+        """Makes each when it is asked for, and tells `shown` of their states; keeps `capacity` of either."""
         self._circuit = circuit
         self._rules = rules or Rules()
         self._shown = shown
         self._capacity = capacity
         self._clock = clock
-        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+        self._known: WeakValueDictionary[str, Breaker] = WeakValueDictionary()
+        self._failing: OrderedDict[str, Breaker] = OrderedDict()
+        self._open: OrderedDict[str, Breaker] = OrderedDict()
+        if shown is not None:
+            shown.open(circuit.kind, 0)
 
     def of(self, name: str) -> Breaker:
         """The breaker of the backend `name`."""
-        breaker = self._breakers.get(name)
+        breaker = self._known.get(name)
         if breaker is None:
-            breaker = Breaker(self._circuit, self._rules, lambda state: self._note(name, state), self._clock)
-            self._breakers[name] = breaker
-            while len(self._breakers) > self._capacity:
-                self._breakers.popitem(last=False)
+            breaker = Breaker(self._circuit, self._rules, partial(self._note, name), self._clock)
+            self._known[name] = breaker
             self._show(name, State.CLOSED)
-        self._breakers.move_to_end(name)
+        for kept in (self._failing, self._open):
+            if name in kept:
+                kept.move_to_end(name)
         return breaker
 
-    def _note(self, name: str, state: State) -> None:
-        log.warning("circuit changed", kind=self._circuit.kind, name=name, state=state.name.lower())
-        self._show(name, state)
+    def _note(self, name: str, breaker: Breaker, before: State) -> None:
+        self._failing.pop(name, None)
+        self._open.pop(name, None)
+        if not breaker.spotless:
+            kept = self._failing if breaker.state is State.CLOSED else self._open
+            kept[name] = breaker
+            if len(kept) > self._capacity:
+                kept.popitem(last=False)
+        if breaker.state is not before:
+            log.warning("circuit changed", kind=self._circuit.kind, name=name, state=breaker.state.name.lower())
+            self._show(name, breaker.state)
+            if self._shown is not None:
+                self._shown.open(self._circuit.kind, len(self._open))
 
     def _show(self, name: str, state: State) -> None:
-        if self._shown is None:
-            return
-        if self._circuit.named:
+        if self._shown is not None and self._circuit.named:
             self._shown.state(self._circuit.kind, name, state)
-        not_closed = sum(breaker.state is not State.CLOSED for breaker in self._breakers.values())
-        self._shown.open(self._circuit.kind, not_closed)

@@ -6,6 +6,7 @@ whoever is cancelled meanwhile; a stream that is left is read on until nothing c
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -25,11 +26,21 @@ _BUFFER = 64
 class Generation:
     """The replies of one call, read in the background up to a small buffer."""
 
-    def __init__(self, call: Any, timeout: float, peer: str) -> None:
-        """Reads `call`, a stream of the generated stub, for `timeout` seconds; `peer` names it in errors."""
+    def __init__(self, call: Any, timeout: float, peer: str, first_s: float = math.inf) -> None:
+        """Reads `call`.
+
+        Args:
+            call: A stream of the generated stub.
+            timeout: Seconds the whole of it may take.
+            peer: Names it in errors.
+            first_s: Seconds its first reply may take.
+        """
         self._call = call
         self._timeout = timeout
+        self._first_s = first_s
         self._peer = peer
+        self.silent = False
+        """Whether it was given up because its first reply did not come."""
         self._buffer: deque[Any] = deque()
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
@@ -48,7 +59,7 @@ class Generation:
         """What comes, in order, to the end of the stream.
 
         Raises:
-            ServiceError: the stream broke, or took too long.
+            ServiceError: the stream broke, stayed silent (ServiceUnavailable) or took too long (DeadlineExceeded).
         """
         while True:
             await self._readable.wait()
@@ -80,10 +91,12 @@ class Generation:
 
     async def _read(self) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._receive()
+            async with asyncio.timeout(min(self._timeout, self._first_s)) as timer:
+                await self._receive(timer, asyncio.get_running_loop().time() + self._timeout)
         except TimeoutError:
-            self._error = DeadlineExceeded(f"{self._peer} did not answer in time")
+            self.silent = not self._received and self._first_s < self._timeout
+            error = ServiceUnavailable if self.silent else DeadlineExceeded
+            self._error = error(f"{self._peer} did not answer in time")
             self._call.cancel()
         except grpc.aio.AioRpcError as error:
             self._error = from_rpc_error(error, self._peer)
@@ -91,8 +104,10 @@ class Generation:
             if not self._left:
                 raise
 
-    async def _receive(self) -> None:
+    async def _receive(self, timer: asyncio.Timeout, end: float) -> None:
         while (reply := await self._call.read()) is not grpc.aio.EOF:
+            if not self._received:
+                timer.reschedule(end)
             self._received += 1
             if self._left:
                 continue

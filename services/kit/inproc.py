@@ -17,7 +17,7 @@ from grpc.aio import AioRpcError, Channel, Metadata
 from services.kit.call import Call
 from services.kit.chain import Endpoint, Registry
 from services.kit.errors import ServiceError, ServiceUnavailable, Unimplemented
-from services.kit.interceptors.identity import INPROC
+from services.kit.interceptors.identity import INPROC_PEER
 from services.kit.status import to_status
 
 
@@ -108,7 +108,7 @@ class _Method:
             method=self._path,
             metadata={key: value for key, value in metadata or () if not key.endswith("-bin")},
             deadline=None if timeout is None else loop.time() + timeout,
-            peer=INPROC,
+            peer=INPROC_PEER,
             body=self._encode(request),
         )
         return self._kind(self._channel, call, self._decode)

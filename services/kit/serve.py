@@ -37,6 +37,7 @@ _CHECK_EVERY_S = 1.0
 _LAST_S = 1.0
 _GC_EVERY = 50_000
 _CHECK_TIMEOUT_S = 2.0
+_KNOCK_TIMEOUT_S = 1.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 # Channels retry what never reached a handler. An answer is an answer, UNAVAILABLE too: asking three times makes a slow
 # backend slower, and the caller wait three times as long. Source: gRFC A6, server pushback.
@@ -187,8 +188,10 @@ async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthService
 
 async def _knock(host: str, port: int) -> None:
     """Has gRPC ask for the certificates now, while nobody else connects; peers open their channels anew soon."""
-    with suppress(OSError):
-        _, writer = await asyncio.open_connection("127.0.0.1" if host in {"", "0.0.0.0", "::", "[::]"} else host, port)
+    address = "127.0.0.1" if host in {"", "0.0.0.0", "::", "[::]"} else host
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_KNOCK_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(address, port)
         writer.close()
 
 

@@ -117,6 +117,15 @@ class _Opened:
         self._retired = True
         self._close_if_idle()
 
+    @property
+    def closed(self) -> bool:
+        return self._closing is not None and self._closing.done()
+
+    async def close(self, grace: float | None) -> None:
+        await self.channel.close(grace)
+        if self._closing is not None:
+            await self._closing
+
     def _ended(self, _call: Any) -> None:
         self._calls -= 1
         self._close_if_idle()
@@ -134,6 +143,7 @@ class RenewedChannel(Channel):
         self._certificates = certificates
         self._open = open_channel
         self._opened = _Opened(open_channel(certificates.client()), certificates.version)
+        self._retired: list[_Opened] = []
 
     def current(self) -> _Opened:
         """The channel to call on."""
@@ -141,6 +151,7 @@ class RenewedChannel(Channel):
             old, version = self._opened, self._certificates.version
             self._opened = _Opened(self._open(self._certificates.client()), version)
             old.retire()
+            self._retired = [each for each in (*self._retired, old) if not each.closed]
         return self._opened
 
     def unary_unary(self, *args: Any, **options: Any) -> Any:
@@ -160,8 +171,8 @@ class RenewedChannel(Channel):
         return _Method(self, "stream_stream", args, options)
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes the current channel; one before it closes when its calls end."""
-        await self._opened.channel.close(grace)
+        """Closes the current channel, and those before it on which calls still go on."""
+        await asyncio.gather(*(each.close(grace) for each in (self._opened, *self._retired)))
 
     async def __aenter__(self) -> "RenewedChannel":
         """Nothing to open."""

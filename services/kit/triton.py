@@ -32,6 +32,9 @@ from services.kit.status import from_rpc_error
 MODELS = Circuit("model", ModelUnavailable, "the model tier does not answer", (ModelUnavailable, DeadlineExceeded))
 """The models of a tier. What answers with an error answers: one user's prompt must not take a model from the others."""
 
+FIRST_CHUNK_S = 20.0
+"""Seconds after which a model that has sent nothing of an answer is given up."""
+
 _RETRY_AFTER_S = 1.0
 _BUSY = ("xceeds maximum queue size", "equest timeout expired")
 _GONE = "Stub process"
@@ -40,9 +43,24 @@ _GONE = "Stub process"
 class Triton:
     """Models of one Triton server."""
 
-    def __init__(self, client: Client, *, embedder: str = "embedder", breakers: Breakers | None = None) -> None:
-        """Calls over `client`; `embedder` is the model that makes vectors; `breakers` are those of `MODELS`."""
+    def __init__(
+        self,
+        client: Client,
+        *,
+        embedder: str = "embedder",
+        breakers: Breakers | None = None,
+        first_chunk_s: float = FIRST_CHUNK_S,
+    ) -> None:
+        """Opens nothing.
+
+        Args:
+            client: Of the server.
+            embedder: The model that makes vectors.
+            breakers: Those of `MODELS`.
+            first_chunk_s: Seconds the first chunk of an answer may take, the wait in the model's queue included.
+        """
         self._client = client
+        self._first_chunk_s = first_chunk_s
         self._breakers = breakers or Breakers(MODELS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(client.channel)
         self._embedder = embedder
@@ -58,7 +76,7 @@ class Triton:
         Raises:
             ModelUnavailable: the tier does not answer, or did not of late.
             ModelOverloaded: the model's queue is full.
-            ModelFailed: the model answered with an error.
+            ModelFailed: the model answered with an error, or with something else than vectors.
             DeadlineExceeded: it took too long.
         """
         if not texts:
@@ -74,9 +92,7 @@ class Triton:
         except asyncio.CancelledError:
             asking.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
-        floats = array.array("f", reply.raw_output_contents[0])
-        width = len(floats) // len(texts)
-        return [floats[start : start + width] for start in range(0, len(floats), width)]
+        return _vectors(reply, len(texts))
 
     async def chat(self, model: str, body: Mapping[str, Any], timeout: float) -> AsyncGenerator[dict[str, Any]]:
         """Streams an answer: `chat.completion.chunk` objects. Leaving the iteration frees the model's slot.
@@ -88,7 +104,7 @@ class Triton:
 
         Raises:
             InvalidArgument: the model refused the request.
-            ModelUnavailable: the tier does not answer, or did not of late.
+            ModelUnavailable: the tier does not answer, the model stays silent, or did so of late.
             ModelOverloaded: the model's queue is full.
             ModelFailed: the model answered with an error.
             DeadlineExceeded: it took too long.
@@ -97,9 +113,10 @@ class Triton:
         tensor = request.inputs.add(name="request", datatype="BYTES")
         tensor.shape.append(1)
         request.raw_input_contents.append(_length_prefixed(orjson.dumps(body)))
-        with self._breakers.of(model).attempt(min(timeout, FAIR_S)) as attempt:
+        # Who has less time than a first chunk may take says nothing of the model when that has passed.
+        with self._breakers.of(model).attempt(min(timeout, self._first_chunk_s)) as attempt:
             call = self._client.start(self._stub.ModelStreamInfer, iter((request,)), timeout=timeout + LEAVE_S)
-            generation = Generation(call, timeout, self._client.service)
+            generation = Generation(call, timeout, self._client.service, self._first_chunk_s)
             failure = ""
             try:
                 # To the end of the stream, past the last chunk: see Generation.
@@ -110,6 +127,8 @@ class Triton:
                             attempt.worked()
                             yield _decoded(reply.infer_response.raw_output_contents[0][4:])
             except ServiceError as error:
+                if generation.silent:
+                    attempt.timed_out()
                 raise _of_the_model(error) from None
             finally:
                 if not generation.ended:
@@ -146,6 +165,15 @@ class Triton:
 def _length_prefixed(value: bytes) -> bytes:
     """A BYTES element as KServe v2 lays it out: length as 4 bytes, little-endian, then the value."""
     return struct.pack("<I", len(value)) + value
+
+
+def _vectors(reply: Any, count: int) -> "list[array.array[float]]":
+    raw = reply.raw_output_contents[0] if reply.raw_output_contents else b""
+    width, rest = divmod(len(raw), 4 * count)
+    if rest or not width or any(list(output.shape) != [count, width] for output in reply.outputs):
+        raise ModelFailed("the model answered with something that is no vectors")
+    floats = array.array("f", raw)
+    return [floats[start : start + width] for start in range(0, len(floats), width)]
 
 
 def _decoded(chunk: bytes) -> Any:

@@ -21,6 +21,11 @@ async def build(config: Config, kit: Kit) -> App:
     """The orchestrator, ready to be served."""
     memory = kit.network.client("memory", config.memory_address)
     redis = Redis(config.redis_url)
+    triton = Triton(
+        kit.network.client("triton", config.triton_address),
+        breakers=kit.breakers(MODELS),
+        first_chunk_s=config.first_chunk_s,
+    )
     run_log = RedisRunLog(redis, config.log_ttl_s, config.lease_s)
     runs = Runs(
         memory=MemoryTurns(memory),
@@ -30,7 +35,7 @@ async def build(config: Config, kit: Kit) -> App:
             kit.network.client("retrieval", config.retrieval_address), config.retrieval_timeout_s
         ),
         tools=ToolExecClient(kit.network.client("toolexec", config.toolexec_address)),
-        model=TritonModel(Triton(kit.network.client("triton", config.triton_address), breakers=kit.breakers(MODELS))),
+        model=TritonModel(triton),
         run_log=run_log,
         codec=EventCodec(),
         owners=RedisOwners(redis, config.owner_s),

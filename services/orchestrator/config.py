@@ -30,6 +30,9 @@ class Config:
     models: tuple[str, ...] = ("llm",)
     """Models agents may name; the first answers for agents that name none."""
 
+    first_chunk_s: float = 20.0
+    """Seconds the first piece of a model's answer may take; a model that stays silent longer counts as away."""
+
     nlu_timeout_s: float = 2.0
     """Seconds to wait for the understanding of an utterance; after that the turn goes on without."""
 

@@ -12,8 +12,9 @@ from redis.exceptions import ResponseError
 
 from services.kit.errors import SessionNotFound, StoreUnavailable
 from services.kit.redis import Redis
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy, running_proxy
-from tests.support.valkey import free_port, restartable_valkey, running_cluster, running_valkey
+from tests.support.valkey import restartable_valkey, running_cluster, running_valkey
 
 
 @pytest.fixture(params=["one", "cluster"])

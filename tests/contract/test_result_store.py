@@ -15,7 +15,8 @@ from services.toolexec.adapters.inmemory import InMemoryResultStore
 from services.toolexec.adapters.redis import RedisResultStore
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 from services.toolexec.ports import ResultStore
-from tests.support.valkey import free_port, running_valkey
+from tests.support.ports import free_port
+from tests.support.valkey import running_valkey
 
 OUTCOME = Outcome('{"state":"süß \\u0000"}', is_error=True, duration=0.25)
 

@@ -13,8 +13,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.kit.topology import SERVICES
+from tests.support.ports import free_port
 from tests.support.sixth import EDITS, ROOT, Copy
-from tests.support.valkey import free_port
 
 MOST_EDITS = 5
 NAME = "myriad.greeter.v1.GreeterService"

@@ -9,7 +9,7 @@ from typing import Any
 from services.kit.call import Call
 from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import Overloaded
-from services.kit.interceptors.identity import INPROC
+from services.kit.interceptors.identity import INPROC_PEER
 from services.kit.telemetry import LoadMetrics
 
 _RETRY_AFTER_S = 1.0
@@ -33,7 +33,7 @@ def admission(limits: Limits, metrics: LoadMetrics) -> Interceptor:
     calls, streams = _Places("calls", limits.calls, metrics), _Places("streams", limits.streams, metrics)
 
     async def admitted(call: Call, method: Method, proceed: Proceed) -> Any:
-        if call.peer == INPROC:
+        if call.peer == INPROC_PEER:
             return await proceed(call)
         places = streams if method.streams else calls
         places.take()

@@ -8,7 +8,9 @@ from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import InvalidArgument, RoleRequired, Unauthenticated
 
 TENANT, USER, ROLES, MESH_TOKEN = "x-myriad-tenant", "x-myriad-user", "x-myriad-roles", "x-myriad-mesh-token"
-INPROC = "inproc"
+INPROC_PEER = "inproc"
+"""Peer of a call within the process."""
+
 _LONGEST = 256
 _DEVELOPER = Principal("dev", "dev", frozenset({"admin"}))
 
@@ -17,13 +19,13 @@ def identity(mesh_token: str | None) -> Interceptor:
     """Finds out on whose behalf a call is made, and whether they may make it.
 
     Args:
-        mesh_token: What a peer of the mesh proves itself with. Empty: it did so with its certificate, when it
-            connected. None (`insecure-dev`): identity is believed as sent, and a call without one is the developer's,
-            tenant `dev`, user `dev`, role `admin`.
+        mesh_token: What a peer of the mesh proves itself with, over TLS too. Empty: it did so with its certificate,
+            when it connected. None (`insecure-dev`): identity is believed as sent, and a call without one is the
+            developer's, tenant `dev`, user `dev`, role `admin`.
     """
 
     async def identified(call: Call, method: Method, proceed: Proceed) -> Any:
-        if mesh_token and call.peer != INPROC:
+        if mesh_token and call.peer != INPROC_PEER:
             prove(call, mesh_token)
         call.principal = principal_of(call, developer=mesh_token is None)
         if call.principal is None and not method.access.public:

@@ -22,7 +22,8 @@ _PREPARE_S = 60.0
 _MARGIN_S = 0.05
 """Of the caller's time, kept for the way back: who is cut off learns less than who is told."""
 _SERVICE_CODES = 100
-"""Milvus's error codes below this one are about itself, those above about what it was asked."""
+"""Milvus's error codes below this one are about itself, those above about what it was asked. A broken connection is
+reported with gRPC's status in place of a code, and is about itself too."""
 _OPTIONS = {
     # Pings only while a call waits: Milvus closes the connection of a client that pings every 10 s, pymilvus's default.
     "grpc.keepalive_time_ms": 30_000,
@@ -136,5 +137,5 @@ def _judge(attempt: Attempt, error: Exception) -> None:
     """Leaves out what says nothing of Milvus: too little time, and a question that it would not answer."""
     if isinstance(error, TimeoutError):
         attempt.timed_out()
-    elif isinstance(error, MilvusException) and error.code >= _SERVICE_CODES:
+    elif isinstance(error, MilvusException) and isinstance(error.code, int) and error.code >= _SERVICE_CODES:
         attempt.excuse()

@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from services.kit.breaker import Breakers, Rules, State
+from services.kit.call import Call, enter
 from services.kit.clients import Network
 from services.kit.errors import DeadlineExceeded, ModelFailed, ModelOverloaded, ModelUnavailable
 from services.kit.triton import MODELS, Triton
@@ -25,6 +26,7 @@ LATE = "Request timeout expired"
 DEAD = "Stub process 'llm_0_0' is not healthy."
 FAILED = "internal: lost /secret/file"
 REST_S = 0.3
+FIRST_S = 0.4
 
 
 class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -35,17 +37,19 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.words: str | None = None
         self.takes_s = 0.0
         self.asked = 0
+        self.reply = service_pb2.ModelInferResponse(raw_output_contents=[array.array("f", [1.0]).tobytes()])
 
     async def ModelInfer(self, request, context):
         self.asked += 1
         await asyncio.sleep(self.takes_s)
         if self.words is not None:
             await context.abort(self.code, self.words)
-        return service_pb2.ModelInferResponse(raw_output_contents=[array.array("f", [1.0]).tobytes()])
+        return self.reply
 
     async def ModelStreamInfer(self, requests, context):
         async for _ in requests:
             self.asked += 1
+            await asyncio.sleep(self.takes_s)
             if self.words is not None:
                 yield service_pb2.ModelStreamInferResponse(error_message=self.words)
                 return
@@ -60,7 +64,8 @@ class Tier:
     def __init__(self, address: str, network: Network) -> None:
         self.scripted = Scripted()
         self.breakers = Breakers(MODELS, Rules(3, REST_S))
-        self.triton = Triton(network.client("triton", address), breakers=self.breakers)
+        client = network.client("triton", address)
+        self.triton = Triton(client, breakers=self.breakers, first_chunk_s=FIRST_S)
 
     async def embed(self, timeout=2.0):
         return await self.triton.embed(["hello"], timeout)
@@ -147,6 +152,65 @@ async def test_a_tier_that_does_not_answer_in_a_fair_time_is_left_alone():
         with pytest.raises(ModelUnavailable):
             await tier.embed(1.0)
         assert time.perf_counter() - began < 0.05
+
+
+async def test_a_model_that_stays_silent_is_given_up_and_then_left_alone():
+    async with scripted_tier() as tier:
+        tier.scripted.takes_s = 30.0
+        began = time.perf_counter()
+        silent = await asyncio.gather(*(tier.chat(60.0) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in silent] == [ModelUnavailable] * 3
+        assert FIRST_S * 0.9 < time.perf_counter() - began < FIRST_S + 1.0
+        began = time.perf_counter()
+        with pytest.raises(ModelUnavailable) as refused:
+            await tier.chat(60.0)
+        assert time.perf_counter() - began < 0.05
+        assert refused.value.metadata == {"circuit": "open"}
+
+
+async def test_callers_in_a_hurry_do_not_open_a_models_circuit():
+    async with scripted_tier() as tier:
+        tier.scripted.takes_s = 30.0
+
+        async def hurried():
+            enter(Call("test", {}, asyncio.get_running_loop().time() + FIRST_S / 4, "test"))
+            await tier.chat(60.0)
+
+        left = await asyncio.gather(*(asyncio.create_task(hurried()) for _ in range(5)), return_exceptions=True)
+        assert [type(error) for error in left] == [DeadlineExceeded] * 5
+        assert tier.state("llm") is State.CLOSED
+
+
+async def test_a_model_that_answers_others_meanwhile_is_busy_and_stays_open_to_all():
+    async with scripted_tier() as tier:
+        tier.scripted.takes_s = 30.0
+        waiting = [asyncio.create_task(tier.chat(60.0)) for _ in range(5)]
+        await asyncio.sleep(FIRST_S / 2)
+        tier.scripted.takes_s = 0.0
+        await tier.chat()
+        late = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(error) for error in late] == [ModelUnavailable] * 5
+        assert tier.state("llm") is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("texts", "tensors", "shape"),
+    [
+        (1, [], None),
+        (1, [b""], None),
+        (1, [b"\0\0\0"], None),
+        (2, [b"\0" * 4], None),
+        (2, [b"\0" * 32], [1, 8]),
+        (1, [b"\0" * 16], [1, 384]),
+    ],
+)
+async def test_an_embedder_that_answers_with_no_vectors_has_failed(texts, tensors, shape):
+    async with scripted_tier() as tier:
+        tier.scripted.reply = service_pb2.ModelInferResponse(raw_output_contents=tensors)
+        if shape is not None:
+            tier.scripted.reply.outputs.add(name="embedding", datatype="FP32", shape=shape)
+        with pytest.raises(ModelFailed, match="no vectors"):
+            await tier.triton.embed(["hello"] * texts, 2.0)
 
 
 def model_process(work: Path, model: str) -> int:

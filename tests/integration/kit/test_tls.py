@@ -1,8 +1,10 @@
 """TLS between services: who has no certificate of the authority is not let in, and certificates change under load."""
 
 import asyncio
+import contextlib
 import os
 import shutil
+import socket
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from services.kit.app import Kit, KitConfig, open_kit
 from services.kit.call import Call, Principal, current_call, enter
 from services.kit.clients import Network
 from services.kit.errors import ServiceUnavailable, Unauthenticated
+from services.kit.serve import _knock
 from services.kit.telemetry import open_telemetry
 from services.kit.tls import Certificates
 from tests.support.process import appeared, running
@@ -99,7 +102,7 @@ async def test_a_service_that_is_another_than_the_one_called_is_not_spoken_to(fo
         assert servicer.principals == []
 
 
-async def test_in_a_mesh_a_certificate_is_proof_enough_and_headers_count(folders, tmp_path):
+async def test_in_a_mesh_a_certificate_is_proof_enough_and_headers_count(folders):
     ours, _ = folders
     files = {
         "tls_certificate_file": ours / "orchestrator.pem",
@@ -118,6 +121,58 @@ async def test_in_a_mesh_a_certificate_is_proof_enough_and_headers_count(folders
 
         await asyncio.create_task(as_alice())
     assert servicer.principals == [Principal("acme", "alice")]
+
+
+async def test_a_mesh_with_a_token_asks_for_it_over_tls_too(folders):
+    ours, _ = folders
+
+    async def as_alice(token, address):
+        enter(Call("test", {}, None, "test", principal=Principal("acme", "alice")))
+        await ask(Network(token, certificates(ours)), address)
+
+    async with served(certificates(ours), "right") as (address, servicer):
+        for token in (None, "wrong"):
+            with pytest.raises(Unauthenticated, match="not a peer"):
+                await asyncio.create_task(as_alice(token, address))
+        assert servicer.principals == []
+        await asyncio.create_task(as_alice("right", address))
+    assert servicer.principals == [Principal("acme", "alice")]
+
+
+async def test_closing_closes_the_channels_with_older_certificates_too(folders):
+    ours, _ = folders
+    own, waits = certificates(ours), asyncio.Event()
+
+    async def never(_request):
+        waits.set()
+        await asyncio.Event().wait()
+
+    async with served(own) as (address, servicer):
+        servicer.get_run = never
+        network = Network(None, own)
+        stub = orchestrator_pb2_grpc.OrchestratorServiceStub(network.client("orchestrator", address).channel)
+        call = stub.GetRun(RUN, timeout=30)
+        await waits.wait()
+        own.version += 1
+        servicer.get_run = answer
+        assert (await stub.GetRun(RUN, timeout=5)).run.run_id == "s.1"
+        assert not call.done()
+        await network.close()
+        async with asyncio.timeout(2):
+            await asyncio.wait([asyncio.ensure_future(call.code())])
+        assert call.cancelled()
+
+
+async def test_knocking_at_a_port_that_does_not_answer_takes_a_second_at_most():
+    with socket.socket() as deaf, contextlib.ExitStack() as filling:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # its backlog is full
+            waiting = filling.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        async with asyncio.timeout(3):
+            await _knock(*deaf.getsockname())
 
 
 async def test_the_model_tier_is_called_without_tls_token_or_identity(folders):

@@ -12,7 +12,8 @@ from services.kit.errors import VectorIndexUnavailable
 from services.retrieval.adapters.milvus import MilvusDocumentStore
 from services.retrieval.adapters.milvus_client import MILVUS, MilvusSettings
 from services.retrieval.adapters.milvus_schema import Layout
-from tests.support.milvus import free_port, running_milvus
+from tests.support.milvus import running_milvus
+from tests.support.ports import free_port
 
 ALICE = Principal("acme", "alice")
 STEP_S = 1.2

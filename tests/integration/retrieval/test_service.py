@@ -38,7 +38,8 @@ from services.retrieval.adapters.milvus_schema import Layout
 from services.retrieval.app import build
 from services.retrieval.config import Config
 from services.retrieval.domain import Chunk, Collection, Document, IndexedDocument, Mode, Query, Scope
-from tests.support.milvus import free_port, running_milvus, start_milvus, stop
+from tests.support.milvus import running_milvus, start_milvus, stop
+from tests.support.ports import free_port
 
 TEXT = "A refund takes 30 days."
 

@@ -1,4 +1,5 @@
 import asyncio
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -184,13 +185,100 @@ def test_backends_that_users_name_are_counted_and_not_named():
     assert world.open() == 1
 
 
-def test_those_used_last_are_kept():
+def test_a_try_that_hangs_keeps_the_others_out_for_one_rest_only():
+    world = World()
+    world.fail(GONE, times=3)
+    world.clock.now += 2.1
+    with world.breakers.of("llm").attempt():
+        world.clock.now += 1.9
+        with pytest.raises(ModelUnavailable, match="rests"):
+            world.call()
+        world.clock.now += 0.2
+        world.call()
+        assert world.shown() == State.CLOSED
+
+
+def test_a_slow_try_that_was_replaced_still_says_how_the_backend_is():
+    world = World()
+    world.fail(GONE, times=3)
+    world.clock.now += 2.1
+    breaker = world.breakers.of("llm")
+    slow, next_one = breaker.attempt(), breaker.attempt()
+    slow.__enter__()
+    world.clock.now += 2.1
+    next_one.__enter__()
+    slow.__exit__(ModelUnavailable, GONE, None)
+    assert breaker.state is State.OPEN
+    next_one.__exit__(None, None, None)
+    assert breaker.state is State.OPEN  # it began before that
+    world.clock.now += 2.1
+    with breaker.attempt() as slow:
+        world.clock.now += 2.1
+        with pytest.raises(asyncio.CancelledError), breaker.attempt():
+            slow.worked()
+            raise asyncio.CancelledError
+    assert breaker.state is State.CLOSED
+
+
+def test_a_backend_that_answered_others_meanwhile_is_slow_and_not_away():
+    world = World()
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded), world.breakers.of("llm").attempt():
+            world.call()
+            raise DeadlineExceeded("slow")
+    assert world.breakers.of("llm").state is State.CLOSED
+    world.fail(DeadlineExceeded("slow"), times=3)
+    assert world.breakers.of("llm").state is State.OPEN
+
+
+def test_backends_that_work_or_fail_once_push_no_open_circuit_out():
     world = World(capacity=2)
-    world.fail(GONE, times=3, name="first")
-    world.call(name="second", takes=0.0)
+    world.fail(GONE, times=3, name="away")
+    for number in range(10):
+        world.call(name=f"works {number}", takes=0.0)
+        world.fail(GONE, name=f"fails {number}", takes=0.0)
+    with pytest.raises(ModelUnavailable, match="rests"):
+        world.call(name="away")
+
+
+def test_failures_are_remembered_however_many_other_backends_work():
+    world = World(capacity=2)
+    for number in range(3):
+        for other in range(5):
+            world.call(name=f"works {number} {other}")
+        world.fail(GONE, name="away")
+    assert world.breakers.of("away").state is State.OPEN
+
+
+def test_of_the_open_ones_those_used_last_are_kept():
+    world = World(capacity=2)
+    for name in ("first", "second"):
+        world.fail(GONE, times=3, name=name, takes=0.0)
     with pytest.raises(ModelUnavailable, match="rests"):
         world.call(name="first")
-    for name in ("second", "third"):
-        world.call(name=name)
-    assert world.open() == 0
-    world.call(name="first")
+    world.fail(GONE, times=3, name="third", takes=0.0)
+    assert world.open() == 2
+    assert {name: world.breakers.of(name).state for name in ("first", "second", "third")} == {
+        "first": State.OPEN,
+        "second": State.CLOSED,
+        "third": State.OPEN,
+    }
+
+
+def test_nothing_is_kept_of_a_backend_that_works():
+    world = World()
+    world.fail(GONE, times=2)
+    kept = weakref.ref(world.breakers.of("llm"))
+    assert kept() is not None
+    world.call()
+    assert kept() is None
+
+
+def test_calls_at_the_same_time_share_what_they_know():
+    world = World()
+    attempts = [world.breakers.of("llm").attempt() for _ in range(3)]
+    for each in attempts:
+        each.__enter__()
+    for each in attempts:
+        each.__exit__(ModelUnavailable, GONE, None)
+    assert world.breakers.of("llm").state is State.OPEN

@@ -52,6 +52,33 @@ async def test_a_stream_that_takes_too_long_is_cut():
     assert call.cancelled
 
 
+async def test_a_stream_that_stays_silent_is_given_up_before_its_time():
+    call = ScriptedCall(60.0)
+    generation = Generation(call, 5, "triton", 0.05)
+    with pytest.raises(ServiceUnavailable):
+        async for _ in generation.replies():
+            pass
+    assert (call.cancelled, generation.silent) == (True, True)
+
+
+@pytest.mark.parametrize("first_s", [0.05, 5.0])
+async def test_after_its_first_reply_a_stream_has_all_of_its_time(first_s):
+    seen = []
+    generation = Generation(ScriptedCall("a", 0.1, "b", 60.0), 0.2, "triton", first_s)
+    with pytest.raises(DeadlineExceeded):
+        async for reply in generation.replies():
+            seen.append(reply)
+    assert (seen, generation.silent) == (["a", "b"], False)
+
+
+async def test_who_has_less_time_than_a_first_reply_may_take_calls_nobody_silent():
+    generation = Generation(ScriptedCall(60.0), 0.05, "triton", 5.0)
+    with pytest.raises(DeadlineExceeded):
+        async for _ in generation.replies():
+            pass
+    assert not generation.silent
+
+
 async def test_leaving_reads_what_is_under_way_before_it_cancels():
     call = ScriptedCall("a", "b", "c", 60.0)
     generation = Generation(call, 5, "triton")

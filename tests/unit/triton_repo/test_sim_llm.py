@@ -1,0 +1,106 @@
+"""How the scripted model looks for those who left: often enough, and not at the price of the scripts that run."""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+MODEL = Path(__file__).parents[3] / "triton_repo" / "sim_llm" / "1"
+SCRIPTS = 1_000
+
+
+class Sender:
+    """A caller of Triton's."""
+
+    def __init__(self) -> None:
+        self.left = False
+        self.looks = 0
+        self.ended = False
+
+    def is_cancelled(self) -> bool:
+        self.looks += 1
+        return self.left
+
+    def send(self, response: object = None, flags: int = 0) -> None:
+        self.ended = self.ended or bool(flags)
+
+
+class Sum:
+    """A metric."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def increment(self, by: int) -> None:
+        self.value += by
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(MODEL))
+    triton = ModuleType("triton_python_backend_utils")
+    triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, triton.__name__, triton)
+    monkeypatch.delitem(sys.modules, "script", raising=False)
+    spec = importlib.util.spec_from_file_location("sim_llm_model", MODEL / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture
+def senders() -> list[Sender]:
+    return [Sender() for _ in range(SCRIPTS)]
+
+
+@pytest.fixture
+def metrics() -> Any:
+    return SimpleNamespace(running=Sum(), cancelled=Sum())
+
+
+@pytest.fixture
+def stage(model: ModuleType, senders: list[Sender], metrics: Any) -> Iterator[Any]:
+    """All scripts run, and have a minute until their next response."""
+    made = model._Stage(metrics)
+    for sender in senders:
+        made.add(iter([SimpleNamespace(wait_s=60.0)]), sender)
+    yield made
+    made.close()
+
+
+def wait_until(condition: Any, seconds: float) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.001)
+    return time.monotonic() - began
+
+
+def test_a_thousand_who_leave_at_once_are_seen_at_once(stage: Any, senders: list[Sender], metrics: Any) -> None:
+    wait_until(lambda: all(sender.looks for sender in senders), 5)
+    for sender in senders:
+        sender.left = True
+    assert wait_until(lambda: all(sender.ended for sender in senders), 5) < 0.25
+    assert (metrics.running.value, metrics.cancelled.value) == (0, SCRIPTS)
+
+
+def test_one_who_leaves_is_seen_when_its_turn_comes(stage: Any, senders: list[Sender], metrics: Any) -> None:
+    wait_until(lambda: senders[700].looks, 5)
+    senders[700].left = True
+    assert wait_until(lambda: senders[700].ended, 5) < 2
+    assert sum(sender.ended for sender in senders) == metrics.cancelled.value == 1
+
+
+def test_to_look_costs_a_tenth_of_a_core_however_many_scripts_run(stage: Any, senders: list[Sender]) -> None:
+    wait_until(lambda: senders[-1].looks, 5)
+    before, began = sum(sender.looks for sender in senders), time.monotonic()
+    time.sleep(0.3)
+    looks = sum(sender.looks for sender in senders) - before
+    assert 0 < looks * 0.00005 <= 0.12 * (time.monotonic() - began)
