@@ -85,6 +85,9 @@ class Edge:
     upstream_tls: UpstreamTls | None = None
     """What services are shown and must show. None: they are called in plain text."""
 
+    hosts: tuple[str, ...] = ()
+    """Names, without a port, that callers know Envoy by besides the loopback's. Asked for only where `jwt` is None."""
+
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call: `https://console.example`. Empty: none."""
 
@@ -92,7 +95,7 @@ class Edge:
     """Requests a second that each tenant may send through one Envoy, and at most at once. None: no limit."""
 
     trusted_hops: int = 0
-    """Proxies in front whose `x-forwarded-for` is believed."""
+    """Proxies in front whose `x-forwarded-for` is believed, and whose word on whether a trace is recorded."""
 
     access_log: str | None = "/dev/stdout"
     """File that gets a JSON object for each request. None: there is none."""
@@ -102,7 +105,7 @@ class Edge:
     is recorded, by the services neither."""
 
     trace_ratio: float = 1.0
-    """Share of the traces begun here that are recorded, 0 to 1. A caller's decision is kept."""
+    """Share of the traces that are recorded, 0 to 1. Behind trusted hops: of those begun here; theirs is kept."""
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Edge":
@@ -117,6 +120,6 @@ class Edge:
                 given[name] = kind(**given[name])
         if "clusters" in given:
             given["clusters"] = {name: tuple(addresses) for name, addresses in given["clusters"].items()}
-        if "cors_origins" in given:
-            given["cors_origins"] = tuple(given["cors_origins"])
+        for name in {"hosts", "cors_origins"} & given.keys():
+            given[name] = tuple(given[name])
         return dataclasses.replace(cls(), **given)

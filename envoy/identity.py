@@ -11,7 +11,8 @@ Envoy proves itself to the services with the token of the mesh, which it reads f
 from edge import Edge, Jwt
 from keyset import key_source
 from sds import secret
-from shapes import TYPES, Yaml, http_filter, named
+from shapes import TYPES, Yaml, header_is, http_filter, named, rbac
+from watching import unsampled_parent
 
 from services.kit.interceptors.identity import MESH_TOKEN, ROLES, TENANT, USER
 
@@ -31,7 +32,9 @@ def dropped_headers(edge: Edge) -> Yaml:
     matchers = [{"exact": MESH_TOKEN} if edge.jwt is None else {"prefix": "x-myriad-"}, {"prefix": "x-envoy-"}]
     if edge.trusted_hops == 0:
         matchers.append({"exact": "x-forwarded-for"})
-    mutations = [{"remove_on_match": {"key_matcher": matcher}} for matcher in matchers]
+    mutations: list[Yaml] = [{"remove_on_match": {"key_matcher": matcher}} for matcher in matchers]
+    if edge.trusted_hops == 0:
+        mutations.append(unsampled_parent())
     kind = f"{TYPES}extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
     extension = named("envoy.http.early_header_mutation.header_mutation", {"@type": kind, "mutations": mutations})
     return {"early_header_mutation_extensions": [extension]}
@@ -42,7 +45,7 @@ def identity_filters(edge: Edge) -> list[Yaml]:
     if edge.jwt is None:
         return []
     return [
-        _rbac("one_token", "DENY", {"header": {"name": "authorization", "string_match": {"contains": ","}}}),
+        rbac("one_token", "DENY", header_is("authorization", contains=",")),
         http_filter(
             "jwt_authn",
             "JwtAuthentication",
@@ -50,7 +53,7 @@ def identity_filters(edge: Edge) -> list[Yaml]:
             strip_failure_response=True,  # it would repeat the request's query
             rules=[{"match": {"prefix": "/"}, "requires": {"provider_name": "issuer"}}],
         ),
-        _rbac("tenant_and_user", "ALLOW", {"and_ids": {"ids": [_is_there(TENANT), _is_there(USER)]}}),
+        rbac("tenant_and_user", "ALLOW", {"and_ids": {"ids": [_is_there(TENANT), _is_there(USER)]}}),
     ]
 
 
@@ -73,13 +76,8 @@ def _provider(jwt: Jwt) -> Yaml:
     }
 
 
-def _rbac(policy: str, action: str, principal: Yaml) -> Yaml:
-    policies = {policy: {"permissions": [{"any": True}], "principals": [principal]}}
-    return http_filter("rbac", "RBAC", rules={"action": action, "policies": policies})
-
-
 def _is_there(header: str) -> Yaml:
-    return {"header": {"name": header, "string_match": {"safe_regex": {"regex": _PRINTABLE}}}}
+    return header_is(header, safe_regex={"regex": _PRINTABLE})
 
 
 def proof_filters(edge: Edge) -> list[Yaml]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from browsers import browser_filters, cors_policy
+from browsers import browser_filters, cors_policy, stranger_filters
 from clusters import BUFFER_BYTES, cluster, collector
 from edge import Edge
 from identity import dropped_headers, identity_filters, proof_filters
@@ -127,7 +127,7 @@ def connection_manager(edge: Edge, public: list[Service]) -> Yaml:
         **protocol_limits(),
         **access_log(edge),
         **tracing(edge),
-        "local_reply_config": local_reply_config(MAX_REQUEST_BYTES),
+        "local_reply_config": local_reply_config(edge, MAX_REQUEST_BYTES),
     }
 
 
@@ -156,6 +156,7 @@ def http_filters(edge: Edge, public: list[Service]) -> list[Yaml]:
     """
     buffer = http_filter("buffer", "Buffer", max_request_bytes=MAX_REQUEST_BYTES)
     return [
+        *stranger_filters(edge),
         *browser_filters(edge),
         *identity_filters(edge),
         *tenant_filters(edge),

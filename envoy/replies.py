@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edge import Edge
 from google.protobuf import json_format
 from google.rpc import status_pb2
 from shapes import Yaml
@@ -17,6 +18,8 @@ from services.kit import errors, status
 ENVOYS_TEXT = "%LOCAL_REPLY_BODY%"
 """Stands for what Envoy says itself."""
 
+_NOT_ALLOWED = "the token is one of several, is for another audience, or names no tenant and user"
+_STRANGER = "without tokens, only calls by a known host's name and from pages of known origins are taken"
 _FROM_A_BROWSER = {"name": "x-grpc-web", "present_match": True}
 
 
@@ -37,12 +40,12 @@ class Reply:
     """Whether it also stands for the statuses above that no row before it names."""
 
 
-def replies(max_request_bytes: int) -> tuple[Reply, ...]:
+def replies(edge: Edge, max_request_bytes: int) -> tuple[Reply, ...]:
     """Every error that Envoy answers itself; the first row that fits is taken.
 
     An unknown path is UNIMPLEMENTED, not NOT_FOUND, so that a caller can tell it from an unknown resource.
     """
-    not_allowed = "the token is one of several, is for another audience, or names no tenant and user"
+    not_allowed = _NOT_ALLOWED if edge.jwt else _STRANGER
     too_large = f"the request is larger than {max_request_bytes} bytes"
     return (
         Reply(401, errors.Unauthenticated("the call carries no valid token"), {"www-authenticate": "Bearer"}),
@@ -59,9 +62,9 @@ def replies(max_request_bytes: int) -> tuple[Reply, ...]:
     )
 
 
-def local_reply_config(max_request_bytes: int) -> Yaml:
+def local_reply_config(edge: Edge, max_request_bytes: int) -> Yaml:
     """The `local_reply_config` of the connection manager."""
-    rows = replies(max_request_bytes)
+    rows = replies(edge, max_request_bytes)
     return {"mappers": [mapper(row) for row in rows for mapper in (_for_web, _for_grpc, _for_json)]}
 
 

@@ -1,25 +1,18 @@
 """One Envoy in the open, and one that asks for tokens, in front of one stub orchestrator."""
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.integration.edge.envoys import Backend, Edge, running_edge, running_stub
+from tests.integration.edge.envoys import Backend, Edge, make_descriptors, running_edge, running_stub
 from tests.integration.edge.guarded import Guarded, running_guarded
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest_asyncio.fixture(scope="session")
 async def backend() -> AsyncIterator[Backend]:
     """What is behind every Envoy."""
-    generate = (sys.executable, str(ROOT / "protos" / "generate.py"), "descriptors")
-    await asyncio.to_thread(subprocess.run, generate, check=True)
+    await make_descriptors()
     async with running_stub() as running:
         yield running
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from services.dev.engines import envoy
 from tests.integration.edge.stub import StubOrchestrator
 from tests.support.ports import free_address
 
+ROOT = Path(__file__).resolve().parents[3]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 FLUSHED_S = 0.1
 """How long a line of the access log waits here."""
@@ -46,6 +49,9 @@ class Edge:
     headers: Mapping[str, str]
     """What a good request carries."""
 
+    pid: int
+    """Of Envoy's process."""
+
     async def wait_until_used(self, status: int = 200) -> None:
         """Returns when Envoy knows that the stub is ready: a good request is answered with `status`."""
         async with asyncio.timeout(20):
@@ -66,6 +72,12 @@ class Edge:
                     if request_id in line:
                         return dict(json.loads(line))
                 await asyncio.sleep(0.02)
+
+
+async def make_descriptors() -> None:
+    """Makes the file that the transcoder reads."""
+    generate = (sys.executable, str(ROOT / "protos" / "generate.py"), "descriptors")
+    await asyncio.to_thread(subprocess.run, generate, check=True)
 
 
 @dataclass(frozen=True)
@@ -130,25 +142,27 @@ async def running_edge(
     url = f"{scheme}://{address}"
     verify = ssl.create_default_context(cafile=authority) if authority else False
     async with (
-        _process(path, work / "envoy.log"),
+        _process(path, work / "envoy.log") as pid,
         _channel(address, authority) as channel,
         httpx.AsyncClient(base_url=url, trust_env=False, timeout=10, verify=verify) as http,
     ):
         orchestrator = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
-        edge = Edge(backend.stub, backend.health, channel, http, orchestrator, address, admin, work, headers or {})
+        sent = headers or {}
+        edge = Edge(backend.stub, backend.health, channel, http, orchestrator, address, admin, work, sent, pid)
         await edge.wait_until_used(status)
         backend.stub.forget()
         yield edge
 
 
 @asynccontextmanager
-async def _process(configuration: Path, log: Path) -> AsyncIterator[None]:
+async def _process(configuration: Path, log: Path) -> AsyncIterator[int]:
+    """Its id."""
     *argv, _ = envoy.launch(configuration).argv
     with log.open("w") as output:
         flush = str(round(FLUSHED_S * 1000))
         process = await asyncio.create_subprocess_exec(*argv, flush, stdout=output, stderr=output)
     try:
-        yield
+        yield process.pid
         assert process.returncode is None, await asyncio.to_thread(log.read_text)
     finally:
         if process.returncode is None:

@@ -34,7 +34,7 @@ def _is_whole(answer: bytes) -> bool:
 
 def get(path: str, *lines: str) -> bytes:
     """A GET of a path, as it is, that ends the connection."""
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: edge.test", "Connection: close", *lines, "", ""]).encode()
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close", *lines, "", ""]).encode()
 
 
 def code_of(answer: bytes) -> int:
@@ -62,7 +62,7 @@ class Http2:
     async def post(self, path: str, parts: Sequence[bytes]) -> bytes:
         """The body of the reply to JSON that is sent in these parts, a DATA frame each."""
         self._stream += 2
-        pseudo = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "edge.test"}
+        pseudo = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
         block = b"".join(_literal({**pseudo, "content-type": "application/json"}))
         self._writer.write(_frame(HEADERS, END_HEADERS, self._stream, block))
         for number, part in enumerate(parts, 1):

@@ -103,6 +103,16 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             raise
         yield pb.RunEvent(run_id="s.1", sequence=2, completed=pb.RunCompleted(answer="one"))
 
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
+        """Nothing."""
+        self._note("CreateRun", request, context)
+        return pb.CreateRunResponse()
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """Nothing."""
+        self._note("ListRuns", request, context)
+        return pb.ListRunsResponse()
+
     async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.RunEvent]:
         """One event: the next after the cursor."""
         self._note("WatchRun", request, context)

@@ -1,5 +1,6 @@
 """Paths, headers, sizes and frames that are meant to confuse."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -13,8 +14,8 @@ from tests.integration.edge.envoys import Edge
 from tests.integration.edge.guarded import Guarded
 from tests.integration.edge.raw import Http2, code_of, get, http1
 
-RUN = "GET /v1/runs/s.1 HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n"
-POST = "POST /v1/sessions HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\nContent-Type: application/json\r\n"
+RUN = "GET /v1/runs/s.1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+POST = "POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,8 @@ POST = "POST /v1/sessions HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\nCo
         ("/V1/runs/s.1", 404, None),
         ("/v1/runs/s.1#part", 400, None),
         ("v1/runs/s.1", 400, None),
-        ("http://elsewhere.test/v1/runs/s.1", 200, "s.1"),
+        ("http://localhost/v1/runs/s.1", 200, "s.1"),
+        ("http://elsewhere.test/v1/runs/s.1", 403, None),
         ("/v1/runs/s.1;x=1", 200, "s.1;x=1"),
         ("*", 400, None),
     ],
@@ -64,7 +66,7 @@ async def test_no_form_of_a_path_gets_around_the_token(guarded: Guarded, path: s
         (f"{RUN}X-Null: a\0b\r\n\r\n", 400),
         (f"{RUN}Bad Name: a\r\n\r\n", 400),
         ("GET /v1/runs/s.1 HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
-        ("GET /v1/runs/s.1 HTTP/3.7\r\nHost: edge.test\r\n\r\n", 426),
+        ("GET /v1/runs/s.1 HTTP/3.7\r\nHost: localhost\r\n\r\n", 426),
         ("NONSENSE\r\n\r\n", 400),
     ],
     ids=[
@@ -74,6 +76,17 @@ async def test_no_form_of_a_path_gets_around_the_token(guarded: Guarded, path: s
 )  # fmt: skip
 async def test_a_malformed_request_is_refused(edge: Edge, request_text: str, code: int) -> None:
     assert code_of(await http1(edge.address, request_text.encode())) == code
+    assert edge.stub.seen == []
+
+
+@pytest.mark.parametrize(
+    "target, code",
+    [("localhost", 400), ("localhost:443", 404), ("elsewhere.test:443", 403), ("/v1/runs/s.1", 400)],
+)
+async def test_a_tunnel_is_refused_at_once(edge: Edge, target: str, code: int) -> None:
+    request = f"CONNECT {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with asyncio.timeout(2):
+        assert code_of(await http1(edge.address, request.encode())) == code
     assert edge.stub.seen == []
 
 
@@ -125,7 +138,7 @@ async def test_json_split_anywhere_over_frames_is_the_same_json(edge: Edge) -> N
     try:
         whole = await connection.post("/v1/sessions", [body])
         assert json.loads(whole)["session"]["agent"] == "été 🌍"
-        for way in ways[:-1]:
+        for way in ways:
             assert await connection.post("/v1/sessions", way) == whole
     finally:
         connection.close()

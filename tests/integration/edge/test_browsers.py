@@ -142,5 +142,5 @@ async def test_a_page_of_an_allowed_origin_reads_replies_and_refusals(guarded: G
 async def test_no_origin_may_call_unless_it_is_configured(edge: Edge) -> None:
     preflight = await edge.http.options("/v1/sessions", headers={"origin": ORIGIN, **PREFLIGHT})
     reply = await edge.http.get("/v1/runs/s.1", headers={"origin": ORIGIN})
-    assert (preflight.status_code, reply.status_code) == (404, 200)
+    assert (preflight.status_code, reply.status_code) == (403, 403)
     assert not [name for name in (*preflight.headers, *reply.headers) if name.startswith("access-control-")]

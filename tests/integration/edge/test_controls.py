@@ -27,6 +27,7 @@ def take_the_guards_away(document: Any) -> None:
     provider["claim_to_headers"] = [each for each in provider["claim_to_headers"] if each["claim_name"] != "roles"]
     (host,) = manager(document)["route_config"]["virtual_hosts"]
     for route in host["routes"]:
+        route.pop("request_headers_to_add", None)
         del route["typed_per_filter_config"]["envoy.filters.http.buffer"]
     del document["static_resources"]["clusters"][0]["common_lb_config"]
     manager(document)["http_filters"] = [
@@ -78,6 +79,11 @@ async def test_a_request_over_the_limit_reaches_the_service(unguarded: Guarded) 
     metadata = tuple(unguarded.sent().items())
     response = await unguarded.edge.orchestrator.CreateSession(request, metadata=metadata, timeout=5)
     assert len(response.session.agent) == 300_000
+
+
+async def test_a_call_in_json_has_no_deadline(unguarded: Guarded) -> None:
+    assert (await unguarded.edge.http.get(PATH, headers=unguarded.sent())).status_code == 200
+    assert unguarded.edge.stub.seen[-1].seconds_left is None
 
 
 async def test_a_tenant_takes_all_it_wants(unguarded: Guarded) -> None:

@@ -1,6 +1,8 @@
 """What callers of Envoy see while the service behind it is not ready."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -8,7 +10,7 @@ from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import errors, status
-from tests.integration.edge.envoys import SERVING, Edge
+from tests.integration.edge.envoys import SERVING, Backend, Edge, running_edge
 
 
 async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it_is(edge: Edge) -> None:
@@ -29,6 +31,22 @@ async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it
     finally:
         await edge.health.set("", SERVING)
     async with asyncio.timeout(3):
+        await edge.wait_until_used()
+
+
+async def test_calls_over_a_services_share_are_refused_at_once(backend: Backend, tmp_path: Path) -> None:
+    def for_one_call(document: Any) -> None:
+        (breaker,) = document["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
+        breaker["max_requests"] = 1
+
+    async with running_edge(tmp_path, backend, {}, change=for_one_call) as edge:
+        run = edge.orchestrator.RunTurn(pb.RunTurnRequest(session_id="s", input="hello"), timeout=5)
+        await run.read()
+        reply = await edge.http.get("/v1/runs/s.1")
+        info, retry = reply.json()["details"]
+        assert (reply.status_code, info["reason"], retry["retry_delay"]) == (503, "SERVICE_UNAVAILABLE", "1s")
+        assert [seen.method for seen in edge.stub.seen] == ["RunTurn"]
+        run.cancel()
         await edge.wait_until_used()
 
 

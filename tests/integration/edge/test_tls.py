@@ -15,8 +15,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev.certificates import make_certificates
-from tests.integration.edge.envoys import Edge, free_address, running_edge, running_stub
+from tests.integration.edge.envoys import Edge, running_edge, running_stub
 from tests.integration.edge.raw import get, http1
+from tests.support.ports import free_address
 
 HOLDERS = {"envoy": ["envoy"], "orchestrator": ["orchestrator"], "memory": ["memory"]}
 
