@@ -24,7 +24,7 @@ from services.kit.call import Principal
 from services.kit.interceptors.identity import ROLES, TENANT, USER
 from tests.support.access import CLERK, TTL_S, Guarded, guarded, somebody
 from tests.support.command_line import CommandLine, pasted
-from tests.support.requests import ROWS, Answer, Names, Owner, methods, path, service_of
+from tests.support.requests import ROWS, Answer, Names, Owner, method_of, methods, path, service_of
 
 
 def access(method: MethodDescriptor) -> common.Access | None:
@@ -111,13 +111,25 @@ async def test_at_the_edge_a_token_opens_what_is_its_owners(world: Guarded, meth
     if row.owner is Owner.USER:
         neighbour = somebody(owner.tenant, owner.roles)
         strangers_answer(method, names, await world.answer(world.edge, method, request, world.token(neighbour)))
-    if rights.roles:
-        no_role = identity_of(owner, "visitor")
-        refused = await world.answer(world.edge, method, request, world.token(no_role))
-        assert refused.startswith("PERMISSION_DENIED ROLE_REQUIRED"), refused
     served = await world.answer(world.edge, method, request, world.token(owner))
     assert served.startswith("OK "), served
     assert row.answer is not Answer.LEFT_OUT or served != "OK "
+
+
+async def test_no_rpc_needs_a_role_yet_and_each_that_will_is_refused_to_who_lacks_it(world: Guarded) -> None:
+    """None is asked today, and the last line says so: the first RPC that needs a role is to be named there.
+
+    That a role is asked for at all is shown by tests/integration/kit/test_identity.py.
+    """
+    needy = [method for method in FROM_OUTSIDE if access(method).roles]  # type: ignore[union-attr]
+    for method in needy:
+        owner = somebody(roles=access(method).roles[:1])  # type: ignore[union-attr]
+        request = ROWS[path(method)].build(await world.furnish(owner, method))
+        for role in ("visitor", ""):
+            token = world.token(identity_of(owner, role))
+            refused = await world.answer(world.edge, method, request, token)
+            assert refused == "PERMISSION_DENIED ROLE_REQUIRED", f"{path(method)}: {refused}"
+    assert [path(method) for method in needy] == []
 
 
 def identity_of(owner: Principal, role: str) -> Principal:
@@ -195,7 +207,7 @@ async def test_a_token_counts_only_as_it_was_agreed(world: Guarded, changes: dic
 
 async def test_a_tool_that_needs_a_role_is_refused_to_who_lacks_it(world: Guarded) -> None:
     clerk = somebody(roles=[CLERK])
-    (execute,) = (method for method in METHODS if method.name == "Execute")
+    execute = method_of("toolexec.Execute")
     names = await world.furnish(clerk, execute)
     request = ROWS[path(execute)].build(names)
     assert isinstance(request, toolexec.ExecuteRequest)

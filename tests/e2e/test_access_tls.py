@@ -1,8 +1,6 @@
 """TLS on every hop, tokens asked for, and two replicas of each service: one stack with all of it."""
 
-import asyncio
 import json
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from services.kit.call import Principal
 from services.kit.clients import Client
 from services.kit.errors import ServiceUnavailable
 from services.kit.interceptors.identity import metadata_of
+from tests.support.metrics import metrics_at
 from tests.support.requests import an_agent
 
 ADA = Principal("acme", "ada", frozenset({"clerk"}))
@@ -84,13 +83,8 @@ async def turn(conversation: Conversation, script: Mapping[str, object]) -> Tran
 
 async def served(stack: Stack, replica: str) -> int:
     """Calls that a replica has served, those of its health not counted."""
-
-    def read() -> str:
-        with urllib.request.urlopen(f"http://{stack.address(f'{replica}_metrics')}/metrics", timeout=5) as reply:
-            return str(reply.read().decode())
-
-    lines = (await asyncio.to_thread(read)).splitlines()
-    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if line.startswith("myriad_rpc_seconds_count{"))
+    shown = await metrics_at(stack.address(f"{replica}_metrics"))
+    return int(shown.sum("myriad_rpc_seconds_count"))
 
 
 async def test_turns_take_every_hop_and_every_replica_its_share(stack: Stack) -> None:

@@ -88,6 +88,16 @@ async def test_a_tool_with_side_effects_waits_for_a_person(user):
     assert finished.reason == "APPROVAL_REQUIRED"
 
 
+async def test_a_run_in_the_background_is_created_watched_and_listed_over_json(user, player):
+    session = await user.session("player")
+    created = await user.http.post("/v1/runs", json={"session_id": session, "input": sim(text="done")})
+    run_id = created.json()["run"]["run_id"]
+    events = [event async for _, event in user.sse("GET", f"/v1/runs/{run_id}:watch")]
+    assert events[-1]["completed"]["answer"] == "done"
+    listed = (await user.http.get(f"/v1/sessions/{session}/runs")).json()
+    assert [(run["run_id"], run["state"]) for run in listed["runs"]] == [(run_id, "RUN_STATE_COMPLETED")]
+
+
 async def test_the_next_turn_remembers_the_first(user, player):
     session = await user.session("player")
     await user.turn(session, "My name is Ada.\n" + sim(text="Hello Ada."))

@@ -11,8 +11,11 @@ import grpc
 import pytest
 
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from services.kit.interceptors.identity import metadata_of
+from tests.faults.bare_envoy import running_bare_envoy
 from tests.faults.rig import CALLS_SHOP, Rig, desk_turn, running_rig, whole
 from tests.support.client import Face, face, until
+from tests.support.load import ALONE
 from tests.support.process import Process, running
 from tests.support.proxy import Proxy, running_proxy
 from tests.support.valkey import Restartable, restartable_valkey
@@ -42,6 +45,13 @@ async def running_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         await started.settled()
         await started.rest()
         yield started
+
+
+@pytest.fixture(scope="session")
+async def bare(running_stack: Rig, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
+    """A stub of the orchestrator behind an Envoy without guards."""
+    async with running_bare_envoy(running_stack, tmp_path_factory.mktemp("bare")) as stub:
+        yield stub
 
 
 async def all_whole(user: Face, turns: int) -> bool:
@@ -105,7 +115,7 @@ async def memory_alone(work: Path, **variables: str) -> AsyncIterator[Alone]:
             running("services.memory", work, {"MYRIAD_MEMORY_REDIS_URL": url, **variables}) as memory,
             grpc.aio.insecure_channel(memory.address) as channel,
         ):
-            identity = [("x-myriad-tenant", "dev"), ("x-myriad-user", "alone"), ("x-myriad-roles", "admin")]
+            identity = metadata_of(ALONE, None)
             alone = Alone(memory, store, proxy, memory_pb2_grpc.MemoryServiceStub(channel), identity)
             await alone.stub.PutAgent(
                 memory_pb2.PutAgentRequest(agent={"name": "aura", "persona": "You help."}),

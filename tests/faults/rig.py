@@ -24,9 +24,12 @@ from services.dev.part import Part
 from services.dev.stack import Stack, running_stack
 from services.dev.state import PartState, State
 from services.kit import topology
+from services.kit.call import Principal
+from services.kit.interceptors.identity import metadata_of
 from tests.support.cgroup import descriptors
 from tests.support.client import Face, kinds, metric, put_agent, sim, until
 from tests.support.http_server import HttpServer, answer, running_http_server
+from tests.support.load import OK, Load
 from tests.support.metrics import Metrics, metrics_at
 from tests.support.proxy import Proxy, running_proxy
 
@@ -46,6 +49,7 @@ REPLICAS: Mapping[str, int] = {"orchestrator": 2, "memory": 2}
 
 TOOL_TIMEOUT_S = 1.0
 SETTLED_S = 10.0
+CALM_S = 1.5
 _POOLED = ("orchestrator", "memory", "toolexec")
 _POOL = 32
 """Connections to the store that a process keeps open once it has needed them."""
@@ -71,7 +75,7 @@ _DESK = {
         }
     ],
 }
-_OPERATOR = [("x-myriad-tenant", "dev"), ("x-myriad-user", "operator"), ("x-myriad-roles", "admin")]
+_OPERATOR = metadata_of(Principal("dev", "operator", frozenset({"admin"})), None)
 
 
 @dataclass
@@ -198,6 +202,25 @@ def _with(part: Part, moved: dict[str, str], own: dict[str, str]) -> Part:
                 value = value.replace(before, after)
             variables[name] = value
     return dataclasses.replace(part, launch=dataclasses.replace(part.launch, env=variables | own))
+
+
+async def calm(load: Load, since: float, within: float) -> None:
+    """Returns once no call of the last `CALM_S` seconds of a load failed. `recovery` says what came of it.
+
+    Raises:
+        AssertionError: calls still fail so many seconds (`within`) after `since`.
+    """
+
+    async def well() -> bool:
+        recent = load.between(max(since, load.now - CALM_S))
+        return load.now - since > CALM_S and bool(recent) and all(each.code == OK for each in recent)
+
+    await until(well, max(within - (load.now - since), 0.0) + CALM_S)
+
+
+def recovery(load: Load, since: float) -> float:
+    """Seconds after `since` until the last call began that failed; 0 if none did."""
+    return max([0.0, *(each.at - since for each in load.outcomes if each.code != OK)])
 
 
 async def _put_agents(stack: Stack) -> None:

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from tests.faults.conftest import memory_alone
 from tests.support.cgroup import resident_bytes
 from tests.support.load import percentile
+from tests.support.ports import free_port
 from tests.support.proxy import running_proxy
-from tests.support.valkey import free_port
 
 DRAIN_S = 1
 MIB = 1024 * 1024

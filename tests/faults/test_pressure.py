@@ -24,10 +24,10 @@ LIMIT = 8
 FLOOD = 160
 
 
-@pytest.fixture
-async def limited(tmp_path):
+@pytest.fixture(scope="module")
+async def limited(tmp_path_factory):
     """Memory that lets few calls in."""
-    async with memory_alone(tmp_path, MYRIAD_MAX_CALLS=str(LIMIT)) as alone:
+    async with memory_alone(tmp_path_factory.mktemp("limited"), MYRIAD_MAX_CALLS=str(LIMIT)) as alone:
         yield alone
 
 

@@ -96,8 +96,10 @@ async def are_whole(user, streams):
         assert kinds(stream.events)[-1] == "completed", stream.events[-1]
         assert without_holes(stream.events)
         assert stream.events[-1].completed.answer == stream.counted == "".join(WORDS)
-        assert await user.watched(stream.events[0].run_id) == stream.events
-        assert kinds(await user.turn(stream.session, "hello"))[-1] == "completed"
+    logs = await asyncio.gather(*(user.watched(stream.events[0].run_id) for stream in streams))
+    assert logs == [stream.events for stream in streams]
+    turns = await asyncio.gather(*(user.turn(stream.session, "hello") for stream in streams))
+    assert {kinds(events)[-1] for events in turns} == {"completed"}
 
 
 @pytest.mark.parametrize("streams", [20, pytest.param(100, marks=long)])
@@ -137,6 +139,19 @@ def mixed(user):
 )
 async def test_a_killed_replica_is_hardly_noticed(rig, user, services, rps, seconds):
     await killed_and_hardly_noticed(rig, user, services, rps, seconds)
+
+
+async def test_control_without_retries_a_killed_replica_costs_calls(rig, user, bare):
+    restarts = rig.part("orchestrator").restarts
+
+    async def call(_number):
+        await bare.ListSessions(pb.ListSessionsRequest(), metadata=user.metadata, timeout=5)
+
+    async with steady(50, call) as load:
+        await asyncio.sleep(0.5)
+        os.kill(rig.pid("orchestrator"), signal.SIGKILL)
+        await rig.ready_again("orchestrator", restarts)
+    assert load.codes()["UNAVAILABLE"] >= 3, load.failures()
 
 
 @long

@@ -9,7 +9,6 @@ import base64
 import re
 import secrets
 import signal
-import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -38,16 +37,16 @@ from services.kit.interceptors.identity import MESH_TOKEN, metadata_of
 from services.kit.redis_connections import open_connections
 from services.kit.status import from_rpc_error
 from services.retrieval.config import Config as RetrievalConfig
-from tests.integration.edge.envoys import Backend, Edge, running_edge
+from tests.integration.edge.envoys import Backend, Edge, make_descriptors, running_edge
 from tests.integration.edge.stub import StubOrchestrator
 from tests.integration.edge.tokens import bearer
 from tests.security.scripted_triton import ScriptedTriton, scripted_triton
-from tests.security.world import path_of, somebody, tool_agent
+from tests.security.world import somebody, tool_agent
 from tests.support.http_server import HttpServer, answer, broken_off, running_http_server, silent
 from tests.support.leaks import leaks
 from tests.support.milvus import running_milvus
 from tests.support.process import Process, running
-from tests.support.requests import ask, methods, path
+from tests.support.requests import ask, method_of
 from tests.support.valkey import running_valkey
 
 pytestmark = pytest.mark.timeout(180)
@@ -98,7 +97,6 @@ class House:
 
     async def ask(self, name: str, request: Any, *, most: int = 100) -> list[Any]:
         """The replies of an RPC, with secrets in its metadata; of one that is refused none, and its error is kept."""
-        (method,) = (each for each in methods() if path(each) == path_of(name))
         metadata = [
             *metadata_of(somebody("canaries"), self.words["mesh_token"]),
             ("authorization", f"Bearer {self.words['authorization']}"),
@@ -109,7 +107,7 @@ class House:
         ]
         async with grpc.aio.insecure_channel(self.process.address) as channel:
             try:
-                return await ask(channel, method, request, metadata, most=most)
+                return await ask(channel, method_of(name), request, metadata, most=most)
             except grpc.aio.AioRpcError as error:
                 told = from_rpc_error(error, "it")
                 self.errors.append(f"{error.details()} {told.message} {told.fields} {told.metadata} {error!r}")
@@ -258,6 +256,7 @@ async def held(redis: Any, name: bytes) -> object:
         b"string": ("GET", name),
         b"hash": ("HGETALL", name),
         b"list": ("LRANGE", name, 0, -1),
+        b"set": ("SMEMBERS", name),
         b"zset": ("ZRANGE", name, 0, -1),
         b"stream": ("XRANGE", name, "-", "+"),
     }
@@ -298,8 +297,7 @@ async def running_house(work: Path) -> AsyncIterator[House]:
     await asyncio.to_thread(identity.make_keys, keys)
     token = identity.mint(keys, somebodys, 3600)
     words["mesh_token"], words["jwt"] = (keys / "mesh.token").read_text().strip(), token.rpartition(".")[2]
-    generate = (sys.executable, str(ROOT / "protos" / "generate.py"), "descriptors")
-    await asyncio.to_thread(subprocess.run, generate, check=True)
+    await make_descriptors()
     async with AsyncExitStack() as stack:
         redis_url, milvus_uri = await asyncio.gather(
             stack.enter_async_context(running_valkey(work / "valkey")),

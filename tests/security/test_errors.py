@@ -27,11 +27,11 @@ from services.orchestrator import app as orchestrator_app
 from services.orchestrator.config import Config as OrchestratorConfig
 from services.vertical.app import build, load_configs
 from tests.security.test_keys import HOSTILE, UNPRINTABLE, ids_in, with_id
-from tests.security.world import Refusal, World, path_of, somebody, tool_agent
+from tests.security.world import Refusal, World, somebody, tool_agent
 from tests.support.http_server import broken_off, garbage
 from tests.support.leaks import leaks
-from tests.support.requests import ROWS, Names, methods, path, service_of
-from tests.support.valkey import free_port
+from tests.support.ports import free_address
+from tests.support.requests import ROWS, Names, method_of, methods, path, service_of
 
 BODIES = 40
 """Random bodies for each RPC."""
@@ -116,8 +116,7 @@ async def test_a_turn_that_fails_says_nothing_of_how_it_is_made(world: World) ->
     for script in scripts:
         made = await world.told(owner, "memory.CreateSession", memory.CreateSessionRequest(agent="fails"))
         asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=script)
-        (run_turn,) = (each for each in methods() if each.name == "RunTurn")
-        events = await world.ask(owner, run_turn, asked)
+        events = await world.ask(owner, method_of("orchestrator.RunTurn"), asked)
         assert not isinstance(events, Refusal)
         for event in events:
             said += [event.failed.error.message, event.tool_finished.result_json, event.tool_finished.reason]
@@ -126,10 +125,9 @@ async def test_a_turn_that_fails_says_nothing_of_how_it_is_made(world: World) ->
         request = toolexec.ExecuteRequest(
             agent={"name": "fails"}, tool=tool.name, arguments_json="{", run_id="s.1", idempotency_key="k"
         )
-        (execute,) = (each for each in methods() if each.name == "Execute")
         for arguments in ("{", "{}", '{"order": "../x"}', "[]"):
             request.arguments_json = arguments
-            refused = await world.ask(owner, execute, request)
+            refused = await world.ask(owner, method_of("toolexec.Execute"), request)
             said += [told(refused)] if isinstance(refused, Refusal) else [refused[0].result_json]
     assert sum(bool(text) for text in said) > 20
     assert {text: leaks(text) for text in said if leaks(text)} == {}
@@ -138,7 +136,7 @@ async def test_a_turn_that_fails_says_nothing_of_how_it_is_made(world: World) ->
 @pytest.fixture(scope="module")
 async def deserted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kit]:
     """The services, and nothing behind them."""
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = free_address()
     environ = {f"MYRIAD_{service}_REDIS_URL": f"redis://{nobody}" for service in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
     environ |= {f"MYRIAD_{each}_TRITON_ADDRESS": nobody for each in ("NLU", "ORCHESTRATOR", "RETRIEVAL")}
     folder: Path = tmp_path_factory.mktemp("deserted")
@@ -175,7 +173,7 @@ async def test_when_its_peers_are_away_an_error_does_not_say_where_they_were(
     world: World, method: MethodDescriptor
 ) -> None:
     """What a channel says of itself names hosts."""
-    nobody = f"127.0.0.1:{free_port()}"
+    nobody = free_address()
     addresses: dict[str, Any] = {
         f"{peer}_address": nobody for peer in ("memory", "nlu", "retrieval", "toolexec", "triton")
     }
@@ -209,7 +207,7 @@ async def test_an_error_that_nobody_expected_leaves_without_detail(kind: str) ->
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     channel = kit.network.client("orchestrator", INPROC if kind == "inproc" else address).channel
-    (get_run,) = (each for each in methods() if path(each) == path_of("orchestrator.GetRun"))
+    get_run = method_of("orchestrator.GetRun")
     request = ROWS[path(get_run)].build(Names.absent())
     refused = await raw(channel, get_run, request.SerializeToString(), metadata_of(somebody(), None))
     await kit.network.close()

@@ -20,8 +20,8 @@ from services.retrieval.adapters.milvus_schema import Layout
 from services.retrieval.config import Config
 from services.retrieval.core import spaces
 from services.retrieval.domain import Chunk, Collection, Document, IndexedDocument, Mode, Query, Scope
-from tests.security.world import Refusal, World, path_of
-from tests.support.requests import methods, path
+from tests.security.world import Refusal, World
+from tests.support.requests import method_of
 
 WORDS = ["refund", "parcel", "invoice", "secret", "house"]
 HOSTILE = [
@@ -136,7 +136,7 @@ class Attack:
             filter=self._facts(),
             top_k=self._chance.choice([0, 5, 100]),
         )
-        (search,) = (each for each in methods() if path(each) == path_of("retrieval.Search"))
+        search = method_of("retrieval.Search")
         replies = await self._library.world.ask(owner.principal, search, request)
         if isinstance(replies, Refusal):
             assert replies.code in {"INVALID_ARGUMENT", "NOT_FOUND"}, replies

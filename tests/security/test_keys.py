@@ -13,8 +13,8 @@ from redis.crc import key_slot
 
 from services.kit.call import Principal
 from tests.security.test_tenants import holdings
-from tests.security.world import Refusal, World, path_of, somebody
-from tests.support.requests import ROWS, Names, methods, path, service_of
+from tests.security.world import Refusal, World, somebody
+from tests.support.requests import ROWS, Names, method_of, methods, path, service_of
 
 VICTIM = "acme-of-the-keys"
 HOSTILE = [
@@ -54,7 +54,7 @@ UNPRINTABLE = ["a\nb", "a\rb", f"{VICTIM}\x00", "\x7f", "аcme", "ａｃｍｅ",
 KINDS = {
     "tenant": {"agents", "agent"},
     "user": {"sessions", "created"},
-    "session": {"session", "lease", "history", "requests", "request_times", "log", "tool"},
+    "session": {"session", "lease", "work", "history", "requests", "request_times", "log", "tool"},
 }
 KEY = re.compile(r"myriad:\{([A-Za-z0-9_.~@%-]+)(?:/([A-Za-z0-9_.~@%-]+))?\}:([a-z_]+)(?::[A-Za-z0-9_.~@%:-]+)?")
 NO_ID = [f"{VICTIM}}}", "*", "a/b", "{}", "a\nb", "a\x00b", "a b", "аcme", "x" * 300, 'a"']
@@ -93,13 +93,13 @@ def is_of(key: str, principal: Principal, sessions: set[str]) -> bool:
 async def live(world: World, principal: Principal) -> set[str]:
     """Writes a key of every kind. Returns the sessions made."""
     names = await world.furnish(principal)
-    named = ROWS[path_of("memory.CreateSession")].build(names)
+    named = ROWS[path(method_of("memory.CreateSession"))].build(names)
     named.request_id = "r-1"  # type: ignore[attr-defined]
     other = await world.told(principal, "memory.CreateSession", named)
-    begin = ROWS[path_of("memory.BeginTurn")].build(replace(names, session=other.session.session_id))
+    begin = ROWS[path(method_of("memory.BeginTurn"))].build(replace(names, session=other.session.session_id))
     begin.request_id = "r-2"  # type: ignore[attr-defined]
     await world.told(principal, "memory.BeginTurn", begin)
-    await world.told(principal, "toolexec.Execute", ROWS[path_of("toolexec.Execute")].build(names))
+    await world.told(principal, "toolexec.Execute", ROWS[path(method_of("toolexec.Execute"))].build(names))
     return {names.session, other.session.session_id}
 
 
@@ -147,7 +147,7 @@ async def test_a_name_that_is_not_printable_ascii_is_nobodys(world: World, name:
     before = await world.keys()
     for principal in (Principal(name, "ann"), Principal("acme", name)):
         for rpc in ("PutAgent", "CreateSession", "ListSessions"):
-            (method,) = (each for each in methods() if path(each) == path_of(f"memory.{rpc}"))
+            method = method_of(f"memory.{rpc}")
             refused = await world.ask(principal, method, ROWS[path(method)].build(Names.absent()))
             assert isinstance(refused, Refusal)
             assert refused.code == "INVALID_ARGUMENT"

@@ -17,8 +17,8 @@ from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from myriad.retrieval.v1 import retrieval_pb2 as retrieval
 from services.kit.call import Principal
 from services.kit.keys import encode
-from tests.security.world import Refusal, World, path_of, somebody
-from tests.support.requests import ROWS, Answer, Names, Owner, an_agent, methods, path, service_of
+from tests.security.world import Refusal, World, somebody
+from tests.support.requests import ROWS, Answer, Names, Owner, an_agent, method_of, methods, path, service_of
 
 METHODS = methods()
 IDS = [f"{service_of(method)}.{method.name}" for method in METHODS]
@@ -125,10 +125,10 @@ async def test_a_result_kept_for_one_caller_is_replayed_to_no_other(world: World
     """The same run, tool and idempotency key, of another tenant and of another user."""
     owner = somebody()
     names = await world.furnish(owner)
-    execute = path_of("toolexec.Execute")
+    execute = path(method_of("toolexec.Execute"))
     assert not (await world.told(owner, "toolexec.Execute", ROWS[execute].build(names))).replayed
     for other in (somebody(), somebody(owner.tenant, user="bob")):
-        await world.told(other, "memory.PutAgent", ROWS[path_of("memory.PutAgent")].build(names))
+        await world.told(other, "memory.PutAgent", ROWS[path(method_of("memory.PutAgent"))].build(names))
         assert not (await world.told(other, "toolexec.Execute", ROWS[execute].build(names))).replayed
     assert (await world.told(owner, "toolexec.Execute", ROWS[execute].build(names))).replayed
 
@@ -140,8 +140,7 @@ async def test_an_agent_kept_for_one_tenant_is_told_to_no_other(world: World) ->
     theirs = an_agent(names.agent)
     theirs.tools[0].name = "another"
     await world.told(namesake, "memory.PutAgent", memory.PutAgentRequest(agent=theirs))
-    rows = [path_of(name) for name in ("toolexec.ListTools", "toolexec.Execute", "nlu.Analyze")]
-    for method in (each for each in METHODS if path(each) in rows):
+    for method in map(method_of, ("toolexec.ListTools", "toolexec.Execute", "nlu.Analyze")):
         request = ROWS[path(method)].build(names)
         request.agent.revision = 1  # type: ignore[attr-defined]
         assert not isinstance(await world.ask(owner, method, request), Refusal)
@@ -161,7 +160,7 @@ async def test_a_request_id_of_one_caller_means_nothing_to_another(world: World)
     owner, neighbour = somebody(), somebody()
     names = await world.furnish(owner)
     bob = Principal(owner.tenant, "bob")
-    await world.told(neighbour, "memory.PutAgent", ROWS[path_of("memory.PutAgent")].build(names))
+    await world.told(neighbour, "memory.PutAgent", ROWS[path(method_of("memory.PutAgent"))].build(names))
     asked = memory.CreateSessionRequest(agent=names.agent, request_id="the-same")
     made = [
         (await world.told(each, "memory.CreateSession", asked)).session.session_id for each in (owner, neighbour, bob)
@@ -199,7 +198,7 @@ async def test_documents_of_a_collection_with_scope_user_are_their_writers_alone
 async def test_the_time_of_an_answer_tells_little(world: World, name: str) -> None:
     """Grossly, and on a busy machine: by the median of many, asked in turns."""
     stranger, names, absent = somebody(), await world.furnish(somebody()), Names.absent()
-    (method,) = (each for each in METHODS if path(each) == path_of(name))
+    method = method_of(name)
     seconds: dict[str, list[float]] = {"theirs": [], "nothing": []}
     for _ in range(40):
         for kind, about in (("theirs", names), ("nothing", absent)):

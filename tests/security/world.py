@@ -22,13 +22,14 @@ from services.kit.clients import INPROC
 from services.kit.interceptors.identity import metadata_of
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import open_telemetry
-from services.kit.topology import SERVICES
 from services.vertical.app import build, load_configs
 from tests.security.scripted_triton import ScriptedTriton, scripted_triton
 from tests.support.http_server import HttpServer, running_http_server
 from tests.support.milvus import running_milvus
-from tests.support.requests import ROWS, Names, an_agent, ask, methods, service_of
+from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, service_of
 from tests.support.valkey import running_cluster
+
+OF_PROCESSES = b"myriad:{!owners}:"
 
 
 @dataclass(frozen=True)
@@ -66,19 +67,20 @@ class World:
 
     async def told(self, principal: Principal, name: str, request: Message) -> Any:
         """The reply of an RPC (`memory.GetSession`) that must not be refused; the last one of a stream."""
-        service, _, method = name.partition(".")
-        (rpc,) = (each for each in methods() if (service_of(each), each.name) == (service, method))
-        replies = await self.ask(principal, rpc, request)
+        replies = await self.ask(principal, method_of(name), request)
         assert not isinstance(replies, Refusal), (name, replies)
         return replies[-1]
 
     async def keys(self) -> dict[str, bytes]:
-        """Every key of every node, with what it holds as the store writes it down."""
+        """Every key of every node, with what it holds as the store writes it down.
+
+        But for those in which processes say that they live: they are nobody's, and change by themselves.
+        """
         found: dict[str, bytes] = {}
         for address in self.redis_url.partition("://")[2].split(","):
             host, _, port = address.partition(":")
             async with Redis(host=host, port=int(port), protocol=2) as node:
-                names = [name async for name in node.scan_iter(count=1000)]
+                names = [name async for name in node.scan_iter(count=1000) if not name.startswith(OF_PROCESSES)]
                 pipeline = node.pipeline(transaction=False)
                 for name in names:
                     pipeline.dump(name)
@@ -90,23 +92,17 @@ class World:
         """One of each thing that requests name: the principal's, and nobody else's."""
         names = Names.absent()
         for rpc in ("memory.PutAgent", "retrieval.CreateCollection", "retrieval.UpsertDocuments"):
-            await self.told(principal, rpc, ROWS[path_of(rpc)].build(names))
+            await self.told(principal, rpc, ROWS[path(method_of(rpc))].build(names))
         made = await self.told(principal, "memory.CreateSession", memory.CreateSessionRequest(agent=names.agent))
         session = made.session.session_id
         asked = orchestrator.RunTurnRequest(session_id=session, input="What is the secret of this house?")
         last = await self.told(principal, "orchestrator.RunTurn", asked)
         assert last.WhichOneof("event") == "completed", last
         names = Names(names.agent, names.collection, names.document, session, last.run_id, "", 0)
-        held = await self.told(principal, "memory.BeginTurn", ROWS[path_of("memory.BeginTurn")].build(names))
+        held = await self.told(principal, "memory.BeginTurn", ROWS[path(method_of("memory.BeginTurn"))].build(names))
         return Names(
             *(names.agent, names.collection, names.document, session, last.run_id, held.run_id, held.fencing_token)
         )
-
-
-def path_of(name: str) -> str:
-    """`memory.GetSession` as the path of the RPC."""
-    service, _, method = name.partition(".")
-    return f"/{SERVICES[service].proto_service}/{method}"
 
 
 def somebody(tenant: str = "", user: str = "ann", roles: Sequence[str] = ()) -> Principal:

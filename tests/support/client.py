@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-import urllib.request
 import uuid
 from contextlib import aclosing, asynccontextmanager
 
@@ -15,6 +14,9 @@ from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev.stack import Stack
+from services.kit.call import Principal
+from services.kit.interceptors.identity import metadata_of
+from tests.support.metrics import metrics_at
 
 TIMEOUT_S = 60
 
@@ -25,7 +27,7 @@ class Face:
     def __init__(self, stack: Stack, user: str | None = None, tenant: str = "dev"):
         self.stack = stack
         self.user = user or f"user-{uuid.uuid4().hex[:12]}"
-        self.metadata = [("x-myriad-tenant", tenant), ("x-myriad-user", self.user), ("x-myriad-roles", "admin")]
+        self.metadata = metadata_of(Principal(tenant, self.user, frozenset({"admin"})), None)
         self.channel = grpc.aio.insecure_channel(stack.address("envoy"))
         self.stub = orchestrator_pb2_grpc.OrchestratorServiceStub(self.channel)
         self.http = httpx.AsyncClient(
@@ -80,7 +82,7 @@ async def put_agent(stack, name, **fields):
     agent = common_pb2.Agent(name=name, persona="You play scripts.", **fields)
     async with grpc.aio.insecure_channel(stack.address("memory")) as channel:
         stub = memory_pb2_grpc.MemoryServiceStub(channel)
-        identity = [("x-myriad-tenant", "dev"), ("x-myriad-user", "operator")]
+        identity = metadata_of(Principal("dev", "operator"), None)
         await stub.PutAgent(memory_pb2.PutAgentRequest(agent=agent), metadata=identity)
 
 
@@ -95,13 +97,7 @@ def kinds(events):
 
 async def metric(stack, name):
     """A metric of Triton's models: the sum over its label sets."""
-
-    def read():
-        with urllib.request.urlopen(f"http://{stack.address('triton_metrics')}/metrics", timeout=5) as reply:
-            return reply.read().decode()
-
-    lines = (await asyncio.to_thread(read)).splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+    return (await metrics_at(stack.address("triton_metrics"))).sum(name)
 
 
 async def until(condition, seconds):

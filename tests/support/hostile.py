@@ -1,6 +1,5 @@
 """Hostile bytes made from a contract: messages as its descriptors describe them, then broken as wires and people do."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,6 @@ Of a repeated field each is an item, or, when it is a list, all of its items.
 _DEPTH = 4
 _LONGEST = 262_144
 """What Envoy takes at most."""
-_CONTRACT = re.compile(r"(type\.googleapis\.com/)?\bmyriad\.\w+\.v1\.\w+")
 _ODD_INTEGERS = (0, 1, -1, 7, 100, 101, 2**31 - 1, -(2**31), 2**32 - 1, 2**53, 2**63 - 1, -(2**63), 2**64 - 1)
 _ODD_NUMBERS = (0.0, -0.0, 0.5, 1.0, -1.0, 1e9, 5e-324, 1.7e308, float("inf"), float("-inf"), float("nan"))
 _ODD_TEXTS = (
@@ -118,10 +116,10 @@ def wrong_with(code: str, status: Status, allowed: Sequence[str]) -> str:
 
 
 def told(body: Mapping[str, Any]) -> str:
-    """What a `google.rpc.Status`, as JSON, tells a person, save names of the public contract, which Envoy likes."""
+    """What a `google.rpc.Status`, as JSON, tells a person."""
     fields = [each for detail in body.get("details", ()) for each in detail.get("field_violations", ())]
     texts = [body.get("message", ""), *(f"{each.get('field', '')} {each['description']}" for each in fields)]
-    return _CONTRACT.sub("", "\n".join(texts))
+    return "\n".join(texts)
 
 
 def _is_needed(described: FieldDescriptor) -> bool:

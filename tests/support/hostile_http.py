@@ -84,7 +84,9 @@ async def _exchange(
     frames: Sequence[bytes],
 ) -> Reply:
     stream = connection.get_next_available_stream_id()
-    connection.send_headers(stream, [(":method", "POST"), (":scheme", "http"), (":authority", "x"), *headers.items()])
+    connection.send_headers(
+        stream, [(":method", "POST"), (":scheme", "http"), (":authority", "localhost"), *headers.items()]
+    )
     for number, frame in enumerate(frames):
         connection.send_data(stream, frame, end_stream=number == len(frames) - 1)
         writer.write(connection.data_to_send())

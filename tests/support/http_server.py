@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-import socket
-import struct
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+
+from tests.support.proxy import reset_connection
 
 _PORTS = range(20_000, 30_000)
 
@@ -148,9 +148,7 @@ async def broken_off(_request: Request, writer: asyncio.StreamWriter) -> None:
     """Half an answer, then a reset."""
     writer.write(b'HTTP/1.1 200 Scripted\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"half":')
     await writer.drain()
-    connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
+    reset_connection(writer)
 
 
 async def garbage(_request: Request, writer: asyncio.StreamWriter) -> None:

@@ -14,9 +14,14 @@ from typing import Any
 import grpc
 
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from services.kit.call import Principal
+from services.kit.interceptors.identity import metadata_of
 from services.kit.status import from_rpc_error
 
 OK = "OK"
+ALONE = Principal("dev", "alone", frozenset({"admin"}))
+"""Whose sessions are read."""
+
 BIN_S = 0.1
 
 
@@ -131,7 +136,7 @@ async def _flood(address: str, session_id: str, workers: int, seconds: float) ->
     """Reads of a session, so many at once, each as soon as the last is answered; who is refused waits as told."""
     codes: Counter[str] = Counter()
     end = time.monotonic() + seconds
-    identity = [("x-myriad-tenant", "dev"), ("x-myriad-user", "alone"), ("x-myriad-roles", "admin")]
+    identity = metadata_of(ALONE, None)
     request = memory_pb2.GetSessionRequest(session_id=session_id)
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = memory_pb2_grpc.MemoryServiceStub(channel)

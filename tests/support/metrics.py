@@ -16,7 +16,8 @@ class Metrics:
 
     def sum(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name that have these labels. 0: there is none."""
-        return sum(value for each, has, value in self.samples if each == name and labels.items() <= has.items())
+        names = {name, f"{name}_total"}  # the parser puts `_total` behind every counter, Triton's too
+        return sum(value for each, has, value in self.samples if each in names and labels.items() <= has.items())
 
     def within(self, name: str, bound: float, before: "Metrics") -> float:
         """Share of a histogram's observations since `before` that were within one of its bounds."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from services.dev.engines.milvus import launch
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryUnaryMultiCallable

@@ -17,7 +17,7 @@ from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.kit import serve
 from services.kit.app import App, Kit
-from tests.support.valkey import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 _INHERITED = ("PATH", "HOME")

@@ -99,12 +99,12 @@ class Proxy:
     def reset(self) -> None:
         """Resets every open connection."""
         for writer in self._clients:
-            _reset(writer)
+            reset_connection(writer)
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refusing:
-            _reset(writer)
+            reset_connection(writer)
             return
         task = asyncio.current_task()
         assert task is not None
@@ -118,7 +118,7 @@ class Proxy:
                 while await reader.read(_READ):
                     pass
         except ConnectionResetError:
-            _reset(writer)
+            reset_connection(writer)
         except (OSError, asyncio.CancelledError):
             pass  # one side is gone, or the test is over
         finally:
@@ -137,7 +137,7 @@ class Proxy:
         try:
             await self._pass(reader, writer, server_reader, server_writer)
         except ConnectionResetError:
-            _reset(server_writer)
+            reset_connection(server_writer)
             raise
         finally:
             server_writer.close()
@@ -210,7 +210,8 @@ async def _half_closed(writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def reset_connection(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection by a reset instead of in good order."""
     connection = writer.get_extra_info("socket")
     if connection is not None and connection.fileno() >= 0:
         with suppress(OSError):

@@ -26,6 +26,13 @@ def methods() -> list[MethodDescriptor]:
     return [method for service in found for method in service.methods]
 
 
+def method_of(name: str) -> MethodDescriptor:
+    """The RPC that is named as `memory.GetSession`."""
+    service, _, rpc = name.partition(".")
+    (method,) = (each for each in methods() if (service_of(each), each.name) == (service, rpc))
+    return method
+
+
 def path(method: MethodDescriptor) -> str:
     """`/myriad.memory.v1.MemoryService/GetSession`."""
     return f"/{method.containing_service.full_name}/{method.name}"

@@ -4,9 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
-import socket
-import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from services.dev.engines import triton
+from tests.support.metrics import metrics_at
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
@@ -86,26 +85,14 @@ async def _until_serving(process: asyncio.subprocess.Process, address: str) -> N
 
 
 def free_port_pair() -> int:
-    """Returns a port that is free, as the next one is. Below 32768: above, the system hands ports to anyone's calls."""
-    for port in random.sample(range(20_000, 32_000, 2), 100):
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", port))
-            two.bind(("127.0.0.1", port + 1))
-            return port
-    raise RuntimeError("no free port")
+    """A port that is free, as the next one is: Triton's gRPC and its metrics."""
+    return free_port(beside=1)
 
 
 async def metric(address: str, name: str) -> float:
     """Returns a metric's value now: the sum over its label sets."""
     host, port = address.rsplit(":", 1)
-    url = f"http://{host}:{int(port) + 1}/metrics"
-
-    def read() -> str:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return str(reply.read().decode())
-
-    lines = (await asyncio.to_thread(read)).splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
+    return (await metrics_at(f"{host}:{int(port) + 1}")).sum(name)
 
 
 async def embed(channel: grpc.aio.Channel, texts: Sequence[str | bytes]) -> np.ndarray:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import ssl
-import struct
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +34,8 @@ from tests.support.http_server import (
     running_http_server,
     silent,
 )
-from tests.support.valkey import free_port
+from tests.support.ports import free_port
+from tests.support.proxy import reset_connection
 
 ANN = Principal("acme", "ann")
 DEADLINE_S = 0.3
@@ -115,8 +115,7 @@ def in_chunk(data: bytes) -> bytes:
 
 
 async def reset(_request, writer):
-    writer.get_extra_info("socket").setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER of 0: RST
-    writer.transport.abort()
+    reset_connection(writer)
 
 
 async def closed(_request, writer):
@@ -153,6 +152,8 @@ class World:
     server: HttpServer
     executor: Executor
     source: InMemoryToolSource
+    http: HttpTools
+    """What the executor calls with, without its deadline."""
 
     async def run(
         self, handler, timeout: float = DEADLINE_S, endpoint: str = "crm"
@@ -178,10 +179,9 @@ async def opened(trust: ssl.SSLContext = TRUST) -> AsyncIterator[World]:
         resolver, source, clock = SystemResolver(), InMemoryToolSource(), SystemClock()
         caller = HttpcoreCaller(resolver, connections=16, trust=trust)
         endpoints = {"crm": server.url(), "tls": server.url().replace("http", "https")}
-        runners = Runners({}, HttpTools(caller, endpoints, frozenset()))
-        yield World(
-            server, Executor(source, runners, InMemoryResultStore(clock), Schemas(), Gate(32, 64), clock), source
-        )
+        http = HttpTools(caller, endpoints, frozenset())
+        executor = Executor(source, Runners({}, http), InMemoryResultStore(clock), Schemas(), Gate(32, 64), clock)
+        yield World(server, executor, source, http)
         await caller.close()
         resolver.close()
         await server.until_idle()
@@ -288,6 +288,25 @@ async def test_an_answer_that_is_no_answer_is_unavailable_and_says_nothing_of_th
     assert isinstance(error, ToolUnavailable), error
     assert took <= DEADLINE_S + LATE_S
     assert not any(word in error.message.lower() for word in ("127.0.0.1", "error", "h11", "httpcore"))
+
+
+@pytest.mark.parametrize("handler", [silent, dripping], ids=lambda handler: handler.__name__)
+async def test_control_without_the_tools_deadline_a_server_that_hangs_holds_its_caller(world, handler):
+    world.server.answers["/a"] = handler
+    call = HttpCall("GET", "crm", "/a", {}, MOST_BYTES, idempotency_key=False)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(world.http.run("a", call, {}, "k"), DEADLINE_S + LATE_S)
+
+
+async def test_control_without_the_limit_a_bomb_takes_the_memory(world):
+    size = 3 * MOST_MEMORY
+    world.server.answers["/a"] = await asyncio.to_thread(bomb, size)
+    call = HttpCall("GET", "crm", "/a", {}, 2 * size, idempotency_key=False)
+    forget_peak()
+    resident = memory("VmRSS")
+    with pytest.raises(ToolUnavailable):  # its packing has no end
+        await world.http.run("a", call, {}, "k")
+    assert memory("VmHWM") - resident > MOST_MEMORY
 
 
 async def test_fifty_hostile_calls_at_once_leave_no_socket(world):

@@ -37,7 +37,8 @@ from services.kit.telemetry import open_telemetry
 from services.toolexec.app import build
 from services.toolexec.config import Config
 from tests.support.http_server import HttpServer, answer, endless, running_http_server, silent
-from tests.support.valkey import free_port, running_valkey, start_valkey, stop
+from tests.support.ports import free_port
+from tests.support.valkey import running_valkey, start_valkey, stop
 
 ORDER = {
     "type": "object",

@@ -1,5 +1,6 @@
 """A model without a model: plays the script in the request, for tests and for load."""
 
+import collections
 import heapq
 import itertools
 import threading
@@ -9,11 +10,12 @@ import numpy as np
 import script
 import triton_python_backend_utils as pb_utils
 
-# Cancellation is looked for this often ...
+# Cancellation is looked for this often, in so many scripts, by turns. One look is a round trip of about 0.05 ms to the
+# server, so that is a tenth of a core. Where more scripts run, each is looked at less often, and before each response.
 _POLL_S = 0.03
-# ... unless so many scripts run that looking would take more than a tenth of a core (one look is a round trip of about
-# 0.05 ms to the server): then each script is looked at less often, and before each of its responses.
-_POLL_S_PER_SCRIPT = 0.0005
+_POLL_SCRIPTS = 60
+# Many leave at once: where one in so many was cancelled, the next are looked at now.
+_POLL_ON = 10
 
 
 class TritonPythonModel:
@@ -70,6 +72,8 @@ class _Stage:
         """Heap of (time, ticket) of the running scripts' next steps."""
         self._running = {}
         """Ticket → (sender, steps, next step). A ticket that is not here any more was cancelled."""
+        self._unseen = collections.deque()
+        """Tickets whose turn to be looked at is yet to come."""
         # A daemon, so that this process ends with a server that was killed and will never ask it to.
         self._thread = threading.Thread(target=self._play, daemon=True)
         self._thread.start()
@@ -92,15 +96,21 @@ class _Stage:
         while self._wait(look_at):
             now = time.monotonic()
             if now >= look_at:
-                for ticket in [ticket for ticket, (sender, _, _) in self._running.items() if sender.is_cancelled()]:
-                    self._end(ticket, cancelled=True)
-                look_at = time.monotonic() + max(_POLL_S, len(self._running) * _POLL_S_PER_SCRIPT)
+                look_at = time.monotonic() + self._look()
             while self._due and self._due[0][0] <= now:
                 due, ticket = heapq.heappop(self._due)
                 if ticket in self._running:
                     self._step(due, ticket)
-        for ticket in list(self._running):
-            self._end(ticket, cancelled=True)
+        self._end(list(self._running), cancelled=True)
+
+    def _look(self):
+        """Ends those that are cancelled of the next scripts by turns; returns how long to wait before the next look."""
+        if not self._unseen:
+            self._unseen.extend(self._running)
+        turn = [self._unseen.popleft() for _ in range(min(_POLL_SCRIPTS, len(self._unseen)))]
+        cancelled = [ticket for ticket in turn if ticket in self._running and self._running[ticket][0].is_cancelled()]
+        self._end(cancelled, cancelled=True)
+        return 0.0 if cancelled and len(cancelled) * _POLL_ON >= len(turn) else _POLL_S
 
     def _wait(self, look_at):
         """Sleeps until there is something to do; returns False when the stage closes."""
@@ -127,20 +137,23 @@ class _Stage:
     def _step(self, due, ticket):
         sender, _, step = self._running[ticket]
         if sender.is_cancelled():
-            self._end(ticket, cancelled=True)
+            self._end([ticket], cancelled=True)
             return
         _send(sender, step)
         if step.final:
-            self._end(ticket, cancelled=False)
+            self._end([ticket], cancelled=False)
         else:
             self._schedule(due, ticket)
 
-    def _end(self, ticket, cancelled):
-        sender, _, _ = self._running.pop(ticket)
-        self._metrics.running.increment(-1)
+    def _end(self, tickets, cancelled):
+        senders = [self._running.pop(ticket)[0] for ticket in tickets]
+        if not senders:
+            return
+        self._metrics.running.increment(-len(senders))
         if cancelled:
-            self._metrics.cancelled.increment(1)
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            self._metrics.cancelled.increment(len(senders))
+            for sender in senders:
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class _Metrics:
