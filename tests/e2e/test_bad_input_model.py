@@ -6,8 +6,8 @@ tests/unit/orchestrator/test_arguments.py has a great many more of them, without
 import pytest
 
 from myriad.common.v1 import common_pb2
-from tests.e2e.test_bad_input_rest import read_metrics
 from tests.support.client import face, kinds, put_agent, sim
+from tests.support.metrics import metrics_at
 
 pytestmark = pytest.mark.timeout(60)
 STEPS = 5
@@ -30,11 +30,10 @@ async def user(stack):
         yield made
 
 
-def executed(stack) -> float:
+async def executed(stack) -> float:
     """Calls that toolexec has been asked to make."""
-    name = 'myriad_rpc_seconds_count{method="/myriad.toolexec.v1.ToolExecService/Execute"}'
-    page = read_metrics(stack.address("toolexec_metrics"))
-    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+    shown = await metrics_at(stack.address("toolexec_metrics"))
+    return shown.sum("myriad_rpc_seconds_count", method="/myriad.toolexec.v1.ToolExecService/Execute")
 
 
 def again_and_again(calls, times):
@@ -63,23 +62,23 @@ JUNK = {
 
 @pytest.mark.parametrize("calls", JUNK.values(), ids=JUNK)
 async def test_junk_is_told_to_the_model_and_reaches_no_tool(user, stack, calls):
-    before = executed(stack)
+    before = await executed(stack)
     events = await user.turn(await user.session("junk"), again_and_again(calls, STEPS - 1))
     finished = [event.tool_finished for event in events if event.WhichOneof("event") == "tool_finished"]
     assert {each.reason for each in finished} <= {"INVALID_TOOL_ARGUMENTS", "TOOL_NOT_FOUND"}
     assert len(finished) == 3 + (len(calls) == 2)
     assert kinds(events)[-1] == "completed", events[-1]
     assert events[-1].completed.usage.tool_calls == 0
-    assert executed(stack) == before
+    assert await executed(stack) == before
 
 
 async def test_junk_that_is_plain_is_repaired(user, stack):
-    before = executed(stack)
+    before = await executed(stack)
     calls = [{"name": "calculate", "arguments": '```json\n{"expression": "6*7"}\n```'}]
     events = await user.turn(await user.session("junk"), again_and_again(calls, 1))
     (finished,) = [event.tool_finished for event in events if event.WhichOneof("event") == "tool_finished"]
     assert finished.result_json == '{"result":42}'
-    assert executed(stack) == before + 1
+    assert await executed(stack) == before + 1
 
 
 async def test_a_model_that_always_wants_another_tool_stops_exactly_at_its_limit(user):
