@@ -106,7 +106,9 @@ def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
 
 def seen_and_hurt(myriad: CommandLine, terminal: Terminal) -> None:
     """The table of a stack that runs tells what is known of each part, and of one that dies what it said last."""
-    shown = terminal.read_until("● envoy") + terminal.read_until("\n")
+    shown = "starting"
+    while "starting" in shown:  # the table is drawn twice a second, and what is printed above it comes at once
+        shown = terminal.read_until("● envoy") + terminal.read_until("\n")
     for part, known in myriad.state().parts.items():
         ((state, address, pid),) = re.findall(rf"● {part} +(\w+) +(\S+) +([0-9]+) ", shown)
         assert (state, address, int(pid)) == ("ready", known.address, known.pid)
