@@ -51,7 +51,7 @@ lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1: to the newest 
 	@$(INSTALL) dev
 	.venv/bin/python requirements/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: ## Measure, and write BENCHMARKS.md (ARGS="turn held": only these sections, written nowhere)
+bench: ## Measure, and write BENCHMARKS.md (ARGS="turn held": only these sections)
 	@$(INSTALL) dev triton
 	.venv/bin/python -m services.dev.bench $(ARGS)
 

@@ -1,4 +1,4 @@
-"""`python -m services.dev.bench [SECTION ...]`: all sections, which writes BENCHMARKS.md, or those named."""
+"""`python -m services.dev.bench [SECTION ...]`: measures all sections, or those named, and writes BENCHMARKS.md."""
 
 import asyncio
 import sys
@@ -19,14 +19,13 @@ async def main(names: list[str]) -> int:
     if unknown:
         console.print(f"no such section: {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
         return 2
-    made = []
     for name in names or SECTIONS:
         with tempfile.TemporaryDirectory(prefix="myriad-bench-") as folder:
-            made.append(await SECTIONS[name](Path(folder), lambda text: console.print(text, style="dim")))
-        console.print(report.table(made[-1]))
-    if not names:
-        report.write(made)
-        console.print("written to BENCHMARKS.md")
+            made = await SECTIONS[name](Path(folder), lambda text: console.print(text, style="dim"))
+        console.print(report.table(made))
+        report.keep(name, made)
+        report.write(report.kept(SECTIONS))
+    console.print("written to BENCHMARKS.md")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Where processes spend their time, as flame graphs (py-spy)."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from services.dev.plan import ROOT, VERTICAL
 from services.kit.topology import SERVICES
 
 FOLDER = ROOT / ".myriad" / "bench"
+_SPY = str(Path(sys.executable).parent / "py-spy")
 _RATE = "200"
 _OURS = (*SERVICES, VERTICAL)
 
@@ -22,7 +24,7 @@ async def recorded(pids: Mapping[str, int], folder: Path) -> AsyncIterator[None]
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     spies = [
         await asyncio.create_subprocess_exec(
-            *("py-spy", "record", "--pid", str(pid), "--rate", _RATE, "--output", str(folder / f"{name}.svg")),
+            *(_SPY, "record", "--pid", str(pid), "--rate", _RATE, "--output", str(folder / f"{name}.svg")),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -1,11 +1,14 @@
 """Figures for people: tables on the screen, and BENCHMARKS.md."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
+from services.dev.bench.flame import FOLDER
 from services.dev.bench.section import Section
 from services.dev.plan import ROOT
 
@@ -17,7 +20,7 @@ _HEAD = """# Benchmarks
 
 Made by `make bench` on {machine}, load generator included. Machines are noisy: compare figures within one
 column of one run, not across runs. CPU is user and system time of all processes of a part.
-`make bench ARGS="turn held"` measures single sections and writes nothing.
+`make bench ARGS="turn held"` measures single sections anew.
 """
 
 
@@ -30,6 +33,18 @@ def table(section: Section) -> Table:
     for row in rows:
         shown.add_row(*(cell.replace("**", "") for cell in row))
     return shown
+
+
+def keep(name: str, section: Section, folder: Path = FOLDER) -> None:
+    """Keeps what a section came to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(asdict(section)))
+
+
+def kept(names: Iterable[str], folder: Path = FOLDER) -> list[Section]:
+    """What these sections came to when they were measured last; without those that never were."""
+    files = [folder / f"{name}.json" for name in names]
+    return [Section(**json.loads(file.read_text())) for file in files if file.exists()]
 
 
 def write(sections: Sequence[Section], file: Path = FILE) -> None:

@@ -41,7 +41,7 @@ class Result:
 
     name: str
     ready_s: float = 0.0
-    """From the start of the first process until every part was ready; environments and weights are there."""
+    """From the start of the first process until every part was ready and the agents were learned."""
 
     resident_mib: float = 0.0
     """Memory of all processes after the load."""
@@ -130,7 +130,7 @@ _BESIDE = ("valkey", "milvus", "triton", "generator")
 
 
 def _names(results: Sequence[Result]) -> list[str]:
-    names = ["", "ready after s (target 15)", "resident MiB (target 2,560)"]
+    names = ["", "ready, and the agent learned, after s (target 15)", "resident MiB (target 2,560)"]
     names += ["**CPU ms a turn, services and Envoy**, 32 at once", "target", "**turns/s**, 32 at once", "target"]
     for workers in AT_ONCE:
         names += [f"{workers} at once: turns/s", "p50 ms", "p99 ms", "errors", "CPU ms a turn, services and Envoy"]
