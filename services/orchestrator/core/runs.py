@@ -82,7 +82,7 @@ class Runs:
         self._beginning = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._holding = Holding(run_log, config.lease_s, self._live.values)
-        self._takeover = Takeover(owners, self.resume, self._sessions_at_work)
+        self._takeover = Takeover(owners, self.resume, self._sessions_at_work, config.owner_s)
         self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     def remember(self, principal: Principal, session_id: str, agent: str) -> None:
@@ -294,7 +294,9 @@ class Runs:
             run.lose(Internal("internal error"))
         finally:
             analysis.cancel()
-            self._live.pop((run.principal.tenant, run.turn.run_id), None)
+            key = (run.principal.tenant, run.turn.run_id)
+            if self._live.get(key) is run:  # else this process has taken it over from itself
+                del self._live[key]
 
     def _loop(self, run: LiveRun, agent: Agent, text: str, progress: Progress) -> TurnLoop:
         return TurnLoop(

@@ -25,6 +25,9 @@ _LOOK_BEATS = 30
 _IDLE_S = 60.0
 """After so long without a run a session is given back."""
 
+_LATE_BEATS = 2
+"""A process that did not come to say that it lives for so many beats may count as gone."""
+
 _TRIES = 30
 _TRY_S = 30.0
 
@@ -39,8 +42,18 @@ class Takeover:
         owners: Owners,
         resume: Callable[[Principal, str], Awaitable[None]],
         at_work: Callable[[], Collection[Session]],
+        owner_s: float,
     ) -> None:
-        """Goes on with a session's run by `resume`; `at_work` are the sessions with a run at work here."""
+        """Begins nothing yet.
+
+        Args:
+            owners: Who works where.
+            resume: Goes on with a session's run.
+            at_work: The sessions with a run at work here.
+            owner_s: After so long without a word a process counts as gone.
+        """
+        self._owner_s = owner_s
+        self._changing = asyncio.Lock()
         self._owners = owners
         self._resume = resume
         self._at_work = at_work
@@ -75,7 +88,8 @@ class Takeover:
         """
         key = (principal.tenant, principal.user, session_id)
         if key not in self._held:
-            await self._owners.hold(principal, session_id)
+            async with self._changing:  # not while it is being given back: the store must hear of it afterwards
+                await self._owners.hold(principal, session_id)
         self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
 
     def look_after(self, principal: Principal, session_id: str) -> None:
@@ -89,19 +103,33 @@ class Takeover:
         task.add_done_callback(self._resuming.discard)
 
     async def _live(self) -> None:
+        clock = asyncio.get_running_loop().time
+        heard_at = patient_until = clock()
         for beat in itertools.count():
             try:
                 gone = await self._owners.beat()
-                for owner in gone:
-                    await self._owners.take(owner)
-                if gone or beat % _LOOK_BEATS == 0:
-                    await self._adopt()
+                if clock() - heard_at > _LATE_BEATS * BEAT_S:
+                    # This process stood still, or the store was away: others may have taken what was its own, and may
+                    # be as late as this one is.
+                    patient_until = clock() + self._owner_s
+                    await self._hold_anew()
+                heard_at = clock()
+                if heard_at >= patient_until:
+                    for owner in gone:
+                        await self._owners.take(owner)
+                    if gone or beat % _LOOK_BEATS == 0:
+                        await self._adopt()
                 await self._give_back()
             except ServiceError as error:
                 log.warning("not heard of", reason=error.reason)
             except Exception as error:
                 log.error("takeover broke", exc_info=error)
             await asyncio.sleep(BEAT_S)
+
+    async def _hold_anew(self) -> None:
+        self._held.clear()
+        for principal, session_id in self._at_work():
+            await self.hold(principal, session_id)
 
     async def _adopt(self) -> None:
         """Goes on with what is this process's by now, whether or not it was told so when it became so."""
@@ -120,6 +148,9 @@ class Takeover:
                 return
             await asyncio.sleep(wait_s)
         log.error("not taken over", session_id=session_id)
+        self._held.pop(
+            (principal.tenant, principal.user, session_id), None
+        )  # to be found again when all is looked through
 
     async def _try(self, principal: Principal, session_id: str) -> float:
         """Takes a session's run over. Returns after how many seconds to try again; 0: there is no need."""
@@ -138,10 +169,10 @@ class Takeover:
         return 0.0
 
     async def _give_back(self) -> None:
-        now = asyncio.get_running_loop().time()
-        at_work = {(principal.tenant, principal.user, session_id) for principal, session_id in self._at_work()}
-        idle = {key: held for key, held in self._held.items() if key not in at_work and now - held[0] > _IDLE_S}
-        if idle:
-            for key in idle:
-                del self._held[key]
-            await self._owners.release([session for _, session in idle.values()])
+        async with self._changing:
+            now = asyncio.get_running_loop().time()
+            at_work = {(principal.tenant, principal.user, session_id) for principal, session_id in self._at_work()}
+            idle = [key for key, held in self._held.items() if key not in at_work and now - held[0] > _IDLE_S]
+            given = [self._held.pop(key)[1] for key in idle]
+            if given:
+                await self._owners.release(given)

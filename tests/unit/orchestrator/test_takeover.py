@@ -6,9 +6,11 @@ import pytest
 
 from services.kit.call import Principal
 from services.kit.errors import LeaseLost, RunNotFound, SessionBusy, StoreUnavailable
+from services.orchestrator.adapters.inmemory import InMemoryOwners
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
+from services.orchestrator.core import takeover
 from services.orchestrator.domain import (
     Chunk,
     Citation,
@@ -274,6 +276,78 @@ async def test_who_finds_a_session_held_up_by_a_dead_run_takes_it_over(b):
     assert events[-1].completed.answer == "All of it."
     for each in (doomed, other):
         await each.close()
+
+
+async def test_a_process_that_stood_still_says_anew_where_it_works_and_is_patient_with_others(b, monkeypatch):
+    monkeypatch.setattr(takeover, "BEAT_S", 0.05)
+    b.model = InMemoryModel([["on ", 60.0]])
+    runs, gone = b.another(), b.another()
+    act_as(ALICE)
+    await runs.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    b.store.add_session(ALICE, "other", "aura")
+    orphan = await gone.begin(ALICE, "other", "hello", "", lambda run_id: None)
+    await logged(b, orphan)
+    gone._holding.close()
+    owners = runs._takeover._owners
+    runs.start()
+    await asyncio.sleep(0.08)
+    beat, away = owners.beat, asyncio.get_running_loop().time() + 0.3
+
+    async def late_beat():
+        if asyncio.get_running_loop().time() < away:
+            raise StoreUnavailable("the store does not answer")
+        return await beat()
+
+    owners.beat, runs._takeover._owner_s = late_beat, 0.4
+    b.owners[owners._me].clear()  # another has taken it meanwhile
+    b.gone.add(gone._takeover._owners._me)
+    b.store._run(ALICE, orphan).lease_ends = 0.0
+    await asyncio.sleep(0.5)
+    assert await owners.mine() == [(ALICE, SESSION)]
+    await asyncio.sleep(0.5)
+    assert sorted(session for _, session in await owners.mine()) == ["other", SESSION]
+    for each in (runs, gone):
+        await each.close()
+
+
+async def test_what_is_not_taken_over_for_long_is_tried_again_later(b, monkeypatch):
+    monkeypatch.setattr(takeover, "BEAT_S", 0.01)
+    monkeypatch.setattr(takeover, "_TRIES", 3)
+    tries = []
+
+    async def failing(principal, session_id):
+        tries.append(session_id)
+        raise StoreUnavailable("not now")
+
+    owners = InMemoryOwners({}, set(), "me")
+    looking = takeover.Takeover(owners, failing, list, 0.1)
+    await owners.hold(ALICE, SESSION)
+    monkeypatch.setattr(takeover, "_LOOK_BEATS", 5)
+    looking.start()
+    await asyncio.sleep(0.3)
+    assert len(tries) > 3
+    await looking.stop()
+
+
+async def test_a_session_that_is_used_while_it_is_given_back_stays_held(b, monkeypatch):
+    monkeypatch.setattr(takeover, "_IDLE_S", 0.0)
+    owners = InMemoryOwners({}, set(), "me")
+    release, slow = owners.release, asyncio.Event()
+
+    async def slowly(sessions):
+        await slow.wait()
+        await release(sessions)
+
+    owners.release = slowly
+    holding = takeover.Takeover(owners, None, list, 3.0)
+    await holding.hold(ALICE, SESSION)
+    giving = asyncio.create_task(holding._give_back())
+    await asyncio.sleep(0.01)
+    used = asyncio.create_task(holding.hold(ALICE, SESSION))
+    await asyncio.sleep(0.01)
+    slow.set()
+    await asyncio.gather(giving, used)
+    assert await owners.mine() == [(ALICE, SESSION)]
 
 
 async def test_one_lost_reply_of_the_store_loses_no_run(b):
