@@ -86,7 +86,7 @@ class Takeover:
         Raises:
             StoreUnavailable: nobody could be told.
         """
-        key = (principal.tenant, principal.user, session_id)
+        key = _key(principal, session_id)
         if key not in self._held:
             async with self._changing:  # not while it is being given back: the store must hear of it afterwards
                 await self._owners.hold(principal, session_id)
@@ -134,7 +134,7 @@ class Takeover:
     async def _adopt(self) -> None:
         """Goes on with what is this process's by now, whether or not it was told so when it became so."""
         for principal, session_id in await self._owners.mine():
-            key = (principal.tenant, principal.user, session_id)
+            key = _key(principal, session_id)
             if key not in self._held:
                 self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
                 self._begin_to(self._go_on(principal, session_id))
@@ -148,9 +148,7 @@ class Takeover:
                 return
             await asyncio.sleep(wait_s)
         log.error("not taken over", session_id=session_id)
-        self._held.pop(
-            (principal.tenant, principal.user, session_id), None
-        )  # to be found again when all is looked through
+        self._held.pop(_key(principal, session_id), None)  # found again when all is looked through
 
     async def _try(self, principal: Principal, session_id: str) -> float:
         """Takes a session's run over. Returns after how many seconds to try again; 0: there is no need."""
@@ -171,8 +169,13 @@ class Takeover:
     async def _give_back(self) -> None:
         async with self._changing:
             now = asyncio.get_running_loop().time()
-            at_work = {(principal.tenant, principal.user, session_id) for principal, session_id in self._at_work()}
+            at_work = {_key(*session) for session in self._at_work()}
             idle = [key for key, held in self._held.items() if key not in at_work and now - held[0] > _IDLE_S]
             given = [self._held.pop(key)[1] for key in idle]
             if given:
                 await self._owners.release(given)
+
+
+def _key(principal: Principal, session_id: str) -> tuple[str, str, str]:
+    """A session, whatever roles its user has just now."""
+    return principal.tenant, principal.user, session_id

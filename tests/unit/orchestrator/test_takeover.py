@@ -153,13 +153,20 @@ async def test_the_model_is_not_asked_again_for_what_it_has_said(b):
     await doomed.close()
 
 
+async def orphaned(b, process, session=SESSION):
+    """A run that speaks, whose lease is over though its process lives: its id."""
+    act_as(ALICE)
+    run_id = await process.begin(ALICE, session, "hello", "", lambda run_id: None)
+    await logged(b, run_id)
+    process._holding.close()
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    return run_id
+
+
 async def test_a_process_that_was_only_slow_cannot_write_any_more(b):
     b.model = InMemoryModel([["on ", 60.0]])
     slow, other = b.another(), b.another()
-    act_as(ALICE)
-    run_id = await slow.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
-    await logged(b, run_id)
-    b.store._run(ALICE, run_id).lease_ends = 0.0
+    run_id = await orphaned(b, slow)
     b.model.scripts = [["All of it."]]
     await other.resume(ALICE, SESSION)
     events = await b.events(run_id, runs=other)
@@ -249,10 +256,7 @@ async def test_nobody_takes_over_anothers_session(b):
 async def test_a_run_whose_agent_is_gone_fails_and_frees_its_session(b):
     b.model = InMemoryModel([["on ", 60.0]])
     doomed, other = b.another(), b.another()
-    act_as(ALICE)
-    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
-    await logged(b, run_id)
-    b.store._run(ALICE, run_id).lease_ends = 0.0
+    run_id = await orphaned(b, doomed)
     b.agents._revisions.clear()
     await other.resume(ALICE, SESSION)
     assert (await b.events(run_id))[-1].failed.error.code == 5
@@ -265,10 +269,7 @@ async def test_a_run_whose_agent_is_gone_fails_and_frees_its_session(b):
 async def test_who_finds_a_session_held_up_by_a_dead_run_takes_it_over(b):
     b.model = InMemoryModel([["on ", 60.0]])
     doomed, other = b.another(), b.another()
-    act_as(ALICE)
-    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
-    await logged(b, run_id)
-    b.store._run(ALICE, run_id).lease_ends = 0.0
+    run_id = await orphaned(b, doomed)
     b.model.scripts = [["All of it."]]
     with pytest.raises(SessionBusy):
         await other.begin(ALICE, SESSION, "and?", "", lambda run_id: None)
