@@ -79,7 +79,8 @@ class Runs:
         self._retrieval, self._tools, self._model = retrieval, tools, model
         self._log, self._codec, self._config = run_log, codec, config
         self._live: dict[tuple[str, str], LiveRun] = {}
-        self._beginning = 0
+        self._closing = False
+        self._beginning: set[asyncio.Task[str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._holding = Holding(run_log, config.lease_s, self._live.values)
         self._takeover = Takeover(owners, self.resume, self._sessions_at_work, config.owner_s)
@@ -106,21 +107,21 @@ class Runs:
         Raises:
             SessionNotFound, SessionBusy, RequestIdReused, StoreUnavailable: as memory says.
             ResourceExhausted: too many runs are at work here.
+            Unavailable: the service is stopping.
         """
-        if len(self._live) + self._beginning >= self._config.max_runs:
+        if self._closing:
+            raise Unavailable("the service is stopping", retry_after=1.0)
+        if len(self._live) + len(self._beginning) >= self._config.max_runs:
             raise ResourceExhausted("too many runs are at work", retry_after=1.0)
         # Not cut short by a caller who leaves: the session would stay taken by a run that nobody works on.
         beginning = asyncio.create_task(self._begin(principal, session_id, text, request_id))
-        self._beginning += 1
-        beginning.add_done_callback(self._has_begun)
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
             beginning.add_done_callback(lambda done: left(done.result()) if _succeeded(done) else None)
             raise
-
-    def _has_begun(self, _beginning: asyncio.Task[str]) -> None:
-        self._beginning -= 1
 
     async def _begin(self, principal: Principal, session_id: str, text: str, request_id: str) -> str:
         # Whose session it is, is for memory to say: what is guessed here only lets the analysis begin early.
@@ -242,7 +243,9 @@ class Runs:
 
     async def close(self) -> None:
         """Hands the runs that are left to other processes. Who watches them here is told to go on there."""
+        self._closing = True
         await self._takeover.stop()
+        await asyncio.gather(*self._beginning, return_exceptions=True)
         for run in self._live.values():
             run.interrupt()
         await asyncio.gather(*self._tasks, return_exceptions=True)

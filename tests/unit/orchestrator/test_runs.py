@@ -15,6 +15,7 @@ from services.kit.errors import (
     SessionBusy,
     SessionNotFound,
     StoreUnavailable,
+    Unavailable,
 )
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
@@ -379,3 +380,24 @@ async def test_a_burst_does_not_go_beyond_the_limit():
         tries = [b.begin(session=f"burst{number}") for number in range(6)]
         ends = await asyncio.gather(*tries, return_exceptions=True)
         assert sum(isinstance(end, ResourceExhausted) for end in ends) == 4
+
+
+async def test_a_run_that_was_beginning_when_the_service_stopped_is_handed_over_too(b):
+    b.model.scripts = [ENDLESS]
+    begin, slowly = b.store.begin_turn, asyncio.Event()
+
+    async def slow_begin(*args):
+        await slowly.wait()
+        return await begin(*args)
+
+    b.store.begin_turn = slow_begin
+    beginning = asyncio.create_task(b.begin())
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(b.runs.close())
+    await asyncio.sleep(0.01)
+    slowly.set()
+    run_id = await beginning
+    await asyncio.wait_for(closing, 1)
+    assert b.store._run(ALICE, run_id).lease_ends == 0.0
+    with pytest.raises(Unavailable):
+        await b.begin()
