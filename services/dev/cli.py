@@ -21,6 +21,7 @@ from services.dev.conversation import TIMEOUT_S, to_dict
 from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import without_proxy
 from services.dev.login import NotLoggedIn
+from services.dev.plan import Options
 from services.dev.show import WORK, LastingOutput, print_json, typed
 from services.dev.stack import target_of
 from services.dev.state import Folder, StackState, State
@@ -97,11 +98,11 @@ def _up(
 ) -> None:
     """Start the stack: engines, services, Envoy; and the example agent."""
     many = _replicas(replicas or [])
-    options = up.UpOptions(context.obj.path, vertical, with_sim, auth, tls, many, tuple(cors or ()))
+    options = Options(vertical, with_sim, auth, tls, many, tuple(cors or ()))
     if detach:
-        raise typer.Exit(up.up_detached(Console(), options))
+        raise typer.Exit(up.up_detached(Console(), context.obj, options))
     console = Console(file=cast("TextIO", LastingOutput(sys.stdout)))
-    raise typer.Exit(asyncio.run(up.up(console, options)))
+    raise typer.Exit(asyncio.run(up.up(console, context.obj, options)))
 
 
 def _replicas(given: list[str]) -> dict[str, int]:

@@ -49,6 +49,13 @@ class Options:
     cors: tuple[str, ...] = ()
     """Origins (`http://localhost:5173`) whose pages may call Envoy from a browser."""
 
+    def arguments(self) -> list[str]:
+        """As they are typed after `myriad up`."""
+        flags = {"--vertical": self.vertical, "--with-sim": self.sim, "--auth": self.auth, "--tls": self.tls}
+        words = [flag for flag, wanted in flags.items() if wanted]
+        words += [word for name, many in self.replicas.items() for word in ("--replicas", f"{name}={many}")]
+        return words + [word for origin in self.cors for word in ("--cors", origin)]
+
 
 def choose_addresses(ports: Ports, options: Options) -> dict[str, str]:
     """host:port by name of everything that listens; the topology's ports, or the next free ones.

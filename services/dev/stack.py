@@ -6,10 +6,9 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import MappingProxyType
 
 from services.dev import processes
 from services.dev.agents import Target
@@ -71,14 +70,9 @@ def silent(_name: str, _state: PartState, _lines: list[str]) -> None:
 
 @asynccontextmanager
 async def running_stack(
-    *,
     work: Path,
-    vertical: bool = False,
-    sim: bool = False,
-    auth: bool = False,
-    tls: bool = False,
-    replicas: Mapping[str, int] = MappingProxyType({}),
-    cors: Sequence[str] = (),
+    options: Options,
+    *,
     report: Report = silent,
     on_made: Callable[[Stack], Awaitable[None]] | None = None,
     prepare: Callable[[Stack], Awaitable[None]] | None = None,
@@ -87,12 +81,7 @@ async def running_stack(
 
     Args:
         work: Its work folder, made if it is not there. The data in it are kept.
-        vertical: All services in one process.
-        sim: With the model that plays a script.
-        auth: Envoy asks for a token, and the services for the mesh's.
-        tls: Envoy and the services speak TLS.
-        replicas: How many processes a service runs in, where it is not one.
-        cors: Origins whose pages may call Envoy from a browser.
+        options: What kind of stack.
         report: Told of each change of a part.
         on_made: Given the stack before its first process starts.
         prepare: Given the stack when its parts are ready; the stack is ready when this is done.
@@ -105,7 +94,6 @@ async def running_stack(
         ValueError: a service cannot have these replicas.
     """
     folder = Folder(work)
-    options = Options(vertical, sim, auth, tls, replicas, tuple(cors))
     with folder.owned() as free:
         if not free:
             raise AlreadyRunning(f"a stack runs in {folder.path}")

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +16,7 @@ from rich.text import Text
 
 from services.dev import agentfile, agents, processes
 from services.dev.engines.valkey import ValkeyMissing
-from services.dev.plan import ROOT
+from services.dev.plan import ROOT, Options
 from services.dev.ports import NoFreePort
 from services.dev.show import typed
 from services.dev.stack import AlreadyRunning, Stack, end_remains, running_stack
@@ -39,26 +37,6 @@ IMPATIENT_S = 1.0
 _POLL_S = 0.1
 
 _SHELL = frozenset("\"'\\`$&|;<>()*?")
-
-
-@dataclass(frozen=True)
-class UpOptions:
-    """What `up` was asked for."""
-
-    work: Path
-    vertical: bool = False
-    sim: bool = False
-    auth: bool = False
-    tls: bool = False
-    replicas: Mapping[str, int] = field(default_factory=dict)
-    cors: tuple[str, ...] = ()
-
-    def arguments(self) -> list[str]:
-        """As they are typed."""
-        flags = {"--vertical": self.vertical, "--with-sim": self.sim, "--auth": self.auth, "--tls": self.tls}
-        words = [flag for flag, wanted in flags.items() if wanted]
-        words += [word for name, many in self.replicas.items() for word in ("--replicas", f"{name}={many}")]
-        return words + [word for origin in self.cors for word in ("--cors", origin)]
 
 
 class Printer:
@@ -97,10 +75,10 @@ class Printer:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-async def up(console: Console, options: UpOptions) -> int:
+async def up(console: Console, folder: Folder, options: Options) -> int:
     """Runs the stack until SIGINT, SIGTERM or SIGHUP; a later SIGINT ends it at once. Returns the exit status."""
     made: list[Stack] = []
-    task = asyncio.create_task(_up(console, options, made))
+    task = asyncio.create_task(_up(console, folder, options, made))
     told_at = 0.0
 
     def tell(number: signal.Signals) -> None:
@@ -122,8 +100,7 @@ async def up(console: Console, options: UpOptions) -> int:
         return 0
 
 
-async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
-    folder = Folder(options.work)
+async def _up(console: Console, folder: Folder, options: Options, made: list[Stack]) -> int:
     if not _is_plain(folder.path):
         console.print(
             f"Cannot start in {folder.path}\nTriton hands its paths to a shell: name a work folder (--work) "
@@ -146,7 +123,7 @@ async def _up(console: Console, options: UpOptions, made: list[Stack]) -> int:
     return 1
 
 
-async def _run(console: Console, folder: Folder, options: UpOptions, made: list[Stack]) -> None:
+async def _run(console: Console, folder: Folder, options: Options, made: list[Stack]) -> None:
     """Runs the stack until cancelled; on a terminal below a table of its parts, else with a line for each change."""
     began = time.monotonic()
 
@@ -169,13 +146,8 @@ async def _run(console: Console, folder: Folder, options: UpOptions, made: list[
                 await showing.enter_async_context(live)
 
         async with running_stack(
-            work=options.work,
-            vertical=options.vertical,
-            sim=options.sim,
-            auth=options.auth,
-            tls=options.tls,
-            replicas=options.replicas,
-            cors=options.cors,
+            folder.path,
+            options,
             report=live.part if live is not None else Printer(console, folder).part,
             on_made=begin,
             prepare=prepare,
@@ -237,9 +209,8 @@ def what_to_try(work: Path, state: StackState) -> list[str]:
     ]
 
 
-def up_detached(console: Console, options: UpOptions) -> int:
+def up_detached(console: Console, folder: Folder, options: Options) -> int:
     """Starts the stack as a process of its own and returns when it is ready. Returns the exit status."""
-    folder = Folder(options.work)
     folder.make()
     if folder.is_owned():
         return _say_running(console, folder)

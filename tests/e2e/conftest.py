@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.dev import agentfile, agents
+from services.dev.plan import Options
 from services.dev.stack import Stack, running_stack
 from services.dev.up import EXAMPLE
 
@@ -28,5 +29,5 @@ async def apply_example(stack: Stack) -> None:
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Five processes. Tests take users and sessions of their own, and leave no part of it stopped."""
     work: Path = tmp_path_factory.mktemp("stack")
-    async with running_stack(work=work, sim=True, prepare=apply_example) as running:
+    async with running_stack(work, Options(sim=True), prepare=apply_example) as running:
         yield running

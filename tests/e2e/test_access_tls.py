@@ -17,6 +17,7 @@ from services.dev import certificates, login, readiness
 from services.dev.conversation import Conversation, Transcript
 from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import grpc_target, reach, replicas
+from services.dev.plan import Options
 from services.dev.readiness import NotReady, Tls, check
 from services.dev.stack import Stack, running_stack
 from services.kit import topology
@@ -39,7 +40,7 @@ CALCULATION = {
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     work: Path = tmp_path_factory.mktemp("tls")
     twice = dict.fromkeys(topology.SERVICES, 2)
-    async with running_stack(work=work, sim=True, auth=True, tls=True, replicas=twice) as running:
+    async with running_stack(work, Options(sim=True, auth=True, tls=True, replicas=twice)) as running:
         login.log_in(running.folder, ADA, 600)
         async with peer(running, "memory") as channel:
             agent = an_agent("helper")

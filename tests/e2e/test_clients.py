@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.dev import certificates, identity
+from services.dev.plan import Options
 from services.dev.readiness import Tls
 from services.dev.stack import Stack, running_stack
 from services.kit.call import Principal
@@ -44,7 +45,7 @@ async def player(stack: Stack) -> str:
 async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """A stack that asks for tokens and speaks TLS."""
     work: Path = tmp_path_factory.mktemp("guarded")
-    async with running_stack(work=work, vertical=True, sim=True, auth=True, tls=True) as stack:
+    async with running_stack(work, Options(vertical=True, sim=True, auth=True, tls=True)) as stack:
         keys = stack.folder.keys
         agent = common_pb2.Agent(name="player", persona="You play.", model=common_pb2.ModelPolicy(model="sim_llm"))
         mesh = metadata_of(ADA, (keys / "mesh.token").read_text().strip())

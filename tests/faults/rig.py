@@ -21,6 +21,7 @@ from myriad.orchestrator.v1 import orchestrator_pb2
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.dev import processes
 from services.dev.part import Part
+from services.dev.plan import Options
 from services.dev.stack import Stack, running_stack
 from services.dev.state import PartState, State
 from services.kit import topology
@@ -187,7 +188,7 @@ async def running_rig(
                 parts[name] = _with(part, moved, own)
 
         stack = await closing.enter_async_context(
-            running_stack(work=work, sim=True, replicas=replicas, on_made=interpose, prepare=_put_agents)
+            running_stack(work, Options(sim=True, replicas=replicas), on_made=interpose, prepare=_put_agents)
         )
         rig = Rig(stack, shop, {link: proxy for link, (proxy, _) in proxies.items()}, collector)
         yield rig

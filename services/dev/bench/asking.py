@@ -15,7 +15,7 @@ from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev import agentfile, agents
 from services.dev.login import DEVELOPER
-from services.dev.plan import ROOT
+from services.dev.plan import ROOT, Options
 from services.dev.processes import Usage, usage
 from services.dev.stack import Stack, running_stack
 from services.kit.call import work_as
@@ -67,7 +67,7 @@ def usage_of(pids: Mapping[str, int]) -> dict[str, Usage]:
 @asynccontextmanager
 async def running(work: Path, *, vertical: bool, say: Say) -> AsyncIterator[Bench]:
     """A stack with both agents in it."""
-    async with running_stack(work=work / "stack", vertical=vertical, sim=True) as stack:
+    async with running_stack(work / "stack", Options(vertical=vertical, sim=True)) as stack:
         source = agentfile.read(_example(work / "example"))
         await agents.apply(source, stack.target(), say)
         await agents.apply(agentfile.read(_plain(work / "plain")), stack.target(), say)

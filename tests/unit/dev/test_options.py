@@ -6,14 +6,16 @@ import pytest
 from typer.testing import CliRunner
 
 from services.dev import cli, up
-from services.dev.up import UpOptions
+from services.dev.plan import Options
+from services.dev.state import Folder
 
 
-def understood(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> UpOptions:
+def understood(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Options:
     """What the command line makes of its arguments."""
-    asked: list[UpOptions] = []
+    asked: list[Options] = []
 
-    def keep(_console: object, options: UpOptions) -> int:
+    def keep(_console: object, folder: Folder, options: Options) -> int:
+        assert folder.path == Path("/w")
         asked.append(options)
         return 0
 
@@ -27,12 +29,12 @@ def understood(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> UpOptio
 @pytest.mark.parametrize(
     "options",
     [
-        UpOptions(Path("/w")),
-        UpOptions(Path("/w"), vertical=True, sim=True, auth=True, tls=True),
-        UpOptions(Path("/w"), auth=True, replicas={"nlu": 2, "memory": 3}, cors=("http://a:1", "http://b:2")),
+        Options(),
+        Options(vertical=True, sim=True, auth=True, tls=True),
+        Options(auth=True, replicas={"nlu": 2, "memory": 3}, cors=("http://a:1", "http://b:2")),
     ],
 )
-def test_options_are_typed_as_they_are_read(monkeypatch: pytest.MonkeyPatch, options: UpOptions) -> None:
+def test_options_are_typed_as_they_are_read(monkeypatch: pytest.MonkeyPatch, options: Options) -> None:
     assert understood(monkeypatch, options.arguments()) == options
 
 
