@@ -23,7 +23,7 @@ def cluster(edge: Edge, service: Service) -> Yaml:
         "lb_policy": "LEAST_REQUEST",
         "load_assignment": {"cluster_name": service.name, "endpoints": [{"lb_endpoints": endpoints}]},
         **upstream(edge, service.name),
-        **_health(),
+        **_health(service),
         **_limits(),
     }
 
@@ -54,8 +54,10 @@ def _http2(settings: Yaml, **common: Any) -> Yaml:
     return {"typed_extension_protocol_options": {f"envoy.{name}": {"@type": f"{TYPES}{name}", **common, **explicit}}}
 
 
-def _health() -> Yaml:
+def _health(service: Service) -> Yaml:
     """Which replicas are used. Never one that is known to be dead, not even when it is the only one.
+
+    It is asked for by the service's name: in a process of several the others may lack what this one can do without.
 
     A reply is a sign of life whatever its status, so only failures to reach a replica eject it: an UNAVAILABLE for
     want of a store that all replicas share says nothing of the one that sent it.
@@ -72,7 +74,7 @@ def _health() -> Yaml:
                 "no_traffic_healthy_interval": "0.75s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "grpc_health_check": {},
+                "grpc_health_check": {"service_name": service.proto_service},
             }
         ],
         "outlier_detection": {

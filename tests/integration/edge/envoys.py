@@ -18,11 +18,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev.engines import envoy
+from services.kit.topology import SERVICES
 from tests.integration.edge.stub import StubOrchestrator
 from tests.support.ports import free_address
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVING = health_pb2.HealthCheckResponse.SERVING
+ORCHESTRATOR = SERVICES["orchestrator"].proto_service
+"""What Envoy asks after."""
 FLUSHED_S = 0.1
 """How long a line of the access log waits here."""
 
@@ -96,7 +99,7 @@ async def running_stub(credentials: grpc.ServerCredentials | None = None) -> Asy
     server = grpc.aio.server()
     orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(backend.stub, server)
     health_pb2_grpc.add_HealthServicer_to_server(backend.health, server)
-    await backend.health.set("", SERVING)
+    await backend.health.set(ORCHESTRATOR, SERVING)
     if credentials:
         server.add_secure_port(backend.address, credentials)
     else:

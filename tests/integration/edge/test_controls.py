@@ -10,7 +10,7 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from tests.integration.edge.envoys import SERVING, http_filter, manager, running_stub
+from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, http_filter, manager, running_stub
 from tests.integration.edge.grpc_web import CONTENT, encoded
 from tests.integration.edge.guarded import FORGED, MESH_TOKEN, ORIGIN, RPS, Guarded, running_guarded
 
@@ -106,11 +106,11 @@ async def test_an_underscore_and_an_escaped_slash_pass(unguarded: Guarded) -> No
 
 async def test_a_replica_that_is_known_to_be_dead_is_called(unguarded: Guarded) -> None:
     edge = unguarded.edge
-    await edge.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    await edge.health.set(ORCHESTRATOR, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
         async with asyncio.timeout(8):
             while "failed_active_hc" not in (await edge.http.get(f"http://{edge.admin}/clusters")).text:  # noqa: ASYNC110 - in Envoy
                 await asyncio.sleep(0.1)
         assert (await edge.http.get(PATH, headers=unguarded.sent())).status_code == 200
     finally:
-        await edge.health.set("", SERVING)
+        await edge.health.set(ORCHESTRATOR, SERVING)

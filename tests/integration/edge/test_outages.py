@@ -10,11 +10,11 @@ from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import errors, status
-from tests.integration.edge.envoys import SERVING, Backend, Edge, running_edge
+from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, Backend, Edge, running_edge
 
 
 async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it_is(edge: Edge) -> None:
-    await edge.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    await edge.health.set(ORCHESTRATOR, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
         async with asyncio.timeout(5):
             while (reply := await edge.http.get("/v1/runs/s.1")).status_code == 200:  # noqa: ASYNC110 - in Envoy
@@ -29,9 +29,19 @@ async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it
         assert error.retry_after == 1
         assert "127.0.0.1" not in reply.text + str(raised.value.details())
     finally:
-        await edge.health.set("", SERVING)
+        await edge.health.set(ORCHESTRATOR, SERVING)
     async with asyncio.timeout(3):
         await edge.wait_until_used()
+
+
+async def test_a_process_whose_other_services_lack_something_is_used(edge: Edge) -> None:
+    """As when all run in one process and one of them lost its store: the turn goes on without it."""
+    await edge.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        await asyncio.sleep(2)  # two checks, and half a second
+        assert (await edge.http.get("/v1/runs/s.1")).status_code == 200
+    finally:
+        await edge.health.set("", SERVING)
 
 
 async def test_calls_over_a_services_share_are_refused_at_once(backend: Backend, tmp_path: Path) -> None:
