@@ -59,8 +59,8 @@ def _health(service: Service) -> Yaml:
 
     It is asked for by the service's name: in a process of several the others may lack what this one can do without.
 
-    A reply is a sign of life whatever its status, so only failures to reach a replica eject it: an UNAVAILABLE for
-    want of a store that all replicas share says nothing of the one that sent it.
+    A reply is a sign of life whatever its status, so only failures to reach a replica eject it, and calls that break
+    off without one: an UNAVAILABLE for want of a store that all replicas share says nothing of the one that sent it.
     """
     return {
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
@@ -84,9 +84,15 @@ def _health(service: Service) -> Yaml:
             "enforcing_consecutive_gateway_failure": 0,
             "enforcing_success_rate": 0,
             "enforcing_local_origin_success_rate": 0,
+            # Envoy counts a call that is broken off twice: it was taken, and it failed. Half is all there can be.
+            "enforcing_failure_percentage_local_origin": 100,
+            "failure_percentage_threshold": 40,
+            "failure_percentage_minimum_hosts": 2,
+            "failure_percentage_request_volume": 10,
             "interval": "2s",
             "base_ejection_time": "10s",
             "max_ejection_percent": 50,
+            "successful_active_health_check_uneject_host": False,  # who says it is well may yet break off every call
         },
     }
 

@@ -1,18 +1,30 @@
 """`myriad chat`: a conversation on the terminal."""
 
 import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, aclosing
 
 from rich.console import Console
 from rich.markup import escape
 
-from services.dev.conversation import Conversation, Transcript
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.dev.conversation import Conversation, Response
 from services.dev.edge import Edge, orchestrator_at
 from services.dev.show import Show
-from services.kit.errors import ServiceError
+from services.dev.transcript import Transcript, reason_of
+from services.kit.errors import ApprovalInvalid, RunNotWaiting, ServiceError
 
 
-def chat(console: Console, edge: Edge, *, agent: str | None, session_id: str | None, again: str) -> None:
+def chat(
+    console: Console,
+    edge: Edge,
+    *,
+    agent: str | None,
+    session_id: str | None,
+    again: str,
+    later: Callable[[str, pb.RunApprovalRequired], str],
+) -> None:
     """Talks until the person leaves: Ctrl-D, Ctrl-C at the prompt, or `/quit`. Ctrl-C in an answer stops it.
 
     Args:
@@ -21,6 +33,7 @@ def chat(console: Console, edge: Edge, *, agent: str | None, session_id: str | N
         agent: With whom. None: with the agent of the session.
         session_id: The session to go on with. None: a new one.
         again: The command that takes up a session; the session's id is put after it.
+        later: The command that answers what a run asks, by its id.
 
     Raises:
         ServiceError: the conversation could not be opened.
@@ -31,7 +44,7 @@ def chat(console: Console, edge: Edge, *, agent: str | None, session_id: str | N
         try:
             conversation = runner.run(_begin(closing, edge, agent, session_id))
             console.print(f"{conversation.agent} listens. Ctrl-C stops an answer, Ctrl-D leaves.", style="dim")
-            _talk(console, runner, conversation)
+            _talk(console, runner, conversation, later)
             go_on = f"\nGo on with: {again} {conversation.session_id}"
             console.print(go_on, style="dim", markup=False, highlight=False, soft_wrap=True)
         finally:
@@ -43,7 +56,12 @@ async def _begin(closing: AsyncExitStack, edge: Edge, agent: str | None, session
     return await Conversation.begin(client, agent=agent, session_id=session_id)
 
 
-def _talk(console: Console, runner: asyncio.Runner, conversation: Conversation) -> None:
+def _talk(
+    console: Console,
+    runner: asyncio.Runner,
+    conversation: Conversation,
+    later: Callable[[str, pb.RunApprovalRequired], str],
+) -> None:
     while True:
         try:
             text = console.input("\n[bold]you>[/bold] ").strip()
@@ -53,19 +71,85 @@ def _talk(console: Console, runner: asyncio.Runner, conversation: Conversation) 
             return
         if not text:
             continue
+        transcript = Transcript()
         try:
-            runner.run(_turn(console, conversation, text))
+            turn(console, runner, conversation, text, transcript)
         except KeyboardInterrupt:
             console.print("\nstopped", style="yellow")
+        except EOFError:
+            if transcript.asked is not None:
+                said = f"\nIt waits. Answer it with: {later(transcript.run_id, transcript.asked)}"
+                console.print(said, style="dim", markup=False, highlight=False, soft_wrap=True)
+            return
         except ServiceError as error:
-            console.print(f"[red]{escape(error.message)}[/red] ({error.reason})")
+            _complain(console, error)
 
 
-async def _turn(console: Console, conversation: Conversation, text: str) -> None:
-    show, transcript = Show(console), Transcript()
+def turn(
+    console: Console, runner: asyncio.Runner, conversation: Conversation, text: str, transcript: Transcript
+) -> None:
+    """One thing said, what the agent asks meanwhile, and its answer.
+
+    Raises:
+        EOFError: the person left while the run waits for them.
+        KeyboardInterrupt: they stopped it.
+        ServiceError: there is no answer.
+    """
+    show = Show(console)
     console.print(f"[bold]{conversation.agent}>[/bold] ", end="")
-    async with aclosing(conversation.say(text)) as events:
-        async for event in events:
-            transcript.add(event)
-            show.event(event)
+    runner.run(_shown(show, conversation.say(text, transcript)))
+    while transcript.asked is not None:
+        show.question(transcript.asked)
+        try:
+            response = ask_person(console, transcript.asked)
+        except KeyboardInterrupt:
+            runner.run(conversation.cancel(transcript.run_id))
+            raise
+        try:
+            runner.run(_shown(show, conversation.answer(transcript, response)))
+        except (RunNotWaiting, ApprovalInvalid) as error:
+            _complain(console, error)
+            runner.run(_shown(show, conversation.watch(transcript)))
+        except ServiceError as error:  # asked again, unless the answer was taken and only the stream broke
+            _complain(console, error)
     show.ended(transcript)
+
+
+def ask_person(console: Console, asked: pb.RunApprovalRequired) -> Response:
+    """What the person at the terminal answers.
+
+    Raises:
+        EOFError, KeyboardInterrupt: nothing.
+    """
+    if reason_of(asked) == "CLIENT_TOOL":
+        return _ask_result(console)
+    question = "Run it once more?" if reason_of(asked) == "OUTCOME_UNKNOWN" else "Run it?"
+    while True:
+        said = console.input(f"[bold]{question} y/n>[/bold] ").strip().lower()
+        if said in {"y", "yes"}:
+            return pb.Approve()
+        if said in {"n", "no"}:
+            return pb.Deny(reason=console.input("[bold]Why not? (nothing: no reason)>[/bold] ").strip())
+
+
+def _ask_result(console: Console) -> Response:
+    while True:
+        said = console.input("[bold]Its result, as JSON (nothing: it was not run)>[/bold] ").strip()
+        if not said:
+            return pb.Deny(reason=console.input("[bold]Why not? (nothing: no reason)>[/bold] ").strip())
+        try:
+            json.loads(said)
+        except (ValueError, RecursionError):
+            console.print('That is no JSON. A text is: "like this"', style="yellow", markup=False)
+            continue
+        return pb.ClientToolResult(result_json=said)
+
+
+async def _shown(show: Show, events: AsyncGenerator[pb.RunEvent]) -> None:
+    async with aclosing(events):
+        async for event in events:
+            show.event(event)
+
+
+def _complain(console: Console, error: ServiceError) -> None:
+    console.print(f"[red]{escape(error.message)}[/red] ({error.reason})")

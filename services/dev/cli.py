@@ -5,8 +5,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, cast
 
@@ -14,19 +12,19 @@ import typer
 from rich.console import Console
 
 from myriad.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from services.dev import agentfile, agents, login, status, up
-from services.dev.ask import ask as ask_once
-from services.dev.chat import chat as talk
-from services.dev.conversation import TIMEOUT_S, to_dict
+from services.dev import agentfile, agents, login, status, talking, up
+from services.dev.command import AsJson, Failed, Tenant, User, advising, running
+from services.dev.conversation import TIMEOUT_S
 from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import without_proxy
 from services.dev.login import NotLoggedIn
 from services.dev.plan import Options
-from services.dev.show import WORK, LastingOutput, print_json, typed
+from services.dev.show import WORK, LastingOutput, print_json
 from services.dev.stack import target_of
-from services.dev.state import Folder, StackState, State
+from services.dev.state import Folder, State
+from services.dev.transcript import to_dict
 from services.kit.call import Principal
-from services.kit.errors import AgentNotFound, ServiceError, SessionNotFound, Unauthenticated
+from services.kit.errors import ServiceError
 
 FOLLOW_EVERY_S = 0.2
 
@@ -34,24 +32,16 @@ _WHO = ("tenant", "user", "role", "ttl")
 """What of a login says who, and not what to do with it."""
 
 
-class Failed(Exception):
-    """The command cannot be done. The message says what happened, where, and what to do."""
-
-
 Work = Annotated[Path, typer.Option(help="Work folder of the stack: its state, logs and data.")]
-Tenant = Annotated[str | None, typer.Option(help="On behalf of which tenant. By default who is logged in, or dev.")]
-User = Annotated[str | None, typer.Option(help="On behalf of which user. By default who is logged in, or dev.")]
-Agent = Annotated[str | None, typer.Option(help="The agent. By default that of the session, or aura.")]
-Session = Annotated[str | None, typer.Option(help="Go on with this session. By default a new one begins.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def make_app() -> typer.Typer:
     """The commands. Each takes its folder from the context."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for command in (_up, _down, _status, _logs, _login, _chat, _ask):
+    for command in (_up, _down, _status, _logs, _login):
         app.command(command.__name__.removeprefix("_"))(command)
+    talking.add_to(app)
     on_agents = typer.Typer(no_args_is_help=True, help="What the stack's agents are.")
     on_agents.command("apply")(_agents_apply)
     on_agents.command("list")(_agents_list)
@@ -196,43 +186,6 @@ def _login(
     Console().print(said, markup=False, highlight=False, soft_wrap=True)
 
 
-def _chat(
-    context: typer.Context,
-    agent: Agent = None,
-    session: Session = None,
-    tenant: Tenant = None,
-    user: User = None,
-) -> None:
-    """Talk to an agent."""
-    folder: Folder = context.obj
-    edge = edge_of(folder, _running(folder), tenant, user)
-    whom = agent or (None if session else "aura")
-    again = typed(folder.path, "chat", *_on_behalf(tenant, user), "--session")
-    with _advising(folder, tenant, user):
-        talk(Console(), edge, agent=whom, session_id=session, again=again)
-
-
-def _ask(
-    context: typer.Context,
-    text: Annotated[str, typer.Argument(help="What to ask.")],
-    agent: Agent = None,
-    session: Session = None,
-    as_json: AsJson = False,
-    tenant: Tenant = None,
-    user: User = None,
-) -> None:
-    """Ask an agent one thing. Exit status 0: the run completed."""
-    edge = edge_of(context.obj, _running(context.obj), tenant, user)
-    whom = agent or (None if session else "aura")
-    asking = ask_once(Console(), edge, text, agent=whom, session_id=session, as_json=as_json)
-    try:
-        with _advising(context.obj, tenant, user):
-            code = asyncio.run(asking)
-    except KeyboardInterrupt:
-        code = 130
-    raise typer.Exit(code)
-
-
 def _agents_apply(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="Folder with agent.yaml and knowledge/*.md, or an agent's YAML file.")],
@@ -243,7 +196,7 @@ def _agents_apply(
     """Make an agent what its files say: the agent, its documents, its intents."""
     folder: Folder = context.obj
     source = agentfile.read(path)
-    state = _running(folder)
+    state = running(folder)
     target = target_of(state, folder, login.principal_for(folder, tenant, user, auth=state.auth))
     console = Console()
 
@@ -255,8 +208,8 @@ def _agents_apply(
 
 def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant = None, user: User = None) -> None:
     """List the agents."""
-    with _advising(context.obj, tenant, user):
-        found = asyncio.run(_list(edge_of(context.obj, _running(context.obj), tenant, user)))
+    with advising(context.obj, tenant, user):
+        found = asyncio.run(_list(edge_of(context.obj, running(context.obj), tenant, user)))
     if as_json:
         print_json(Console(), found)
         return
@@ -271,44 +224,3 @@ async def _list(edge: Edge) -> dict[str, Any]:
         request = orchestrator_pb2.ListAgentsRequest()
         reply = await client.unary(stub.ListAgents, request, timeout=TIMEOUT_S)
         return to_dict(reply)
-
-
-def _running(folder: Folder) -> StackState:
-    """What is known of the running stack.
-
-    Raises:
-        Failed: none runs.
-    """
-    state = folder.read()
-    if state is None or not folder.is_owned():
-        usual = "" if folder.path == WORK else " (make up starts the usual one)"
-        start = typed(folder.path, "up")
-        raise Failed(f"The stack is not running (its folder would be {folder.path}). Start it{usual}: {start}")
-    if state.state is not State.READY:
-        raise Failed(f"The stack is {state.state}, not ready yet. See it: {typed(folder.path, 'status')}")
-    return state
-
-
-@contextmanager
-def _advising(folder: Folder, tenant: str | None, user: str | None) -> Iterator[None]:
-    """Says what to do about an agent or a session that is not there, and about a token that is not taken.
-
-    Raises:
-        Failed: one of these.
-    """
-    try:
-        yield
-    except AgentNotFound as error:
-        listing = typed(folder.path, "agents", "list", *_on_behalf(tenant, user))
-        raise Failed(f"{error.message} ({error.reason}). See which there are: {listing}") from error
-    except SessionNotFound as error:
-        raise Failed(f"{error.message} ({error.reason}). Leave out --session: a new one begins.") from error
-    except Unauthenticated as error:
-        command = typed(folder.path, "login", *_on_behalf(tenant, user))
-        raise Failed(f"{error.message} ({error.reason}). Run: {command}") from error
-
-
-def _on_behalf(tenant: str | None, user: str | None) -> list[str]:
-    """The options that name who asks, where the command named them."""
-    given = {"--tenant": tenant, "--user": user}
-    return [word for option, name in given.items() if name is not None for word in (option, name)]

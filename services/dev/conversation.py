@@ -1,23 +1,22 @@
 """Talks to an agent through Envoy as a client of ours should: resumes a broken stream, stops a run by saying so."""
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-from google.rpc import status_pb2
-
-from myriad.common.v1 import common_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from services.dev.transcript import Transcript
 from services.kit.clients import Client
-from services.kit.errors import Internal, InvalidArgument, Unavailable
-from services.kit.status import from_proto
+from services.kit.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    ServiceError,
+    ServiceUnavailable,
+    Unavailable,
+)
 
 TIMEOUT_S = 10.0
 """Longest time of a call with one reply."""
@@ -25,98 +24,16 @@ TIMEOUT_S = 10.0
 RUN_S = 900.0
 """Longest time of a run's stream."""
 
-_RESUMES = 5
+_RESUMES = 8
+"""Times in a row that a stream may break without an event."""
+
 _RESUME_AFTER_S = 0.5
+_LONGEST_PAUSE_S = 8.0
+_LOOK_AGAIN_S = 1.0
+"""Pause between two looks at a run that waits for a slow tool."""
 
-
-def to_dict(message: Message) -> dict[str, Any]:
-    """A message in the JSON form that Envoy prints, fields that are zero included."""
-    known = json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return dict(known)
-
-
-@dataclass
-class Transcript:
-    """What a run's events amount to."""
-
-    run_id: str = ""
-    state: str = "running"
-    """`running`, `completed`, `failed` or `cancelled`."""
-
-    citations: list[common_pb2.Citation] = field(default_factory=list)
-    tools: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By id of the call."""
-
-    usage: common_pb2.Usage = field(default_factory=common_pb2.Usage)
-    error: status_pb2.Status | None = None
-    events: list[pb.RunEvent] = field(default_factory=list)
-    _deltas: list[tuple[int, str]] = field(default_factory=list)
-
-    @property
-    def answer(self) -> str:
-        """The text deltas that count."""
-        return "".join(text for _, text in self._deltas)
-
-    @property
-    def last_sequence(self) -> int:
-        """The cursor to resume from."""
-        return self.events[-1].sequence if self.events else 0
-
-    def add(self, event: pb.RunEvent) -> None:
-        """Takes the next event; heartbeats are passed over."""
-        kind = event.WhichOneof("event")
-        if event.sequence == 0 or kind is None:
-            return
-        self.run_id = event.run_id
-        self.events.append(event)
-        if kind == "text_delta":
-            self._deltas.append((event.sequence, event.text_delta.text))
-        elif kind == "restarted":
-            first = event.restarted.discard_from_sequence
-            self._deltas = [delta for delta in self._deltas if delta[0] < first]
-        elif kind == "retrieved":
-            self.citations = list(event.retrieved.citations)
-        elif kind in {"tool_started", "tool_finished"}:
-            self._add_tool(event)
-        elif kind == "usage":
-            self.usage = event.usage
-        elif kind in {"completed", "failed", "cancelled"}:
-            self.state = kind
-            self.usage = getattr(event, kind).usage
-            self.error = event.failed.error if kind == "failed" else None
-
-    def _add_tool(self, event: pb.RunEvent) -> None:
-        if event.WhichOneof("event") == "tool_started":
-            call = event.tool_started.call
-            arguments = _json(call.arguments_json)
-            self.tools[call.tool_call_id] = {"tool": call.tool, "arguments": arguments, "outcome": "", "reason": ""}
-            return
-        ended = event.tool_finished
-        outcome = pb.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_")
-        known = self.tools.setdefault(ended.tool_call_id, {"tool": ended.tool, "arguments": None})
-        known |= {"outcome": outcome, "reason": ended.reason, "result": _json(ended.result_json)}
-
-    def failure(self) -> str:
-        """Why there is no whole answer. Empty: there is one."""
-        if self.error is not None:
-            error = from_proto(self.error)
-            return f"{error.message} ({error.reason})"
-        return "" if self.state == "completed" else f"the run is {self.state}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a program."""
-        return {
-            "answer": self.answer,
-            "citations": [to_dict(citation) for citation in self.citations],
-            "tools": [{"tool_call_id": call_id, **call} for call_id, call in self.tools.items()],
-            "run_id": self.run_id,
-            "state": self.state,
-            "error": to_dict(self.error) if self.error is not None else None,
-            "usage": to_dict(self.usage),
-            "events": [to_dict(event) for event in self.events],
-        }
+Response = pb.Approve | pb.Deny | pb.ClientToolResult
+"""What may be answered to a run that waits."""
 
 
 class Conversation:
@@ -155,54 +72,125 @@ class Conversation:
                 raise InvalidArgument(f"session {session_id} is with {session.agent}, not with {agent}")
         return cls(client, session.session_id, session.agent)
 
-    async def say(self, text: str) -> AsyncGenerator[pb.RunEvent]:
-        """Says something; yields the events of the run that answers, to its last.
+    async def say(self, text: str, seen: Transcript | None = None) -> AsyncGenerator[pb.RunEvent]:
+        """Says something; yields the events of the run that answers, to its last, or until somebody must answer it.
 
-        A stream that breaks is resumed. A task that is cancelled meanwhile stops the run.
+        A stream that breaks is resumed: from its cursor, or under the same request id before there is one, so that
+        nothing is said twice. A task that is cancelled meanwhile stops the run.
+
+        Args:
+            text: What is said.
+            seen: Takes the events. None: one of its own.
 
         Raises:
             ServiceError: the turn was refused, or the stream broke for good.
         """
-        seen = Transcript()
         request = pb.RunTurnRequest(
             session_id=self.session_id,
             input=text,
             request_id=uuid.uuid4().hex,
             on_disconnect=pb.ON_DISCONNECT_CONTINUE,
         )
-        try:
-            for attempt in range(_RESUMES):
-                try:
-                    async with aclosing(self._stream(request, seen)) as events:
-                        async for event in events:
-                            seen.add(event)
-                            yield event
-                    if seen.state != "running":
-                        return
-                except (Unavailable, Internal):
-                    if not seen.run_id or attempt == _RESUMES - 1:
-                        raise
-                await asyncio.sleep(_RESUME_AFTER_S * 2**attempt)
-        except asyncio.CancelledError:
-            await self._cancel(seen.run_id)
-            raise
-        raise Internal("the run's stream ended without its last event")
+        async with aclosing(follow(self._client, seen if seen is not None else Transcript(), request)) as events:
+            async for event in events:
+                yield event
 
-    def _stream(self, request: pb.RunTurnRequest, seen: Transcript) -> AsyncGenerator[pb.RunEvent]:
-        if not seen.run_id:
-            return self._client.stream(self._stub.RunTurn, request, timeout=RUN_S)
-        watch = pb.WatchRunRequest(run_id=seen.run_id, after_sequence=seen.last_sequence)
-        return self._client.stream(self._stub.WatchRun, watch, timeout=RUN_S)
+    async def answer(self, seen: Transcript, response: Response) -> AsyncGenerator[pb.RunEvent]:
+        """Answers a run that asked something; yields, and adds to `seen`, the events that follow, as `say`.
 
-    async def _cancel(self, run_id: str) -> None:
-        if run_id:
-            request = pb.CancelRunRequest(run_id=run_id)
-            await self._client.unary(self._stub.CancelRun, request, timeout=TIMEOUT_S)
+        Raises:
+            RunNotWaiting, ApprovalInvalid: it is answered already, or the time to answer is over: `watch` shows more.
+            ServiceError: it was not answered, or the stream broke for good.
+        """
+        token = seen.asked.approval_token if seen.asked is not None else ""
+        await respond(self._client, seen.run_id, token, response)
+        seen.answer_taken(token)
+        async with aclosing(self.watch(seen)) as events:
+            async for event in events:
+                yield event
+
+    def watch(self, seen: Transcript) -> AsyncGenerator[pb.RunEvent]:
+        """Yields, and adds to `seen`, what else happens in its run, as `say`."""
+        return follow(self._client, seen)
+
+    async def cancel(self, run_id: str) -> None:
+        """Stops a run."""
+        await cancel(self._client, run_id)
 
 
-def _json(text: str) -> Any:
-    """JSON as a value; what is none stays text."""
+async def respond(client: Client, run_id: str, token: str, response: Response) -> pb.Run:
+    """Answers a run that waits. Returns it.
+
+    Raises:
+        RunNotFound, RunNotWaiting, ApprovalInvalid: as the orchestrator says.
+    """
+    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
+    request = pb.RespondToRunRequest(run_id=run_id, request_id=uuid.uuid4().hex, approval_token=token)
+    field = {pb.Approve: request.approve, pb.Deny: request.deny}.get(type(response), request.tool_result)
+    field.SetInParent()
+    field.MergeFrom(response)
+    reply: pb.RespondToRunResponse = await client.unary(stub.RespondToRun, request, timeout=TIMEOUT_S)
+    return reply.run
+
+
+async def cancel(client: Client, run_id: str) -> None:
+    """Stops a run. Returns when it was told.
+
+    Raises:
+        RunNotFound: the caller has no such run.
+    """
+    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
+    await client.unary(stub.CancelRun, pb.CancelRunRequest(run_id=run_id), timeout=TIMEOUT_S)
+
+
+async def follow(
+    client: Client, seen: Transcript, request: pb.RunTurnRequest | None = None
+) -> AsyncGenerator[pb.RunEvent]:
+    """Yields the events of a run after those of `seen`, which it adds them to: to the last, or until it asks something.
+
+    Args:
+        client: Of the orchestrator.
+        seen: What is known of the run.
+        request: Begins the run, when nothing is known of it.
+
+    Raises:
+        ServiceError: the run was refused, or the stream broke for good.
+    """
     try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return text
+        broken = 0
+        while broken < _RESUMES:
+            pause_s = min(_RESUME_AFTER_S * 2**broken, _LONGEST_PAUSE_S)
+            try:
+                async with aclosing(_stream(client, seen, request)) as events:
+                    async for event in events:
+                        broken = 0
+                        seen.add(event)
+                        yield event
+                if seen.state not in {"running", "waiting"} or seen.asked is not None:
+                    return
+            except (Unavailable, Internal, DeadlineExceeded) as error:
+                if broken == _RESUMES - 1 or not _goes_on(error, seen):
+                    raise
+            else:
+                if seen.state == "waiting":  # for a tool, and that as long as it takes
+                    broken, pause_s = -1, _LOOK_AGAIN_S
+            await asyncio.sleep(pause_s)
+            broken += 1
+    except asyncio.CancelledError:
+        if seen.run_id:
+            await cancel(client, seen.run_id)
+        raise
+    raise Internal("the run's stream ended without its last event")
+
+
+def _stream(client: Client, seen: Transcript, request: pb.RunTurnRequest | None) -> AsyncGenerator[pb.RunEvent]:
+    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
+    if request is not None and not seen.run_id:
+        return client.stream(stub.RunTurn, request, timeout=RUN_S)
+    watch = pb.WatchRunRequest(run_id=seen.run_id, after_sequence=seen.last_sequence)
+    return client.stream(stub.WatchRun, watch, timeout=RUN_S)
+
+
+def _goes_on(error: ServiceError, seen: Transcript) -> bool:
+    """Whether a broken stream may be resumed. One without an event may have been a turn that was refused for good."""
+    return bool(seen.run_id or error.retry_after) or isinstance(error, ServiceUnavailable | Internal | DeadlineExceeded)

@@ -13,6 +13,9 @@ HOST = "127.0.0.1"
 DRAIN_S = 3
 """On a developer's machine nobody waits ten seconds for an open stream."""
 
+CALLBACK_SECRET = "known to everyone and good for one machine only"
+"""What the callbacks of a developer's stack are signed with."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -112,8 +115,9 @@ def _everywhere(site: Site, certificate: str) -> dict[str, str]:
 
 def _settings(site: Site, service: str) -> dict[str, str]:
     """A service's own variables: where what it needs is, and what only this stack knows."""
-    where = dict(_where(site, need) for need in topology.SERVICES[service].needs)
-    return {f"MYRIAD_{service.upper()}_{name}": value for name, value in (where | _special(site, service)).items()}
+    where = dict(_where(site, need) for need in topology.PROCESSES[service].needs)
+    reads = "orchestrator" if service == topology.WORKER.name else service
+    return {f"MYRIAD_{reads.upper()}_{name}": value for name, value in (where | _special(site, service)).items()}
 
 
 def _where(site: Site, need: str) -> tuple[str, str]:
@@ -127,12 +131,12 @@ def _where(site: Site, need: str) -> tuple[str, str]:
 
 def _special(site: Site, service: str) -> dict[str, str]:
     """Settings that few services have."""
-    if service == "orchestrator":
+    if service in {"orchestrator", topology.WORKER.name}:
         return {"MODELS": ",".join(site.speakers)}
     if service == "nlu":
         return {"MODELS_DIR": str(site.models)}
     if service == "toolexec":
-        return {"ENDPOINTS": f"crm=http://{site.addresses['crm']}"}
+        return {"ENDPOINTS": f"crm=http://{site.addresses['crm']}", "CALLBACK_SECRETS": CALLBACK_SECRET}
     return {}
 
 

@@ -16,7 +16,7 @@ from services.kit import topology
 
 ROOT = Path(__file__).resolve().parents[2]
 VERTICAL = "vertical"
-"""Name of the one part that runs all services."""
+"""Name of the one part that runs all services, and a worker."""
 
 _ENGINES = ("valkey", "milvus", "triton", "crm")
 MOST_REPLICAS = 9
@@ -65,10 +65,10 @@ def choose_addresses(ports: Ports, options: Options) -> dict[str, str]:
     """
     _check(options)
     wanted = {name: endpoint.port for name, endpoint in topology.ENDPOINTS.items()}
-    for name, service in topology.SERVICES.items():
+    for name, service in (topology.SERVICES if options.vertical else topology.PROCESSES).items():
         wanted |= {name: service.port, f"{name}_metrics": service.metrics_port}
     for name, many in options.replicas.items():
-        service = topology.SERVICES[name]
+        service = topology.PROCESSES[name]
         for number in range(2, many + 1):
             wanted |= {f"{name}-{number}": service.port, f"{name}-{number}_metrics": service.metrics_port}
     addresses = {name: f"{HOST}:{ports.choose(port)}" for name, port in wanted.items()}
@@ -81,8 +81,8 @@ def _check(options: Options) -> None:
     if options.vertical and options.replicas:
         raise ValueError("all services in one process have no replicas: --vertical or --replicas, not both")
     for name, many in options.replicas.items():
-        if name not in topology.SERVICES:
-            raise ValueError(f"there is no service {name!r} to replicate; there are {', '.join(topology.SERVICES)}")
+        if name not in topology.PROCESSES:
+            raise ValueError(f"there is no service {name!r} to replicate; there are {', '.join(topology.PROCESSES)}")
         if not 1 <= many <= MOST_REPLICAS:
             raise ValueError(f"a service has 1 to {MOST_REPLICAS} replicas, not {many}")
 
@@ -108,7 +108,7 @@ def _make_keys(folder: Folder, options: Options) -> None:
     if options.tls:
         from services.dev.certificates import OPERATOR, make_certificates
 
-        holders = {name: [name] for name in ("envoy", OPERATOR, *topology.SERVICES)}
+        holders = {name: [name] for name in ("envoy", OPERATOR, *topology.PROCESSES)}
         make_certificates(folder.keys, {**holders, VERTICAL: list(topology.SERVICES)})
 
 
@@ -147,20 +147,22 @@ def _engines(folder: Folder, addresses: Mapping[str, str], speakers: Sequence[st
 
 def _services(site: Site, options: Options) -> list[Part]:
     if options.vertical:
-        return [_python(VERTICAL, VERTICAL, "orchestrator", vertical_environment(site), site, _ENGINES)]
+        return [_python(VERTICAL, (VERTICAL,), "orchestrator", vertical_environment(site), site, _ENGINES)]
     parts = []
-    for service in sorted(topology.SERVICES, key=_depth):
-        needs = tuple(part for name in topology.SERVICES[service].needs for part in replicas(site.addresses, name))
+    for service in sorted(topology.PROCESSES, key=_depth):
+        needs = tuple(part for name in topology.PROCESSES[service].needs for part in replicas(site.addresses, name))
         for name in replicas(site.addresses, service):
             variables = service_environment(service, site, name)
-            parts.append(_python(name, service, name, variables, site, needs))
+            words = ("orchestrator", "worker") if service == topology.WORKER.name else (service,)
+            parts.append(_python(name, words, name, variables, site, needs))
     return parts
 
 
 def _python(
-    name: str, module: str, listens_as: str, variables: Mapping[str, str], site: Site, needs: tuple[str, ...]
+    name: str, words: tuple[str, ...], listens_as: str, variables: Mapping[str, str], site: Site, needs: tuple[str, ...]
 ) -> Part:
-    launch = Launch((sys.executable, "-m", f"services.{module}"), variables, stop_grace_s=10.0)
+    module, *arguments = words
+    launch = Launch((sys.executable, "-m", f"services.{module}", *arguments), variables, stop_grace_s=10.0)
     probe = probe_of(name, site.addresses, site.keys if site.tls else None)
     # Python takes a second or more to import: that overlaps with the start of the engines.
     return Part(name, site.addresses[listens_as], launch, probe, needs, False, _SERVICE_START_S)
@@ -168,7 +170,7 @@ def _python(
 
 def _depth(service: str) -> int:
     """How many services must be there before this one, one after the other."""
-    needs = topology.SERVICES[service].needs
+    needs = topology.PROCESSES[service].needs
     return max((1 + _depth(name) for name in needs if name in topology.SERVICES), default=0)
 
 
@@ -205,9 +207,9 @@ def probe_of(part: str, addresses: Mapping[str, str], keys: Path | None = None) 
     if part == "triton":
         return readiness.health(addresses[part])  # of the server: every model is loaded
     service = "orchestrator" if part == VERTICAL else part.partition("-")[0]
-    rows = topology.SERVICES.values() if part == VERTICAL else (topology.SERVICES[service],)
+    rows = topology.SERVICES.values() if part == VERTICAL else (topology.PROCESSES[service],)
     # By name: a service that has not looked yet at what it needs is unknown, not well.
-    names = [row.proto_service for row in rows]
+    names = [row.proto_service for row in rows if row.proto_service]
     return readiness.health(addresses[service if part == VERTICAL else part], *names, tls=_tls(keys, service))
 
 

@@ -5,14 +5,16 @@ import json
 import shlex
 import unicodedata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
+from myriad.common.v1 import common_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from services.dev.conversation import Transcript
 from services.dev.plan import ROOT
+from services.dev.transcript import Transcript, reason_of
 
 WORK = ROOT / ".myriad"
 """The usual work folder: the one that make's verbs mean."""
@@ -34,6 +36,32 @@ def typed(work: Path, verb: str, *arguments: str) -> str:
 def printable(text: str) -> str:
     """Text without the control characters that a model or a tool may send to a terminal."""
     return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
+
+
+_QUESTIONS = MappingProxyType(
+    {
+        "SIDE_EFFECT": "It changes something each time it runs.",
+        "OUTCOME_UNKNOWN": (
+            "It was begun under an approval, and then what ran it was lost. It may have done its work, or not: nobody "
+            "knows. To approve is to run it once more."
+        ),
+        "CLIENT_TOOL": "It is yours to run, and the answer goes on with its result.",
+        "UNSPECIFIED": "It needs an answer.",
+    }
+)
+
+
+def _used(usage: common_pb2.Usage) -> str:
+    """What a run has used so far, and the money that is left if it is limited."""
+    said = f"used so far: {usage.prompt_tokens + usage.completion_tokens} tokens, {usage.tool_calls} tool calls"
+    left = usage.remaining
+    limits = {
+        "tokens": left.tokens if left.HasField("tokens") else None,
+        "tool calls": left.tool_calls if left.HasField("tool_calls") else None,
+        "of money": f"{left.cost_micros / 1e6:g}" if left.HasField("cost_micros") else None,
+    }
+    known = [f"{amount} {name}" for name, amount in limits.items() if amount is not None]
+    return said + (f"; left: {', '.join(known)}" if known else "")
 
 
 class LastingOutput:
@@ -75,7 +103,8 @@ class Show:
             self._line_is_open = True
         elif kind == "tool_started":
             call = event.tool_started.call
-            self._aside(f"→ {call.tool} {call.arguments_json}")
+            slow = ", in the background" if event.tool_started.background else ""
+            self._aside(f"→ {call.tool}{slow} {call.arguments_json}")
         elif kind == "tool_finished":
             ended = event.tool_finished
             outcome = pb.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_").lower()
@@ -83,7 +112,20 @@ class Show:
         elif kind == "degraded":
             self._aside(f"without {event.degraded.component}: {event.degraded.reason}", style="yellow")
         elif kind == "restarted":
-            self._aside("begins again")
+            self._aside("begins again: what it said before does not count")
+        elif kind == "queued" and event.queued.position:
+            self._aside(f"waits: {event.queued.position} ahead of it")
+        elif kind == "usage":
+            self._aside(_used(event.usage))
+
+    def question(self, asked: pb.RunApprovalRequired) -> None:
+        """Shows what somebody must answer, all of it: the arguments are what is approved."""
+        self._close_line()
+        call, said = asked.call, _QUESTIONS[reason_of(asked)]
+        self._console.print(
+            Text(f"? {call.tool} {printable(call.arguments_json)}"), style="bold yellow", soft_wrap=True
+        )
+        self._console.print(said, style="yellow", soft_wrap=True)
 
     def ended(self, transcript: Transcript) -> None:
         """Shows the sources, and what went wrong if something did."""
@@ -94,7 +136,7 @@ class Show:
         for number, ((collection, document_id), title) in enumerate(seen.items(), start=1):
             self._aside(f"[{number}] {title or document_id} ({collection}/{document_id})")
         failure = transcript.failure()
-        if failure:
+        if failure and transcript.asked is None:
             self._console.print(Text(printable(failure)), style="yellow" if transcript.state == "cancelled" else "red")
 
     def _aside(self, text: str, *, style: str = "dim") -> None:

@@ -1,8 +1,8 @@
 """Starts the parts of a stack in the order of their needs, keeps them running, and stops them in reverse.
 
 A part starts when all it needs is ready, unless it can wait for that itself; parts that do not need each other start
-together. A part that dies before it was ready fails the start. One that dies later is started again: after 0.5 s, then
-twice as long each time up to 30 s, and after 0.5 s again once it has run for a minute. What needs it is left alone: our
+together. A part that dies before it was ready fails the start. One that dies later is started again: after 0.1 s, then
+twice as long each time up to 30 s, and after 0.1 s again once it has run for a minute. What needs it is left alone: our
 services wait and recover.
 """
 
@@ -16,12 +16,12 @@ from services.dev.part import Part, PartProcess, tail
 from services.dev.readiness import NotReady, until_ready
 from services.dev.state import PartState, State
 
-FIRST_BACKOFF_S = 0.5
+FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0
 """A part that has run this long is started again as after its first death."""
 
-CREW_EVERY_S = 0.5
+CREW_EVERY_S = 0.25
 """How often a part's own processes are looked after."""
 
 Report = Callable[[str, PartState, list[str]], None]

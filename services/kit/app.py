@@ -92,14 +92,18 @@ class App:
         add_to: Registers its servicers with the server it is given.
         checks: What must answer before the service is ready; each raises when it does not.
         closers: What to close, in the order it was opened; run in reverse.
+        drainers: What takes no new work once the process is told to stop. Called once, at once; they wait for nothing.
         leavers: What ends by itself, and says how, when a stop leaves calls their last second. Called once.
+        interceptors: Its own, within the kit's: they see a request that keeps its contract.
     """
 
     name: str
     add_to: Callable[[Any], None]
     checks: Mapping[str, Check] = field(default_factory=dict)
     closers: Sequence[Closer] = ()
+    drainers: Sequence[Callable[[], None]] = ()
     leavers: Sequence[Closer] = ()
+    interceptors: Sequence[Interceptor] = ()
 
 
 class Kit:
@@ -138,7 +142,7 @@ class Kit:
 
     def registry(self, app: App) -> Registry:
         """The app's methods, each with the chain around it, and within reach of `inproc:`."""
-        registry = Registry(self._interceptors(topology.SERVICES[app.name].timeout_s))
+        registry = Registry([*self._interceptors(topology.PROCESSES[app.name].timeout_s), *app.interceptors])
         app.add_to(registry)
         self.network.inproc[app.name] = registry
         return registry

@@ -3,18 +3,21 @@
     ServiceError
     ├── InvalidArgument · InvalidToolArguments
     ├── Unauthenticated
-    ├── PermissionDenied · RoleRequired · ToolNotAllowed
-    ├── NotFound · AgentNotFound · CollectionNotFound · DocumentNotFound · RunNotFound · SessionNotFound · ToolNotFound
+    ├── PermissionDenied · ApprovalInvalid · RoleRequired · ToolNotAllowed
+    ├── NotFound · AgentNotFound · CollectionNotFound · DeadLetterNotFound · DocumentNotFound
+    │       · ExecutionNotFound · RunNotFound · SessionNotFound · ToolNotFound
     ├── AlreadyExists · CollectionExists · RequestIdReused
-    ├── Aborted · ExecutionInProgress · LeaseLost · SessionBusy
-    ├── FailedPrecondition · ApprovalRequired
-    ├── ResourceExhausted · ModelOverloaded · Overloaded · RunLimitReached · ToolResponseTooLarge
+    ├── Aborted · ExecutionInProgress · LeaseLost · RequestInProgress · SessionBusy
+    ├── FailedPrecondition · ApprovalRequired · RunNotWaiting · ToolRunsAtClient
+    ├── ResourceExhausted · BudgetExhausted · LineFull · ModelOverloaded · Overloaded · QueueFull · RunLimitReached
+    │       · ToolResponseTooLarge
     ├── DeadlineExceeded · ToolTimeout
     ├── Cancelled
     ├── Unavailable · ModelUnavailable · ServiceUnavailable · StoreUnavailable · ToolUnavailable
     │       · VectorIndexUnavailable
+    │       └── StoreFull (RESOURCE_EXHAUSTED)
     ├── Unimplemented
-    └── Internal · ModelFailed
+    └── Internal · CheckpointBroken · ModelFailed
 
 This module speaks no gRPC, so that the decisions of a service can raise these; `status.py` puts them on the wire.
 """
@@ -107,6 +110,12 @@ class ToolNotAllowed(PermissionDenied):
     reason = "TOOL_NOT_ALLOWED"
 
 
+class ApprovalInvalid(PermissionDenied):
+    """The approval is another's, was used, or has expired."""
+
+    reason = "APPROVAL_INVALID"
+
+
 class NotFound(ServiceError):
     """It is not there, or not the caller's."""
 
@@ -125,10 +134,22 @@ class CollectionNotFound(NotFound):
     reason = "COLLECTION_NOT_FOUND"
 
 
+class DeadLetterNotFound(NotFound):
+    """No such dead letter."""
+
+    reason = "DEAD_LETTER_NOT_FOUND"
+
+
 class DocumentNotFound(NotFound):
     """No such document."""
 
     reason = "DOCUMENT_NOT_FOUND"
+
+
+class ExecutionNotFound(NotFound):
+    """No such execution of a tool."""
+
+    reason = "EXECUTION_NOT_FOUND"
 
 
 class RunNotFound(NotFound):
@@ -185,6 +206,12 @@ class LeaseLost(Aborted):
     reason = "LEASE_LOST"
 
 
+class RequestInProgress(Aborted):
+    """The same request is under way."""
+
+    reason = "REQUEST_IN_PROGRESS"
+
+
 class SessionBusy(Aborted):
     """Another run holds the session."""
 
@@ -203,10 +230,34 @@ class ApprovalRequired(FailedPrecondition):
     reason = "APPROVAL_REQUIRED"
 
 
+class RunNotWaiting(FailedPrecondition):
+    """The run waits for no answer."""
+
+    reason = "RUN_NOT_WAITING"
+
+
+class ToolRunsAtClient(FailedPrecondition):
+    """The tool is the client's to run."""
+
+    reason = "TOOL_RUNS_AT_CLIENT"
+
+
 class ResourceExhausted(ServiceError):
     """A limit is reached."""
 
     code, reason = Code.RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED"
+
+
+class BudgetExhausted(ResourceExhausted):
+    """Nothing, or not enough, is left of a budget."""
+
+    reason = "BUDGET_EXHAUSTED"
+
+
+class LineFull(ResourceExhausted):
+    """As many runs wait in the session as may."""
+
+    reason = "LINE_FULL"
 
 
 class ModelOverloaded(ResourceExhausted):
@@ -219,6 +270,12 @@ class Overloaded(ResourceExhausted):
     """The service has as many calls under way as it may."""
 
     reason = "OVERLOADED"
+
+
+class QueueFull(ResourceExhausted):
+    """As many items of the tenant wait in the queue as may."""
+
+    reason = "QUEUE_FULL"
 
 
 class RunLimitReached(ResourceExhausted):
@@ -275,6 +332,12 @@ class StoreUnavailable(Unavailable):
     reason = "STORE_UNAVAILABLE"
 
 
+class StoreFull(StoreUnavailable):
+    """The store's disk or memory is full: it can be read, and written again when there is room."""
+
+    code, reason = Code.RESOURCE_EXHAUSTED, "STORE_FULL"
+
+
 class ToolUnavailable(Unavailable):
     """The tool cannot be reached."""
 
@@ -295,6 +358,12 @@ class Unimplemented(ServiceError):
 
 class Internal(ServiceError):
     """Something is broken here. The details are in the log, under the trace id."""
+
+
+class CheckpointBroken(Internal):
+    """What was kept of a run is not what was written."""
+
+    reason = "CHECKPOINT_BROKEN"
 
 
 class ModelFailed(Internal):

@@ -56,11 +56,18 @@ class CannotStart(Exception):
     """The service cannot be built, or a port cannot be had. The message says what."""
 
 
-def main(name: str, config_type: type[Config], build: Build[Config]) -> None:
-    """Runs one service until it is told to stop: the whole of its `__main__`. One that cannot start says why."""
+def main(name: str, config_type: type[Config], build: Build[Config], *, settings: str = "") -> None:
+    """Runs one service until it is told to stop: the whole of its `__main__`. One that cannot start says why.
+
+    Args:
+        name: Its row in the topology.
+        config_type: Its configuration.
+        build: Makes it.
+        settings: The service whose variables it reads. Empty: its own.
+    """
     try:
         kit_config = load(KitConfig, os.environ, "MYRIAD_", strict=False)
-        config = load(config_type, os.environ, f"MYRIAD_{name.upper()}_")
+        config = load(config_type, os.environ, f"MYRIAD_{(settings or name).upper()}_")
         kit = open_kit(kit_config, name)
     except (ConfigError, ValueError, OSError) as error:
         sys.exit(f"{name} cannot start: {error}")
@@ -99,7 +106,7 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
             for closer in app.closers:
                 closing.push_async_callback(closer)
         registries = [kit.registry(app) for app in apps]
-        row = topology.SERVICES[apps[0].name]
+        row = topology.PROCESSES[apps[0].name]
         server, status = grpc_server(registries)
         address = f"{config.host}:{config.port or row.port}"
         with _binding(address):
@@ -108,7 +115,7 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
             else:
                 server.add_secure_port(address, kit.certificates.server())
         await status.set(LIVENESS, _SERVING)
-        for service in ("", *(topology.SERVICES[app.name].proto_service for app in apps)):
+        for service in ("", *(topology.PROCESSES[app.name].proto_service for app in apps)):
             await status.set(service, _NOT_SERVING)  # until the checks have passed: grpc's own default is SERVING
         await server.start()
         closing.push_async_callback(server.stop, 0)
@@ -129,6 +136,9 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         log.info("listening", address=address)
         await _told_to_stop()
         log.info("draining", seconds=config.drain_s)
+        for app in apps:
+            for drain in app.drainers:
+                drain()
         watch.cancel()
         await status.enter_graceful_shutdown()
         leaving = asyncio.create_task(_leave(apps, config.drain_s - _LAST_S))
@@ -178,7 +188,8 @@ async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthService
             except Unavailable as error:
                 waiting[app.name] = error.message
             serving = _NOT_SERVING if app.name in waiting else _SERVING
-            await status.set(topology.SERVICES[app.name].proto_service, serving)
+            if service := topology.PROCESSES[app.name].proto_service:
+                await status.set(service, serving)
         await status.set("", _NOT_SERVING if waiting else _SERVING)
         if waiting != said:
             log.info("not ready" if waiting else "ready", **waiting)

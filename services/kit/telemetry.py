@@ -56,6 +56,16 @@ class LoadMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class EventMetrics:
+    """What is told of what happens in a tenant, and what users say of it."""
+
+    published: Counter
+    lost: Counter
+    handler_failures: Counter
+    feedback: Counter
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """What a process reports with.
 
@@ -64,6 +74,7 @@ class Telemetry:
         metrics: Holds the process's metrics.
         calls: Metrics of the calls it answers.
         load: Metrics of how full it is.
+        events: Metrics of domain events and feedback.
         sample_ratio: Share of the traces begun here that are recorded.
         provider: Flushes spans at the end. None: nothing is exported.
         exporter: Sends them.
@@ -73,6 +84,7 @@ class Telemetry:
     metrics: CollectorRegistry
     calls: CallMetrics
     load: LoadMetrics
+    events: EventMetrics
     sample_ratio: float = 0.0
     provider: TracerProvider | None = field(default=None, repr=False)
     exporter: SpanExporter | None = field(default=None, repr=False)
@@ -125,7 +137,16 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
         Histogram("myriad_loop_lag_seconds", "How late the event loop is.", buckets=_LAG_S, registry=metrics),
     )
     tracer = provider.get_tracer("myriad") if provider else trace.NoOpTracer()
-    return Telemetry(tracer, metrics, calls, load, sample_ratio, provider, exporter)
+    return Telemetry(tracer, metrics, calls, load, _event_metrics(metrics), sample_ratio, provider, exporter)
+
+
+def _event_metrics(metrics: CollectorRegistry) -> EventMetrics:
+    return EventMetrics(
+        Counter("myriad_events", "Domain events published.", ["type"], registry=metrics),
+        Counter("myriad_events_lost", "Domain events that were not published.", ["type"], registry=metrics),
+        Counter("myriad_event_handler_failures", "Events a handler missed.", ["handler", "why"], registry=metrics),
+        Counter("myriad_feedback", "Words on runs, by agent and score.", ["agent", "score"], registry=metrics),
+    )
 
 
 def log_to_stdout(level: str) -> None:

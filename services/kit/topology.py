@@ -22,7 +22,7 @@ class Service:
     """Default gRPC port."""
 
     proto_service: str
-    """Full name of the proto service."""
+    """Full name of the proto service. Empty: it answers none."""
 
     public: bool
     """Whether Envoy has a route to any of its methods."""
@@ -79,6 +79,12 @@ _SERVICES = (
     Service("memory", 7104, "myriad.memory.v1.MemoryService", public=False, timeout_s=2.0, needs=("valkey",)),
 )
 SERVICES = MappingProxyType({service.name: service for service in _SERVICES})
+
+WORKER = Service("worker", 7110, "", public=False, timeout_s=30.0, needs=SERVICES["orchestrator"].needs)
+"""`python -m services.orchestrator worker`: it claims runs from the queue, and nobody calls it."""
+
+PROCESSES = MappingProxyType({**SERVICES, WORKER.name: WORKER})
+"""What runs as processes of its own."""
 
 ENDPOINTS = MappingProxyType(
     {

@@ -1,30 +1,69 @@
 """Memory's own types as messages of the contract, and back."""
 
+from types import MappingProxyType
+
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import budget_pb2, common_pb2, run_pb2
 from myriad.memory.v1 import memory_pb2
+from services.kit.amounts_codec import read_amounts, write_amounts
 from services.kit.errors import InvalidArgument
-from services.memory.domain import Agent, Message, Role, Session
+from services.kit.run_ids import read_run_id, session_of, write_run_id
+from services.memory.domain import Agent, Budget, BudgetState, Concurrency, Message, Next, Order, Role, Session
+
+_CONCURRENCY = MappingProxyType(
+    {
+        run_pb2.CONCURRENCY_UNSPECIFIED: Concurrency.ENQUEUE,
+        run_pb2.CONCURRENCY_REJECT: Concurrency.REJECT,
+        run_pb2.CONCURRENCY_ENQUEUE: Concurrency.ENQUEUE,
+        run_pb2.CONCURRENCY_INTERRUPT: Concurrency.INTERRUPT,
+        run_pb2.CONCURRENCY_ROLLBACK: Concurrency.ROLLBACK,
+    }
+)
 
 
 def read_message(message: common_pb2.Message) -> Message:
     """What memory keeps of a message."""
-    size = len(message.content.encode())
-    for call in message.tool_calls:
-        size += len(call.tool.encode()) + len(call.arguments_json.encode())
-    return Message(Role(message.role), size, message.SerializeToString())
+    return Message(Role(message.role), _size(message), message.SerializeToString())
 
 
 def parse_message(data: bytes) -> Message:
     """A message as it was kept."""
-    return read_message(common_pb2.Message.FromString(data))
+    message = common_pb2.Message.FromString(data)
+    return Message(Role(message.role), _size(message), data)
+
+
+def run_that_wrote(session_id: str, message: Message) -> int:
+    """Number of the run that wrote a message. 0: none of this session did, it is older than the session."""
+    run_id = common_pb2.Message.FromString(message.data).run_id
+    written_in, run = read_run_id(run_id) if run_id else ("", 0)
+    return run if written_in == session_id else 0
 
 
 def write_message(message: Message) -> common_pb2.Message:
     """The message that was kept."""
     return common_pb2.Message.FromString(message.data)
+
+
+def read_order(request: memory_pb2.BeginTurnRequest) -> Order:
+    """The run that is to begin.
+
+    Raises:
+        InvalidArgument: it is to begin later, but not from the line.
+    """
+    later = request.HasField("start_after")
+    if later and not request.defer:
+        raise InvalidArgument("start_after: needs defer", fields={"start_after": "needs defer"})
+    due_ms = request.start_after.ToMilliseconds() if later else 0
+    return Order(request.record, _CONCURRENCY[request.concurrency], request.defer, due_ms)
+
+
+def write_next(ended_run_id: str, due: Next | None) -> memory_pb2.NextRun | None:
+    """The run that is due next in the session of one that ended."""
+    if due is None:
+        return None
+    return memory_pb2.NextRun(run_id=write_run_id(session_of(ended_run_id), due.run), record=due.record)
 
 
 def write_session(session: Session) -> memory_pb2.Session:
@@ -64,6 +103,39 @@ def write_agent(agent: Agent) -> common_pb2.Agent:
     message.revision = agent.revision
     message.create_time.CopyFrom(_time(agent.created_ms))
     return message
+
+
+def read_budget(budget: budget_pb2.Budget) -> Budget:
+    """What may be spent."""
+    return Budget(read_amounts(budget.limit), budget.window.ToMilliseconds())
+
+
+def write_budget_state(state: BudgetState) -> budget_pb2.BudgetState:
+    """A budget and how much of it is gone."""
+    message = budget_pb2.BudgetState(
+        spent=write_amounts(state.spent),
+        reserved=write_amounts(state.reserved),
+        remaining=write_amounts(state.remaining),
+    )
+    if state.budget:
+        message.budget.limit.CopyFrom(write_amounts(state.budget.limit) or budget_pb2.Amounts())
+        if state.budget.window_ms:
+            message.budget.window.FromMilliseconds(state.budget.window_ms)
+    if state.renews_ms:
+        message.renew_time.CopyFrom(_time(state.renews_ms))
+    return message
+
+
+def write_renewal(renews_ms: int) -> Timestamp | None:
+    """When there is more. 0: never."""
+    return _time(renews_ms) if renews_ms else None
+
+
+def _size(message: common_pb2.Message) -> int:
+    size = len(message.content.encode())
+    for call in message.tool_calls:
+        size += len(call.tool.encode()) + len(call.arguments_json.encode())
+    return size
 
 
 def _time(ms: int) -> Timestamp:

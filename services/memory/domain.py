@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+
+from services.kit.amounts import NO_AMOUNTS, Amounts
 
 
 class Role(IntEnum):
@@ -67,9 +69,31 @@ class Request:
     """Of what was asked: the same id with another digest is refused."""
 
 
+class Concurrency(StrEnum):
+    """What a run does while another run of its session has not ended."""
+
+    REJECT = "REJECT"
+    ENQUEUE = "ENQUEUE"
+    INTERRUPT = "INTERRUPT"
+    ROLLBACK = "ROLLBACK"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A run to begin, and how it gets its turn."""
+
+    record: bytes = b""
+    """What was asked: with it the run can wait in the session's line, and be taken over."""
+    concurrency: Concurrency = Concurrency.ENQUEUE
+    defer: bool = False
+    """It goes to the line even if it could begin now."""
+    due_ms: int = 0
+    """It does not begin before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn begun, or the one that the same request began before."""
+    """A turn begun, one that the same request began before, or one that waits in the session's line."""
 
     run: int
     """Number of the run in its session, from 1."""
@@ -80,11 +104,27 @@ class Turn:
     agent: str
     history: Sequence[Message]
     """The newest messages, oldest first."""
+    queued: bool = False
+    """True: it waits. `token` is 0 and `history` empty."""
+    position: int = 0
+    """Runs ahead of it."""
+    granted: Amounts = NO_AMOUNTS
+    """What it may spend, of all budgets the least."""
+    renews_ms: int = 0
+    """When there is more. 0: never, or nothing limits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """A run of a session's line that is due."""
+
+    run: int
+    record: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A run taken over."""
+    """A run to go on with."""
 
     turn: Turn
     record: bytes
@@ -92,7 +132,9 @@ class Resumed:
     checkpoint: bytes
     """How far the owner before had come. Empty: it had not."""
     attempts: int
-    """How often the run was taken over, this time included."""
+    """How often an owner of the run was lost."""
+    response: bytes = b""
+    """What the run waited for. Empty: it did not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +149,23 @@ class Ending:
     """What the log gains, in order; the last of it is the log's last."""
     messages: Sequence[Message] = ()
     """What the history gains."""
+    spent: Amounts = NO_AMOUNTS
+    """By the whole run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was said in a session, and how far its runs are."""
+
+    agent: str
+    runs: int
+    """Number of the run accepted last."""
+    unfinished: frozenset[int]
+    """Runs that have not ended."""
+    said: Sequence[tuple[int, Message]]
+    """Oldest first, each with the number of the run that wrote it; 0: no run of this session did."""
+    trimmed: bool
+    """Older messages may be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +186,71 @@ class Lifetimes:
     session_ms: int
     log_ms: int
     history_cap: int
+    line_cap: int = 100
+    """Runs of one session that wait for their turn."""
     request_ms: int = 86_400_000
+
+
+class Scope(IntEnum):
+    """Whose spending a budget limits; the numbers are the contract's."""
+
+    SESSION = 1
+    USER = 2
+    TENANT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Names a budget of a tenant."""
+
+    scope: Scope
+    name: str = ""
+    """The session, or the user."""
+    owner: str = ""
+    """Whose the session must be. Empty: anybody's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent."""
+
+    limit: Amounts
+    window_ms: int = 0
+    """0: for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """A budget and how much of it is gone."""
+
+    budget: Budget | None
+    spent: Amounts
+    reserved: Amounts
+    renews_ms: int = 0
+    """When the window ends. 0: never, or it has not begun."""
+
+    @property
+    def remaining(self) -> Amounts:
+        """What was neither spent nor set apart, of what is limited."""
+        return self.budget.limit.less(self.spent).less(self.reserved) if self.budget else NO_AMOUNTS
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one budget, or several together, let a run spend."""
+
+    amounts: Amounts = NO_AMOUNTS
+    renews_ms: int = 0
+    """When there is more. 0: never, or nothing limits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserving:
+    """How budgets are kept."""
+
+    wanted: Amounts
+    """What is set apart for a run, as far as it is limited and there."""
+    lifetime_ms: int
+    """After so long it is given back, whatever became of the run."""
+    unused_ms: int
+    """What was spent without a limit is forgotten so long after the last run."""

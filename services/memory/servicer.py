@@ -1,22 +1,28 @@
 """The contract: messages in, decisions of the core, messages out."""
 
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from services.kit.amounts_codec import read_amounts, write_amounts
 from services.kit.call import current_principal
+from services.kit.run_ids import write_run_id
 from services.memory import codec
 from services.memory.core.agents import Agents
+from services.memory.core.budgets import Budgets
+from services.memory.core.forks import Forks
 from services.memory.core.sessions import Sessions
-from services.memory.core.turns import Turns, write_run_id
-from services.memory.domain import Request
+from services.memory.core.turns import Turns
+from services.memory.domain import Request, Scope
 
 
 class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
     """myriad.memory.v1.MemoryService."""
 
-    def __init__(self, sessions: Sessions, turns: Turns, agents: Agents) -> None:
+    def __init__(self, sessions: Sessions, turns: Turns, agents: Agents, forks: Forks, budgets: Budgets) -> None:
         """Answers with what these decide."""
         self._sessions = sessions
         self._turns = turns
         self._agents = agents
+        self._forks = forks
+        self._budgets = budgets
 
     async def CreateSession(
         self, request: memory_pb2.CreateSessionRequest, context: object
@@ -44,6 +50,13 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         await self._sessions.delete(current_principal(), request.session_id)
         return memory_pb2.DeleteSessionResponse()
 
+    async def CopySession(
+        self, request: memory_pb2.CopySessionRequest, context: object
+    ) -> memory_pb2.CopySessionResponse:
+        """Makes a session with the history another has."""
+        session = await self._forks.copy(current_principal(), request.session_id, request.run, request.request_id)
+        return memory_pb2.CopySessionResponse(session=codec.write_session(session))
+
     async def BeginTurn(self, request: memory_pb2.BeginTurnRequest, context: object) -> memory_pb2.BeginTurnResponse:
         """Begins a turn."""
         turn = await self._turns.begin(
@@ -53,7 +66,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             lease_ms=max(1, request.lease.ToMilliseconds()),
             max_messages=request.max_messages,
             max_tokens=request.max_tokens,
-            record=request.record,
+            order=codec.read_order(request),
         )
         return memory_pb2.BeginTurnResponse(
             run_id=write_run_id(request.session_id, turn.run),
@@ -61,16 +74,21 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             attached=turn.attached,
             agent=turn.agent,
             history=map(codec.write_message, turn.history),
+            queued=turn.queued,
+            position=turn.position,
+            granted=write_amounts(turn.granted),
+            renew_time=codec.write_renewal(turn.renews_ms),
         )
 
     async def ResumeTurn(self, request: memory_pb2.ResumeTurnRequest, context: object) -> memory_pb2.ResumeTurnResponse:
-        """Takes over a run whose owner is gone."""
+        """Goes on in a session."""
         resumed = await self._turns.resume(
             current_principal(),
             request.session_id,
             lease_ms=max(1, request.lease.ToMilliseconds()),
             max_messages=request.max_messages,
             max_tokens=request.max_tokens,
+            run=request.run,
         )
         return memory_pb2.ResumeTurnResponse(
             run_id=write_run_id(request.session_id, resumed.turn.run),
@@ -80,28 +98,37 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             record=resumed.record,
             checkpoint=resumed.checkpoint,
             attempts=resumed.attempts,
+            response=resumed.response,
+            granted=write_amounts(resumed.turn.granted),
+            renew_time=codec.write_renewal(resumed.turn.renews_ms),
         )
 
     async def CommitTurn(self, request: memory_pb2.CommitTurnRequest, context: object) -> memory_pb2.CommitTurnResponse:
         """Ends a turn that is kept."""
-        await self._turns.commit(
+        due = await self._turns.commit(
             current_principal(),
             request.run_id,
             request.fencing_token,
             [codec.read_message(message) for message in request.messages],
             request.first_sequence,
             request.last_events,
+            read_amounts(request.spent),
         )
-        return memory_pb2.CommitTurnResponse()
+        return memory_pb2.CommitTurnResponse(next=codec.write_next(request.run_id, due))
 
     async def AbandonTurn(
         self, request: memory_pb2.AbandonTurnRequest, context: object
     ) -> memory_pb2.AbandonTurnResponse:
         """Ends a turn that leaves no trace in the history."""
-        await self._turns.abandon(
-            current_principal(), request.run_id, request.fencing_token, request.first_sequence, request.last_events
+        due = await self._turns.abandon(
+            current_principal(),
+            request.run_id,
+            request.fencing_token,
+            request.first_sequence,
+            request.last_events,
+            read_amounts(request.spent),
         )
-        return memory_pb2.AbandonTurnResponse()
+        return memory_pb2.AbandonTurnResponse(next=codec.write_next(request.run_id, due))
 
     async def GetHistory(self, request: memory_pb2.GetHistoryRequest, context: object) -> memory_pb2.GetHistoryResponse:
         """Reads the newest messages."""
@@ -123,3 +150,16 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         """Lists the tenant's agents."""
         found = await self._agents.list(current_principal())
         return memory_pb2.ListAgentsResponse(agents=map(codec.write_agent, found))
+
+    async def GetBudget(self, request: memory_pb2.GetBudgetRequest, context: object) -> memory_pb2.GetBudgetResponse:
+        """Reads a budget."""
+        state = await self._budgets.get(current_principal(), Scope(request.scope), request.session_id, request.user)
+        return memory_pb2.GetBudgetResponse(state=codec.write_budget_state(state))
+
+    async def SetBudget(self, request: memory_pb2.SetBudgetRequest, context: object) -> memory_pb2.SetBudgetResponse:
+        """Writes a budget."""
+        budget = codec.read_budget(request.budget) if request.HasField("budget") else None
+        state = await self._budgets.set(
+            current_principal(), Scope(request.scope), request.session_id, request.user, budget
+        )
+        return memory_pb2.SetBudgetResponse(state=codec.write_budget_state(state))

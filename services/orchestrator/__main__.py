@@ -1,8 +1,13 @@
-"""`python -m services.orchestrator`."""
+"""`python -m services.orchestrator`, and `python -m services.orchestrator worker`."""
+
+import sys
 
 from services.kit import serve
 from services.orchestrator import app
 from services.orchestrator.config import Config
 
 if __name__ == "__main__":
-    serve.main("orchestrator", Config, app.build)
+    if sys.argv[1:] == ["worker"]:
+        serve.main("worker", Config, app.build_worker, settings="orchestrator")
+    else:
+        serve.main("orchestrator", Config, app.build)

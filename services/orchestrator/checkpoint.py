@@ -1,58 +1,76 @@
-"""Records and checkpoints as JSON: what is kept of a run so that another process can go on with it."""
+"""Records and checkpoints: what is kept of a run so that another process can go on with it.
 
+Each is JSON behind the CRC-32 of it: what was damaged on its way is refused, and not taken for what was written.
+"""
+
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from services.orchestrator.domain import (
-    Citation,
-    Complexity,
-    Entity,
-    Message,
-    Progress,
-    Record,
-    Role,
-    ToolCall,
-    Understanding,
-    Usage,
-)
+from services.kit.amounts import NO_AMOUNTS
+from services.kit.errors import CheckpointBroken
+from services.orchestrator.domain.agent import Message, Role, ToolCall
+from services.orchestrator.domain.run import Answer, Record
+from services.orchestrator.domain.turn import Citation, Complexity, Entity, Progress, Understanding, Usage
+
+_SUM_BYTES = 4
 
 
 def write_record(record: Record) -> bytes:
-    """A record as JSON."""
-    return orjson.dumps(record)
+    """A record, to be kept."""
+    return _sealed(orjson.dumps(record))
 
 
 def read_record(data: bytes) -> Record:
-    """The record that `write_record` wrote."""
-    found = orjson.loads(data)
+    """The record that `write_record` wrote.
+
+    Raises:
+        CheckpointBroken: it is not what was written.
+    """
+    found = orjson.loads(_opened(data))
     return Record(**{**found, "roles": tuple(found["roles"])})
 
 
 def write_progress(progress: Progress) -> bytes:
-    """Progress as JSON. An embedding is left out: it is needed for a moment, and can be made again."""
+    """Progress, to be kept. An embedding is left out: it is needed for a moment, and can be made again."""
     if progress.understanding is not None:
         progress = replace(progress, understanding=replace(progress.understanding, embedding=()))
-    return orjson.dumps(progress)
+    return _sealed(orjson.dumps(progress))
 
 
 def read_progress(data: bytes) -> Progress:
-    """The progress that `write_progress` wrote. No data: none was made."""
+    """The progress that `write_progress` wrote. No data: none was made.
+
+    Raises:
+        CheckpointBroken: it is not what was written.
+    """
     if not data:
         return Progress()
-    found = orjson.loads(data)
+    found = orjson.loads(_opened(data))
     return Progress(
         **{
             **found,
             "understanding": found["understanding"] and _understanding(found["understanding"]),
             "facts": None if found["facts"] is None else tuple(Citation(**each) for each in found["facts"]),
             "calls": None if found["calls"] is None else _calls(found["calls"]),
+            "effects": _calls(found["effects"]),
             "messages": tuple(_message(each) for each in found["messages"]),
-            "usage": Usage(**found["usage"]),
+            "usage": Usage(**{**found["usage"], "remaining": NO_AMOUNTS}),
         }
     )
+
+
+def write_answer(answer: Answer) -> bytes:
+    """An answer, to be kept."""
+    return orjson.dumps(answer)
+
+
+def read_answer(data: bytes) -> Answer:
+    """The answer that `write_answer`, or toolexec, wrote."""
+    return Answer(**orjson.loads(data))
 
 
 def _understanding(found: Mapping[str, Any]) -> Understanding:
@@ -71,3 +89,14 @@ def _message(found: Mapping[str, Any]) -> Message:
 
 def _calls(found: Any) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(**each) for each in found)
+
+
+def _sealed(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(_SUM_BYTES) + data
+
+
+def _opened(data: bytes) -> bytes:
+    kept = data[_SUM_BYTES:]
+    if data[:_SUM_BYTES] != zlib.crc32(kept).to_bytes(_SUM_BYTES):
+        raise CheckpointBroken("what was kept of the run is damaged: it cannot go on")
+    return kept

@@ -9,37 +9,43 @@ from myriad.common.v1 import common_pb2
 from myriad.nlu.v1 import nlu_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import status
+from services.kit.amounts_codec import write_amounts
 from services.kit.errors import ServiceUnavailable
 from services.orchestrator import checkpoint
-from services.orchestrator.domain import (
+from services.orchestrator.domain.agent import ToolCall
+from services.orchestrator.domain.log import (
+    ApprovalRequired,
     Cancelled,
-    Citation,
     Completed,
     Degraded,
     Event,
     Failed,
     Outcome,
-    Progress,
-    Record,
+    Queued,
     Restarted,
     Retrieved,
     Routed,
     Started,
     TextDelta,
-    ToolCall,
     ToolFinished,
     ToolStarted,
-    Understanding,
     Understood,
-    Usage,
+    Used,
 )
+from services.orchestrator.domain.run import Answer, CallbackOutcome, Record, Standing
+from services.orchestrator.domain.turn import Citation, Progress, Understanding, Usage
 
 _STATES = {
     "completed": pb.RUN_STATE_COMPLETED,
     "failed": pb.RUN_STATE_FAILED,
     "cancelled": pb.RUN_STATE_CANCELLED,
-    "queued": pb.RUN_STATE_QUEUED,
-    "approval_required": pb.RUN_STATE_WAITING,
+}
+_STANDING = {
+    Standing.QUEUED: pb.RUN_STATE_QUEUED,
+    Standing.AT_WORK: pb.RUN_STATE_RUNNING,
+    Standing.WAITING: pb.RUN_STATE_WAITING,
+    Standing.OVER: pb.RUN_STATE_FAILED,
+    Standing.LOST: pb.RUN_STATE_FAILED,
 }
 _OUTCOMES = {
     Outcome.OK: pb.TOOL_OUTCOME_OK,
@@ -75,6 +81,14 @@ class EventCodec:
         """What was asked."""
         return checkpoint.read_record(data)
 
+    def encode_answer(self, answer: Answer) -> bytes:
+        """What a run waits for, to be kept."""
+        return checkpoint.write_answer(answer)
+
+    def decode_answer(self, data: bytes) -> Answer:
+        """What a run waited for."""
+        return checkpoint.read_answer(data)
+
     def encode_progress(self, progress: Progress) -> bytes:
         """A checkpoint, to be kept."""
         return checkpoint.write_progress(progress)
@@ -84,19 +98,18 @@ class EventCodec:
         return checkpoint.read_progress(data)
 
 
-def run_of(first: bytes, newest: bytes, *, at_work: bool) -> pb.Run:
-    """The run whose log begins and, so far, ends with these entries; `at_work`: someone writes on."""
+def run_of(first: bytes, newest: bytes, standing: Standing) -> pb.Run:
+    """The run whose log begins and, so far, ends with these entries, and that stands so."""
     begun, latest = pb.RunEvent.FromString(first), pb.RunEvent.FromString(newest)
     kind = latest.WhichOneof("event") or ""
     run = pb.Run(
         run_id=begun.run_id,
-        state=_STATES.get(kind, pb.RUN_STATE_RUNNING),
+        state=_STATES.get(kind) or _STANDING[standing],
         agent=begun.started.agent,
         last_sequence=latest.sequence,
         create_time=begun.time,
     )
-    if kind not in _LAST and not at_work:
-        run.state = pb.RUN_STATE_FAILED
+    if kind not in _LAST and run.state == pb.RUN_STATE_FAILED:
         run.error.CopyFrom(status.to_proto(ServiceUnavailable("nobody works on the run any more")))
     if kind in _LAST:
         run.end_time.CopyFrom(latest.time)
@@ -104,6 +117,16 @@ def run_of(first: bytes, newest: bytes, *, at_work: bool) -> pb.Run:
     if kind == "failed":
         run.error.CopyFrom(latest.failed.error)
     return run
+
+
+def callback_of(outcome: CallbackOutcome) -> pb.Callback:
+    """What became of a run's callback."""
+    wire = pb.Callback(
+        state=f"CALLBACK_STATE_{outcome.state.upper()}", attempts=outcome.attempts, reason=outcome.reason
+    )
+    if outcome.end_ms:
+        wire.end_time.FromMilliseconds(outcome.end_ms)
+    return wire
 
 
 def _fill(message: pb.RunEvent, event: Event) -> None:
@@ -119,27 +142,53 @@ def _fill(message: pb.RunEvent, event: Event) -> None:
             message.retrieved.SetInParent()
         case Routed(model, reason):
             message.routed.CopyFrom(pb.RunRouted(model=model, reason=reason))
-        case ToolStarted(call):
-            message.tool_started.call.CopyFrom(tool_call(call))
-        case ToolFinished():
-            message.tool_finished.CopyFrom(_tool_finished(event))
+        case ToolStarted() | ToolFinished() | ApprovalRequired():
+            _fill_tool(message, event)
+        case Queued(position):
+            message.queued.position = position
+            message.queued.SetInParent()
         case Restarted(sequence):
             message.restarted.discard_from_sequence = sequence
         case Degraded(component, reason):
             message.degraded.CopyFrom(pb.RunDegraded(component=component, reason=reason))
         case _:
-            _fill_last(message, event)
+            _fill_usage(message, event)
 
 
-def _fill_last(message: pb.RunEvent, event: Event) -> None:
+def _fill_tool(message: pb.RunEvent, event: ToolStarted | ToolFinished | ApprovalRequired) -> None:
     match event:
+        case ToolStarted(call, background):
+            message.tool_started.CopyFrom(pb.RunToolStarted(call=tool_call(call), background=background))
+        case ToolFinished():
+            message.tool_finished.CopyFrom(_tool_finished(event))
+        case ApprovalRequired(call, token, reason, expires_ms):
+            wire = pb.RunApprovalRequired(
+                call=tool_call(call),
+                approval_token=token,
+                reason=f"APPROVAL_REASON_{reason}",
+            )
+            wire.expire_time.FromMilliseconds(expires_ms)
+            message.approval_required.CopyFrom(wire)
+
+
+def _fill_usage(message: pb.RunEvent, event: Event) -> None:
+    match event:
+        case Used(usage):
+            message.usage.CopyFrom(_usage(usage))
         case Completed(answer, usage):
             message.completed.CopyFrom(pb.RunCompleted(answer=answer, usage=_usage(usage)))
         case Failed(error, partial, usage):
             wire: status_pb2.Status = status.to_proto(error)
             message.failed.CopyFrom(pb.RunFailed(error=wire, partial_answer=partial, usage=_usage(usage)))
-        case Cancelled(partial, usage):
-            message.cancelled.CopyFrom(pb.RunCancelled(partial_answer=partial, usage=_usage(usage)))
+        case Cancelled(partial, usage, rolled_back, effects):
+            message.cancelled.CopyFrom(
+                pb.RunCancelled(
+                    partial_answer=partial,
+                    usage=_usage(usage),
+                    rolled_back=rolled_back,
+                    tool_effects=map(tool_call, effects),
+                )
+            )
 
 
 def tool_call(call: ToolCall) -> common_pb2.ToolCall:
@@ -195,6 +244,8 @@ def _usage(usage: Usage) -> common_pb2.Usage:
         completion_tokens=usage.completion_tokens,
         model_calls=usage.model_calls,
         tool_calls=usage.tool_calls,
+        cost_micros=usage.cost_micros,
+        remaining=write_amounts(usage.remaining),
     )
     message.elapsed.FromNanoseconds(int(usage.elapsed_s * 1e9))
     return message

@@ -27,8 +27,23 @@ class Config:
     redis_url: str = secret("redis://127.0.0.1:6379")
     """Store of run logs: the one memory keeps its sessions in."""
 
+    redis_replicas: int = 0
+    """What must not be lost when Redis fails over counts as done once so many of its replicas have it; until they do,
+    calls wait, and fail in the end. 0: they may lose the last writes, and then some of a run is made again."""
+
+    redis_disk: bool = False
+    """What must not be lost counts as done once the disk has it too, that of these replicas included. It says more than
+    `appendfsync everysec` promises only on a server that syncs when asked: docs/durability.md."""
+
     models: tuple[str, ...] = ("llm",)
     """Models agents may name; the first answers for agents that name none."""
+
+    model_prices: tuple[str, ...] = ()
+    """What models cost, each as `<model>=<prompt>/<completion>`: millionths of the operator's currency for 1,000 tokens
+    read and 1,000 written. A model that is not named costs nothing."""
+
+    gpu_models: tuple[str, ...] = ()
+    """Models that agents may name, too, but that answer only in runs of the class GPU."""
 
     first_chunk_s: float = 20.0
     """Seconds the first piece of a model's answer may take; a model that stays silent longer counts as away."""
@@ -55,11 +70,36 @@ class Config:
     max_takeovers: int = 3
     """A run whose process was lost more often than this fails: it may be what they are lost to."""
 
+    answer_s: float = 86_400.0
+    """How long somebody has to answer a run that waits, seconds; then it goes on as if turned down."""
+
+    tenant_weights: tuple[str, ...] = ()
+    """Shares of the queues, as `tenant=weight`, above 0 and at most 100: a tenant with 2 gets twice as many turns as
+    one with 1, which all others have."""
+
+    max_attempts: int = 3
+    """A run of the queue that fails for what may pass is tried so often; then it is a dead letter."""
+
+    retry_s: float = 60.0
+    """Seconds until a run of the queue that failed is tried again."""
+
     end_s: float = 10.0
     """After a run's own time, seconds that bringing its log to an end may take, should the store be away just then."""
 
     log_ttl_s: float = 86_400.0
     """How long a run's log is kept, seconds."""
+
+    worker_concurrency: int = 16
+    """Runs that a worker has at work at once."""
+
+    worker_classes: tuple[str, ...] = ("SIMPLE", "COMPLEX")
+    """Queues a worker claims from. `GPU` only where the heavy models are meant to be used."""
+
+    worker_drain_s: float = 5.0
+    """When a worker is told to stop, its runs may take so long to end, seconds; then others go on with them."""
+
+    queue_idle_s: float = 10.0
+    """What a worker claimed and was silent about for so long, seconds, others claim."""
 
     max_runs: int = 10_000
     """Runs at work at once in this process; more are refused."""

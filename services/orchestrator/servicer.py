@@ -1,23 +1,35 @@
 """The contract on one side, runs and what memory owns on the other."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
+import protovalidate
 import structlog
 
 from myriad.memory.v1 import memory_pb2
+from myriad.orchestrator.v1 import events_pb2, orchestrator_pb2_grpc, queue_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from services.kit import status
 from services.kit.call import Principal, current_principal
 from services.kit.errors import RunNotFound, ServiceError
-from services.orchestrator.codec import run_of
+from services.kit.interceptors.validation import check
+from services.kit.run_ids import write_run_id
+from services.orchestrator import budgets
+from services.orchestrator.codec import callback_of, run_of
 from services.orchestrator.core.runs import Runs
+from services.orchestrator.domain.run import Standing
+from services.orchestrator.happenings import Happenings, copy_request
+from services.orchestrator.letters import Letters
+from services.orchestrator.requests import answer_of, run_request, turn_request
 
 log = structlog.get_logger(__name__)
 
 _RUNS_A_PAGE = 50
+_AT_ONCE = 32
+"""Runs of a batch that are accepted at the same time."""
 
 
 class Directory(Protocol):
@@ -32,8 +44,17 @@ class Directory(Protocol):
     async def list_sessions(self, request: memory_pb2.ListSessionsRequest) -> memory_pb2.ListSessionsResponse:
         """Lists the caller's."""
 
+    async def copy_session(self, request: memory_pb2.CopySessionRequest) -> memory_pb2.CopySessionResponse:
+        """Copies one."""
+
     async def delete_session(self, request: memory_pb2.DeleteSessionRequest) -> memory_pb2.DeleteSessionResponse:
         """Deletes one."""
+
+    async def get_budget(self, request: memory_pb2.GetBudgetRequest) -> memory_pb2.GetBudgetResponse:
+        """Reads a budget."""
+
+    async def set_budget(self, request: memory_pb2.SetBudgetRequest) -> memory_pb2.SetBudgetResponse:
+        """Writes one."""
 
     async def get_agent(self, request: memory_pb2.GetAgentRequest) -> memory_pb2.GetAgentResponse:
         """Reads an agent."""
@@ -45,10 +66,13 @@ class Directory(Protocol):
 class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     """Answers OrchestratorService."""
 
-    def __init__(self, runs: Runs, directory: Directory) -> None:
-        """Answers from `runs` and `directory`."""
+    def __init__(self, runs: Runs, directory: Directory, happenings: Happenings, letters: Letters) -> None:
+        """Answers from these; `happenings` is told of sessions, and has events and feedback."""
         self._runs = runs
         self._directory = directory
+        self._happenings = happenings
+        self._letters = letters
+        self._validator = protovalidate.Validator()
         self._stopping: set[asyncio.Task[None]] = set()
         self._streams: Counter[tuple[str, str]] = Counter()
 
@@ -58,6 +82,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             memory_pb2.CreateSessionRequest(agent=request.agent, request_id=request.request_id)
         )
         self._runs.remember(current_principal(), reply.session.session_id, reply.session.agent)
+        self._happenings.session_started(current_principal(), reply.session)
         return pb.CreateSessionResponse(session=reply.session)
 
     async def GetSession(self, request: pb.GetSessionRequest, context: object) -> pb.GetSessionResponse:
@@ -71,6 +96,13 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             memory_pb2.ListSessionsRequest(page_size=request.page_size, page_token=request.page_token)
         )
         return pb.ListSessionsResponse(sessions=reply.sessions, next_page_token=reply.next_page_token)
+
+    async def ForkSession(self, request: pb.ForkSessionRequest, context: object) -> pb.ForkSessionResponse:
+        """Opens a conversation that begins where another was."""
+        reply = await self._directory.copy_session(copy_request(request))
+        self._runs.remember(current_principal(), reply.session.session_id, reply.session.agent)
+        self._happenings.session_started(current_principal(), reply.session)
+        return pb.ForkSessionResponse(session=reply.session)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: object) -> pb.DeleteSessionResponse:
         """Deletes a session."""
@@ -86,7 +118,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             if stops and not self._streams[principal.tenant, run_id]:
                 self._stop(principal, run_id)
 
-        run_id = await self._runs.begin(principal, request.session_id, request.input, request.request_id, left)
+        run_id = await self._runs.begin(principal, turn_request(request), left)
         key = (principal.tenant, run_id)
         self._streams[key] += 1
         gone = False
@@ -109,33 +141,84 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             yield event
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: object) -> pb.CreateRunResponse:
-        """Begins a run that goes on whoever watches it."""
-        principal = current_principal()
-        run_id = await self._runs.begin(
-            principal, request.session_id, request.input, request.request_id, lambda run_id: None
+        """Accepts a run for the workers."""
+        return pb.CreateRunResponse(run=await self._create(request))
+
+    async def CreateRuns(self, request: pb.CreateRunsRequest, context: object) -> pb.CreateRunsResponse:
+        """Accepts many, each for itself; those of one session in their order."""
+        places = asyncio.Semaphore(_AT_ONCE)
+        orders: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+        async def create(item: pb.CreateRunRequest) -> pb.CreateRunsResult:
+            async with orders[item.session_id], places:
+                try:
+                    check(self._validator, item)
+                    return pb.CreateRunsResult(run=await self._create(item))
+                except ServiceError as error:
+                    return pb.CreateRunsResult(error=status.to_proto(error))
+
+        return pb.CreateRunsResponse(results=await asyncio.gather(*map(create, request.requests)))
+
+    async def RespondToRun(self, request: pb.RespondToRunRequest, context: object) -> pb.RespondToRunResponse:
+        """Answers a run that waits."""
+        owner = await self._runs.respond(
+            current_principal(), request.run_id, request.approval_token, answer_of(request)
         )
-        run = await self._run(run_id)
-        return pb.CreateRunResponse(run=run or pb.Run(run_id=run_id, state=pb.RUN_STATE_RUNNING))
+        return pb.RespondToRunResponse(run=await self._describe(owner, request.run_id))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: object) -> pb.ListRunsResponse:
         """Lists the runs of a session."""
         found = await self._directory.get_session(memory_pb2.GetSessionRequest(session_id=request.session_id))
         newest = min(int(request.page_token or found.session.run_count), found.session.run_count)
         oldest = max(newest - (request.page_size or _RUNS_A_PAGE), 0)
-        ids = [f"{request.session_id}.{number}" for number in range(newest, oldest, -1)]
+        ids = [write_run_id(request.session_id, number) for number in range(newest, oldest, -1)]
         runs = await asyncio.gather(*(self._run(run_id) for run_id in ids))
         token = str(oldest) if oldest else ""
         return pb.ListRunsResponse(runs=[run for run in runs if run is not None], next_page_token=token)
 
     async def GetRun(self, request: pb.GetRunRequest, context: object) -> pb.GetRunResponse:
         """Reads how far a run is."""
-        first, newest, at_work = await self._runs.bounds(current_principal(), request.run_id)
-        return pb.GetRunResponse(run=run_of(first, newest, at_work=at_work))
+        return pb.GetRunResponse(run=await self._describe(current_principal(), request.run_id))
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: object) -> pb.CancelRunResponse:
         """Stops a run."""
         await self._runs.cancel(current_principal(), request.run_id)
         return pb.CancelRunResponse()
+
+    async def SubmitFeedback(self, request: pb.SubmitFeedbackRequest, context: object) -> pb.SubmitFeedbackResponse:
+        """Takes a word on a run."""
+        await self._happenings.submit(current_principal(), request)
+        return pb.SubmitFeedbackResponse()
+
+    async def ListDeadLetters(
+        self, request: queue_pb2.ListDeadLettersRequest, context: object
+    ) -> queue_pb2.ListDeadLettersResponse:
+        """Lists runs that were given up."""
+        return await self._letters.page(request)
+
+    async def RedriveDeadLetter(
+        self, request: queue_pb2.RedriveDeadLetterRequest, context: object
+    ) -> queue_pb2.RedriveDeadLetterResponse:
+        """Asks again what one of them was asked."""
+        return await self._letters.redrive(request)
+
+    async def WatchEvents(
+        self, request: events_pb2.WatchEventsRequest, context: object
+    ) -> AsyncGenerator[events_pb2.DomainEvent]:
+        """Streams what happens in the tenant."""
+        async with aclosing(self._happenings.watch(current_principal(), request)) as events:
+            async for event in events:
+                yield event
+
+    async def GetBudget(self, request: pb.GetBudgetRequest, context: object) -> pb.GetBudgetResponse:
+        """Reads a budget."""
+        reply = await self._directory.get_budget(budgets.get_request(request))
+        return pb.GetBudgetResponse(state=budgets.told(reply.state))
+
+    async def SetBudget(self, request: pb.SetBudgetRequest, context: object) -> pb.SetBudgetResponse:
+        """Writes a budget."""
+        reply = await self._directory.set_budget(budgets.set_request(request))
+        return pb.SetBudgetResponse(state=budgets.told(reply.state))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: object) -> pb.GetAgentResponse:
         """Reads the latest revision of an agent."""
@@ -147,13 +230,26 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         reply = await self._directory.list_agents(memory_pb2.ListAgentsRequest())
         return pb.ListAgentsResponse(agents=reply.agents)
 
+    async def _create(self, request: pb.CreateRunRequest) -> pb.Run:
+        accepted = await self._runs.accept(current_principal(), run_request(request), lambda run_id: None)
+        if accepted.log and not request.callback_url:
+            return run_of(accepted.log[0], accepted.log[-1], Standing.QUEUED)
+        return await self._run(accepted.run_id) or pb.Run(run_id=accepted.run_id, state=pb.RUN_STATE_QUEUED)
+
     async def _run(self, run_id: str) -> pb.Run | None:
         """A run of the caller. None: its log is gone, or still empty."""
         try:
-            first, newest, at_work = await self._runs.bounds(current_principal(), run_id)
+            return await self._describe(current_principal(), run_id)
         except RunNotFound:
             return None
-        return run_of(first, newest, at_work=at_work)
+
+    async def _describe(self, principal: Principal, run_id: str) -> pb.Run:
+        """A run. Raises RunNotFound."""
+        run = run_of(*await self._runs.bounds(principal, run_id))
+        outcome = await self._runs.callback(principal, run_id)
+        if outcome is not None:
+            run.callback.CopyFrom(callback_of(outcome))
+        return run
 
     async def _events(self, principal: Principal, run_id: str, after_sequence: int) -> AsyncGenerator[pb.RunEvent]:
         entries = self._runs.watch(principal, run_id, after_sequence)

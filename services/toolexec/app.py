@@ -1,23 +1,34 @@
 """Who is wired to whom in toolexec."""
 
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from myriad.toolexec.v1 import toolexec_pb2_grpc
 from services.kit.agents import AgentCatalog
 from services.kit.app import App, Kit
+from services.kit.callbacks import CALLBACKS
+from services.kit.queue_redis import RedisQueue
 from services.kit.redis import Redis
 from services.toolexec.adapters.agents import CatalogToolSource
 from services.toolexec.adapters.clock import SystemClock
 from services.toolexec.adapters.guard import SystemResolver
 from services.toolexec.adapters.http import HttpcoreCaller
 from services.toolexec.adapters.redis import RedisResultStore
+from services.toolexec.adapters.redis_executions import RedisExecutions
+from services.toolexec.adapters.redis_runs import RedisCallbacks, RedisRuns
 from services.toolexec.config import Config
+from services.toolexec.core.background import QUEUE as BACKGROUND_QUEUE
+from services.toolexec.core.background import BackgroundTools
+from services.toolexec.core.background_work import BackgroundWork
+from services.toolexec.core.callbacks import CallbackSender, Rules
+from services.toolexec.core.consumer import Consumer
 from services.toolexec.core.execution import TOOLS, Executor, Runners
 from services.toolexec.core.functions import Function, installed
 from services.toolexec.core.gate import Gate
 from services.toolexec.core.http_tool import HttpTools
 from services.toolexec.core.schema import Schemas
+from services.toolexec.core.signing import Signer
 from services.toolexec.ports import Clock
 from services.toolexec.servicer import ToolExecServicer
 
@@ -31,10 +42,10 @@ async def build(config: Config, kit: Kit, functions: Callable[[Clock], Mapping[s
         functions: Makes the functions the operator installs, by name.
 
     Raises:
-        ValueError: an endpoint, a port or the URL of Redis cannot be used.
+        ValueError: an endpoint, a port, the URL of Redis, or a key or exception of callbacks cannot be used.
     """
     clock = SystemClock()
-    redis = Redis(config.redis_url)
+    redis = Redis(config.redis_url, replicas=config.redis_replicas, disk=config.redis_disk)
     resolver = SystemResolver()
     caller = HttpcoreCaller(resolver, connections=config.max_running, connect_timeout=config.connect_timeout_s)
     http = HttpTools(caller, config.endpoints, frozenset(int(port) for port in config.public_ports))
@@ -46,7 +57,29 @@ async def build(config: Config, kit: Kit, functions: Callable[[Clock], Mapping[s
         gate=Gate(config.max_running_per_tool, config.max_running),
         clock=clock,
     )
-    servicer = ToolExecServicer(executor)
+    queue = RedisQueue(redis, uuid.uuid4().hex, config.idle_s)
+    executions = RedisExecutions(redis)
+    work = BackgroundWork(
+        executor,
+        executions,
+        RedisRuns(redis, queue),
+        tools=Gate(config.max_background_per_tool, config.max_background),
+        tenants=Gate(config.max_background_per_tenant, config.max_background),
+    )
+    callbacks = CallbackSender(
+        caller,
+        RedisCallbacks(redis),
+        Signer(config.callback_keys, config.callback_secrets),
+        _callback_rules(config),
+        clock,
+    )
+    servicer = ToolExecServicer(executor, BackgroundTools(executor, executions, queue, work), callbacks)
+    consumers = [
+        Consumer(queue, BACKGROUND_QUEUE, work.work, at_once=config.max_background, idle_s=config.idle_s),
+        Consumer(queue, CALLBACKS, callbacks.work, at_once=config.max_callbacks, idle_s=config.idle_s),
+    ]
+    for consumer in consumers:
+        consumer.start()
 
     async def close_resolver() -> None:
         resolver.close()
@@ -58,5 +91,18 @@ async def build(config: Config, kit: Kit, functions: Callable[[Clock], Mapping[s
         name="toolexec",
         add_to=add_to,
         checks={"redis": redis.check},
-        closers=[redis.close, close_resolver, caller.close],
+        closers=[redis.close, close_resolver, caller.close, queue.close, *(each.stop for each in consumers)],
+        drainers=[each.drain for each in consumers],
+        leavers=[each.stop for each in consumers],
+    )
+
+
+def _callback_rules(config: Config) -> Rules:
+    return Rules(
+        public_ports=frozenset(int(port) for port in config.public_ports),
+        exceptions=config.callback_exceptions,
+        attempts=config.callback_attempts,
+        first_delay_s=config.callback_delay_s,
+        longest_delay_s=config.callback_longest_delay_s,
+        timeout_s=config.callback_timeout_s,
     )

@@ -43,6 +43,11 @@ class HttpCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCall:
+    """The client runs it, and nobody here does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """Something an agent can do.
 
@@ -54,6 +59,7 @@ class Tool:
         timeout: Seconds one call may take.
         roles: The user needs one of these. Empty: any user.
         call: How it runs.
+        background: It is slow: its run waits for it without holding anything.
     """
 
     name: str
@@ -62,7 +68,8 @@ class Tool:
     side_effect: SideEffect
     timeout: float
     roles: frozenset[str]
-    call: FunctionCall | HttpCall
+    call: FunctionCall | HttpCall | ClientCall
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,59 @@ class Finished:
 @dataclass(frozen=True, slots=True)
 class InProgress:
     """Another caller is making the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundCall:
+    """What is to be run in the background.
+
+    Args:
+        agent: Name of the agent.
+        revision: The agent's revision, from 1.
+        arguments_json: The arguments.
+        tool_call_id: What its run waits for.
+        once: It may have an effect each time it is begun, so it is begun once.
+    """
+
+    agent: str
+    revision: int
+    arguments_json: str
+    tool_call_id: str
+    once: bool
+
+
+class State(StrEnum):
+    """How far a tool in the background is. All but the first are final."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A tool in the background.
+
+    Args:
+        state: How far it is.
+        call: What is run.
+        outcome: What the tool answered, when it is done.
+        reason: Machine-readable, when it failed or was stopped.
+    """
+
+    state: State
+    call: BackgroundCall
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+class CallbackState(StrEnum):
+    """How far a callback is."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ def described(kit_config: KitConfig, configs: Configs) -> dict[str, str]:
 async def build(configs: Configs, kit: Kit) -> list[App]:
     """The services, the one behind the edge first."""
     return [
-        await orchestrator.build(configs.orchestrator, kit),
+        await orchestrator.build_both(configs.orchestrator, kit),
         await memory.build(configs.memory, kit),
         await nlu.build(configs.nlu, kit),
         await retrieval.build(configs.retrieval, kit),

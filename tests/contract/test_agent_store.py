@@ -9,7 +9,7 @@ import pytest
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, ResourceExhausted
 from services.kit.redis import Redis
-from services.memory.adapters.inmemory import InMemoryAgentStore
+from services.memory.adapters.inmemory_agents import InMemoryAgentStore
 from services.memory.adapters.redis_agents import RedisAgentStore
 from services.memory.ports import AgentStore
 

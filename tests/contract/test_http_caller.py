@@ -101,3 +101,12 @@ async def test_a_call_without_an_answer_can_be_cancelled(world):
         async with asyncio.timeout(0.05):
             await world.caller.call(world.request("/silent"))
     assert (await world.caller.call(world.request("/json"))).status == 200
+
+
+async def test_a_private_host_is_known_before_it_is_called(world):
+    with pytest.raises(FailedPrecondition):
+        await world.caller.check(world.request("/json").url)
+
+
+async def test_a_host_that_nobody_knows_may_be_called_until_it_is_known(world):
+    await world.caller.check(Url("https", "nobody.invalid", 443, "/"))

@@ -1,9 +1,12 @@
 """The manifests: they render, the API server's schema takes them, and they agree with the topology and the services."""
 
 import importlib
+import lzma
+import os
 import re
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import yaml
 from services.kit.app import KitConfig
 from services.kit.config import load
 from services.kit.serve import LIVENESS
-from services.kit.topology import ENDPOINTS, SERVICES, Service
+from services.kit.topology import ENDPOINTS, PROCESSES, SERVICES, WORKER, Service
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -21,6 +24,7 @@ MANIFESTS = {"deployment.yaml", "kustomization.yaml", "service.yaml"}
 ENVOY_PORT = ENDPOINTS["envoy"].port
 
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+each_process = pytest.mark.parametrize("service", PROCESSES.values(), ids=PROCESSES)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,12 @@ def container(pod: Any) -> Any:
     return only
 
 
+def mebibytes(amount: str) -> int:
+    """An amount of memory as the manifests write it."""
+    assert amount.endswith("Mi")
+    return int(amount.removesuffix("Mi"))
+
+
 def variables(objects: dict[tuple[str, str], Any], pods: dict[str, Any], service: Service) -> dict[str, str]:
     """What the service finds in its environment."""
     sources = [each["configMapRef"]["name"].rpartition("-")[0] for each in container(pods[service.name])["envFrom"]]
@@ -67,11 +77,25 @@ def test_the_api_servers_schema_takes_every_object(rendered: str, tmp_path: Path
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_there_is_a_deployment_a_service_and_an_account_for_each_service_and_for_envoy(
+def test_there_is_a_deployment_and_an_account_for_each_process_and_a_service_for_all_that_are_called(
     objects: dict[tuple[str, str], Any],
 ) -> None:
-    for kind in ("Deployment", "Service", "ServiceAccount"):
-        assert {name for found, name in objects if found == kind} == {*SERVICES, "envoy"}
+    for kind, names in (("Deployment", PROCESSES), ("ServiceAccount", PROCESSES), ("Service", SERVICES)):
+        assert {name for found, name in objects if found == kind} == {*names, "envoy"}
+
+
+def test_a_worker_is_the_orchestrators_image_told_to_work_with_the_same_settings(
+    objects: dict[tuple[str, str], Any], pods: dict[str, Any]
+) -> None:
+    worker, orchestrator = container(pods["worker"]), container(pods["orchestrator"])
+    assert (worker["image"], worker["args"]) == (orchestrator["image"], ["worker"])
+    assert worker["envFrom"] == orchestrator["envFrom"]
+    ports = {port["name"]: port["containerPort"] for port in worker["ports"]}
+    assert ports == {"grpc": WORKER.port, "metrics": WORKER.metrics_port}
+    annotations = objects["Deployment", "worker"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(WORKER.metrics_port)
+    drain = float(variables(objects, pods, WORKER)["MYRIAD_ORCHESTRATOR_WORKER_DRAIN_S"])
+    assert pods["worker"]["terminationGracePeriodSeconds"] >= drain + 15
 
 
 def test_everything_is_in_a_namespace_that_enforces_the_restricted_profile(objects: dict[tuple[str, str], Any]) -> None:
@@ -111,6 +135,22 @@ def test_every_container_is_probed_limited_and_left_time_to_drain(pods: dict[str
         assert spec["lifecycle"]["preStop"]["sleep"]["seconds"] < pod["terminationGracePeriodSeconds"], name
 
 
+def test_a_pod_may_keep_what_its_volumes_hold(pods: dict[str, Any]) -> None:
+    for name, pod in pods.items():
+        limits = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume]
+        assert sum(map(mebibytes, limits)) <= mebibytes(container(pod)["resources"]["limits"]["ephemeral-storage"]), (
+            name
+        )
+
+
+def test_nlu_has_room_to_unpack_its_language_model(pods: dict[str, Any]) -> None:
+    (packed,) = (resources.files("py3langid") / "data").iterdir()
+    with lzma.open(packed) as model:
+        unpacked = model.seek(0, os.SEEK_END)
+    (room,) = (volume["emptyDir"]["sizeLimit"] for volume in pods["nlu"]["volumes"] if volume["name"] == "tmp")
+    assert unpacked < mebibytes(room) * 1024 * 1024
+
+
 def test_every_image_names_its_version(pods: dict[str, Any]) -> None:
     for name, pod in pods.items():
         _, colon, tag = container(pod)["image"].rpartition(":")
@@ -131,7 +171,7 @@ def test_a_service_listens_where_the_topology_says(
     assert annotations["prometheus.io/port"] == str(service.metrics_port)
 
 
-@each_service
+@each_process
 def test_liveness_asks_for_the_process_alone_and_readiness_for_all(pods: dict[str, Any], service: Service) -> None:
     spec = container(pods[service.name])
     alive = {"port": service.port, "service": LIVENESS}
@@ -174,7 +214,7 @@ def test_the_environment_names_every_address_where_it_listens(
         assert ports[host] == int(port), name
 
 
-@each_service
+@each_process
 def test_identity_is_believed_only_beside_the_mesh_token_which_is_a_mounted_secret(
     objects: dict[tuple[str, str], Any], pods: dict[str, Any], service: Service
 ) -> None:

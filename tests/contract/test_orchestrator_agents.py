@@ -13,16 +13,19 @@ from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, DeadlineExceeded, ServiceUnavailable
-from services.memory.adapters.inmemory import InMemoryAgentStore, InMemorySessionStore
+from services.memory.adapters.inmemory import InMemorySessionStore
+from services.memory.adapters.inmemory_agents import InMemoryAgentStore
 from services.memory.core.agents import Agents as MemoryAgentsCore
+from services.memory.core.budgets import Budgets
+from services.memory.core.forks import Forks
 from services.memory.core.sessions import Sessions
 from services.memory.core.turns import Turns
 from services.memory.domain import Lifetimes
 from services.memory.servicer import MemoryServicer
 from services.orchestrator.adapters.inmemory_services import InMemoryAgents
 from services.orchestrator.adapters.memory import MemoryAgents, agent_of
-from services.orchestrator.domain import Agent, Intent, Knowledge, Tool, ToolBinding
-from services.orchestrator.ports import Agents
+from services.orchestrator.domain.agent import Agent, Intent, Knowledge, Tool, ToolBinding
+from services.orchestrator.ports.services import Agents
 from tests.support.orchestrator import Hanging, act_as, served
 
 WHOLE = {
@@ -65,7 +68,10 @@ class World:
 def memory_servicer() -> MemoryServicer:
     sessions = InMemorySessionStore(Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=10))
     agents = InMemoryAgentStore(revisions_kept=10, agents_allowed=10)
-    return MemoryServicer(Sessions(sessions, agents), Turns(sessions), MemoryAgentsCore(agents))
+    budgets = Budgets(sessions.budgets)
+    return MemoryServicer(
+        Sessions(sessions, agents), Turns(sessions), MemoryAgentsCore(agents), Forks(sessions), budgets
+    )
 
 
 @pytest.fixture(params=["inmemory", "memory"])

@@ -27,10 +27,12 @@ from services.kit.errors import (
 from services.kit.triton import Triton
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.adapters.triton import TritonModel
-from services.orchestrator.domain import Chunk, Message, Role, Tool, ToolCall
-from services.orchestrator.ports import Model
+from services.orchestrator.domain.agent import Message, Role, Tool, ToolCall
+from services.orchestrator.domain.turn import Chunk
+from services.orchestrator.ports.services import Model
 from tests.support.orchestrator import ALICE, act_as
 from tests.support.triton import free_port_pair
+from tests.support.waiting import until
 
 HELLO = [Message(Role.SYSTEM, "You help."), Message(Role.USER, "hello")]
 CALLS = (ToolCall("", "status", '{"id": 7}'), ToolCall("", "weather", "{}"))
@@ -149,12 +151,6 @@ def world(request) -> World:
         return World(fake, play_here, lambda: fake.stopped)
     servicer, triton = request.getfixturevalue("stub")
     return World(TritonModel(triton), lambda script: setattr(servicer, "script", script), lambda: servicer.stopped)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(1):
-        while not condition():  # noqa: ASYNC110 - what is waited for is a plain number
-            await asyncio.sleep(0.005)
 
 
 def text_of(chunks: Sequence[Chunk]) -> str:

@@ -25,7 +25,8 @@ from services.nlu.core.workers import Workers
 from services.nlu.servicer import NluServicer
 from services.orchestrator.adapters.inmemory_services import InMemoryNlu
 from services.orchestrator.adapters.nlu import NluClient
-from services.orchestrator.domain import Agent, Complexity, Entity, Understanding
+from services.orchestrator.domain.agent import Agent
+from services.orchestrator.domain.turn import Complexity, Entity, Understanding
 from tests.support.nlu import analyzer, centroid_head
 from tests.support.orchestrator import ALICE, Hanging, act_as, served
 

@@ -11,8 +11,9 @@ from myriad.retrieval.v1 import retrieval_pb2_grpc
 from services.kit.errors import CollectionNotFound, DeadlineExceeded, ServiceUnavailable, VectorIndexUnavailable
 from services.orchestrator.adapters.inmemory_services import InMemoryRetrieval
 from services.orchestrator.adapters.retrieval import RetrievalClient
-from services.orchestrator.domain import Citation, Knowledge
-from services.orchestrator.ports import Retrieval
+from services.orchestrator.domain.agent import Knowledge
+from services.orchestrator.domain.turn import Citation
+from services.orchestrator.ports.services import Retrieval
 from services.retrieval.adapters.inmemory import InMemoryDocumentStore, InMemoryEmbedder
 from services.retrieval.core.collections import Collections
 from services.retrieval.core.documents import Documents

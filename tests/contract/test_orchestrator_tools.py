@@ -21,8 +21,9 @@ from services.kit.errors import (
 )
 from services.orchestrator.adapters.inmemory_services import InMemoryTools
 from services.orchestrator.adapters.toolexec import ToolExecClient
-from services.orchestrator.domain import Agent, Tool, ToolCall, ToolResult
-from services.orchestrator.ports import Tools
+from services.orchestrator.domain.agent import Agent, Tool, ToolCall
+from services.orchestrator.domain.turn import ToolResult
+from services.orchestrator.ports.services import Tools
 from services.toolexec.adapters.clock import SystemClock
 from services.toolexec.adapters.inmemory import InMemoryHttpCaller, InMemoryResultStore, InMemoryToolSource
 from services.toolexec.core.execution import Executor, Runners

@@ -7,26 +7,11 @@ import pytest
 
 from services.kit.call import Principal
 from services.kit.keys import OwnerKeys
-from services.kit.redis import Redis
-from services.orchestrator.adapters.inmemory import InMemoryOwners
+from services.orchestrator.adapters.inmemory_owners import InMemoryOwners
 from services.orchestrator.adapters.redis_owners import RedisOwners
 
 OWNER_S = 0.3
 ALICE, BOB = Principal("acme", "alice"), Principal("{acme}", "bob\u0142")
-
-
-@pytest.fixture(scope="module")
-async def one(valkey_url):
-    redis = Redis(valkey_url)
-    yield redis
-    await redis.close()
-
-
-@pytest.fixture(scope="module")
-async def cluster(cluster_url):
-    redis = Redis(cluster_url)
-    yield redis
-    await redis.close()
 
 
 @pytest.fixture(params=["memory", "one", "cluster"])

@@ -39,10 +39,10 @@ def test_the_topology_names_every_service_of_the_protos():
     assert declared == {row.proto_service for row in topology.SERVICES.values()}
 
 
-def test_requests_and_replies_are_named_after_their_method_save_run_events():
+def test_requests_and_replies_are_named_after_their_method_save_streams_of_events():
     for _, method in methods():
         assert method.input_type.name == f"{method.name}Request"
-        assert method.output_type.name in {f"{method.name}Response", "RunEvent"}
+        assert method.output_type.name in {f"{method.name}Response", "RunEvent", "DomainEvent"}
 
 
 def test_a_method_is_public_exactly_when_it_has_a_route_and_its_service_is():

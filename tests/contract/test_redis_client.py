@@ -1,25 +1,29 @@
-"""The client of Redis: one server and a cluster of three primaries, the same behaviours."""
+"""The client of Redis: one server, a primary under a Sentinel, a cluster of three primaries, the same behaviours."""
 
 import asyncio
 import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis as Client
+from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from services.kit.errors import SessionNotFound, StoreUnavailable
+from services.kit.functions import LOSABLE, read_library
 from services.kit.redis import Redis
 from tests.support.ports import free_port
 from tests.support.proxy import Proxy, running_proxy
-from tests.support.valkey import restartable_valkey, running_cluster, running_valkey
+from tests.support.valkey import restartable_valkey, running_cluster, running_sentinel, running_valkey
 
 
-@pytest.fixture(params=["one", "cluster"])
-def url(request: pytest.FixtureRequest, valkey_url: str, cluster_url: str) -> str:
-    return valkey_url if request.param == "one" else cluster_url
+@pytest.fixture(params=["one", "sentinel", "cluster"])
+def url(request: pytest.FixtureRequest, valkey_url: str, sentinel_url: str, cluster_url: str) -> str:
+    return {"one": valkey_url, "sentinel": sentinel_url, "cluster": cluster_url}[request.param]
 
 
 @pytest.fixture
@@ -35,7 +39,17 @@ def unique() -> str:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:6379", "http://127.0.0.1", "redis+cluster://", "redis+cluster://a,b:1", "http+cluster://a:1"],
+    [
+        "",
+        "127.0.0.1:6379",
+        "http://127.0.0.1",
+        "redis+cluster://",
+        "redis+cluster://a,b:1",
+        "http+cluster://a:1",
+        "redis+sentinel://a:1",
+        "redis+sentinel://a/main",
+        "http+sentinel://a:1/main",
+    ],
 )
 def test_a_wrong_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|port"):
@@ -131,6 +145,9 @@ async def _lose_replies(redis: Redis, proxy: Proxy) -> None:
     key = unique()
     for _ in range(20):
         await redis.execute("GET", key)
+        asking = getattr(redis._calls, "_asking", None)
+        if asking and asking._looking:
+            await asking._looking  # no reply but the command's own is to be lost
         proxy.replies_to_lose = 1
         with pytest.raises(StoreUnavailable) as reported:
             await redis.execute("INCR", key)
@@ -221,3 +238,104 @@ async def test_a_cluster_that_lost_its_nodes_is_unavailable(tmp_path: Path) -> N
     with pytest.raises(StoreUnavailable):
         await redis.check()
     await redis.close()
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:{}/main", "redis+sentinel://127.0.0.1:{},127.0.0.1:{}/x"])
+async def test_sentinels_that_do_not_answer_are_an_unavailable_store(url: str) -> None:
+    redis = Redis(url.replace("{}", str(free_port())))
+    with pytest.raises(StoreUnavailable):
+        await redis.execute("GET", "x")
+    await redis.close()
+
+
+async def test_a_service_that_no_sentinel_knows_is_an_unavailable_store(sentinel_url: str) -> None:
+    redis = Redis(sentinel_url.replace("/main", "/other"))
+    with pytest.raises(StoreUnavailable):
+        await redis.execute("GET", "x")
+    await redis.close()
+
+
+async def test_a_primary_that_becomes_a_replica_is_left_for_its_successor(tmp_path: Path) -> None:
+    async with running_sentinel(tmp_path) as url:
+        redis = Redis(url)
+        for number in range(20):
+            assert await redis.execute("RPUSH", "list", number) == number + 1
+        before = await _port(redis)
+        sentinel = Client.from_url(url.replace("+sentinel", "").removesuffix("/main"), protocol=2)
+        began = time.monotonic()
+        while not await _begun(sentinel) or await _port(redis) == before:
+            assert time.monotonic() - began < 6
+            await asyncio.sleep(0.05)
+        assert await redis.execute("RPUSH", "list", "x") == 21
+        await sentinel.aclose(close_connection_pool=True)
+        await redis.close()
+
+
+async def _begun(sentinel: Client) -> bool:
+    """Whether a failover has begun: it cannot before the Sentinel has looked at the replica."""
+    try:
+        await sentinel.execute_command("SENTINEL FAILOVER", "main")
+    except ResponseError as error:
+        return not str(error).startswith("NOGOODSLAVE")
+    return True
+
+
+async def _port(redis: Redis) -> int:
+    """Of the server that can be written now."""
+    try:
+        await redis.execute("SET", "written", "x")
+        info = await redis.execute("INFO", "server")
+    except StoreUnavailable:
+        return -1
+    return int(info.partition(b"tcp_port:")[2].split()[0])
+
+
+async def test_slots_that_move_are_followed(tmp_path: Path) -> None:
+    async with running_cluster(tmp_path, primaries=2) as url, AsyncExitStack() as stack:
+        redis = Redis(url)
+        ports = [int(place.rpartition(":")[2]) for place in url.split(",")]
+        one, other = [await stack.enter_async_context(Client(port=port, protocol=2)) for port in ports]
+        ids = [(await node.execute_command("CLUSTER MYID")).decode() for node in (one, other)]
+        slot = key_slot(b"{a}")
+        source, target = (one, other) if slot < 8192 else (other, one)
+        source_id, target_id = ids if slot < 8192 else ids[::-1]
+        await redis.execute("SET", "{a}:there", "1")
+        await target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", source_id)
+        await source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", target_id)
+        assert await redis.execute("INCR", "{a}:new") == 1  # ASK
+        assert await redis.pipeline([("INCR", "{a}:new"), ("GET", "{a}:there")]) == [2, b"1"]
+        host, port = "127.0.0.1", ports[0 if target is one else 1]
+        await source.execute_command("MIGRATE", host, port, "{a}:there", 0, 1000)
+        for node in (target, source):
+            await node.execute_command("CLUSTER SETSLOT", slot, "NODE", target_id)
+        assert await redis.pipeline([("INCR", "{a}:new"), ("GET", "{a}:there")]) == [3, b"1"]  # MOVED
+        await redis.close()
+
+
+async def test_a_write_that_is_to_be_kept_waits_in_the_same_round_trip(sentinel_url: str, valkey_url: str) -> None:
+    kept, alone = Redis(sentinel_url, replicas=1), Redis(valkey_url, replicas=1, timeout=0.5)
+    await alone.check()
+    assert await kept.execute("SET", unique(), "x", kept=True) == b"OK"
+    with pytest.raises(StoreUnavailable):
+        await alone.execute("SET", unique(), "x", kept=True)
+    assert await alone.execute("SET", unique(), "x") == b"OK"
+    with pytest.raises(SessionNotFound):  # it refused, and so wrote nothing that would have to be kept
+        await alone.call("session_delete", (f"myriad:{{{unique()}}}:session",) * 6, "user")
+    async with running_proxy(valkey_url) as (proxy, url):
+        waiting = Redis(url, disk=True)
+        await waiting.execute("GET", "x")
+        before = proxy.round_trips
+        await waiting.execute("SET", unique(), "x", kept=True)
+        assert proxy.round_trips - before == 1
+        await waiting.close()
+    await kept.close()
+    await alone.close()
+
+
+def test_a_function_that_writes_is_kept_unless_it_is_named() -> None:
+    library = read_library()
+    kept = {name for name, _ in library.functions if library.promises(library.command(name, ()))}
+    assert {name for name, _ in library.functions} >= LOSABLE
+    assert {"turn_begin", "turn_resume", "turn_end", "run_append", "queue_put", "tool_finish"} <= kept
+    assert not {"session_get", "run_read", "agent_get", *LOSABLE} & kept
+    assert not library.promises(("SET", "x", "y"))

@@ -3,32 +3,54 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
 from services.kit.call import Principal
-from services.kit.errors import StoreUnavailable
+from services.kit.errors import ApprovalInvalid, StoreUnavailable
 from services.kit.redis import Redis
 from services.toolexec.adapters.clock import SystemClock
 from services.toolexec.adapters.inmemory import InMemoryResultStore
 from services.toolexec.adapters.redis import RedisResultStore
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 from services.toolexec.ports import ResultStore
+from tests.support.approvals import Approvals
 from tests.support.ports import free_port
+from tests.support.toolexec import approval
 from tests.support.valkey import running_valkey
 
 OUTCOME = Outcome('{"state":"süß \\u0000"}', is_error=True, duration=0.25)
 
 
+@dataclass
+class Kept:
+    """A store, and what persons have approved."""
+
+    store: ResultStore
+    approvals: Approvals
+
+
 @pytest_asyncio.fixture(scope="module", params=["inmemory", "valkey", "cluster"])
-async def store(request, valkey_url, cluster_url) -> AsyncIterator[ResultStore]:
+async def kept(request, valkey_url, cluster_url) -> AsyncIterator[Kept]:
     if request.param == "inmemory":
-        yield InMemoryResultStore(SystemClock())
+        made = InMemoryResultStore(SystemClock())
+        yield Kept(made, Approvals(made.approvals))
         return
     redis = Redis(valkey_url if request.param == "valkey" else cluster_url)
-    yield RedisResultStore(redis)
+    yield Kept(RedisResultStore(redis), Approvals(redis))
     await redis.close()
+
+
+@pytest.fixture
+def store(kept) -> ResultStore:
+    return kept.store
+
+
+@pytest.fixture
+def approvals(kept) -> Approvals:
+    return kept.approvals
 
 
 @pytest.fixture
@@ -145,6 +167,90 @@ async def test_a_large_outcome_is_kept_whole(store, ann):
     begun = await store.begin(ann, key(), 5)
     await store.finish(ann, key(), begun.ticket, large, 60)
     assert await store.begin(ann, key(), 5) == Finished(large)
+
+
+async def test_an_approval_begins_its_call_once(store, approvals, ann):
+    token = await approvals.put(ann, key())
+    begun = await store.begin_approved(ann, key(), token, 5)
+    assert isinstance(begun, Begun)
+    assert await store.begin_approved(ann, key(), token, 5) == InProgress()
+    await store.finish(ann, key(), begun.ticket, OUTCOME, 60)
+    assert await store.begin_approved(ann, key(), token, 5) == Finished(OUTCOME)
+
+
+async def test_of_many_at_once_one_uses_the_approval(store, approvals, ann):
+    token = await approvals.put(ann, key())
+    found = await asyncio.gather(*(store.begin_approved(ann, key(), token, 5) for _ in range(50)))
+    assert sum(isinstance(each, Begun) for each in found) == 1
+    assert sum(isinstance(each, InProgress) for each in found) == 49
+
+
+@pytest.mark.parametrize("ending", ["abandoned", "never ended"])
+async def test_a_used_approval_begins_nothing_again(store, approvals, ann, ending):
+    token = await approvals.put(ann, key())
+    begun = await store.begin_approved(ann, key(), token, 0.05)
+    if ending == "abandoned":
+        await store.abandon(ann, key(), begun.ticket)
+    else:
+        await asyncio.sleep(0.1)
+    with pytest.raises(ApprovalInvalid):
+        await store.begin_approved(ann, key(), token, 5)
+    again = await approvals.put(ann, key(), "t2")
+    assert isinstance(await store.begin_approved(ann, key(), again, 5), Begun)
+
+
+@pytest.mark.parametrize("state", ["open", "denied", "used", "nonsense", ""])
+async def test_what_is_not_approved_begins_nothing(store, approvals, ann, state):
+    token = await approvals.put(ann, key(), state=state)
+    with pytest.raises(ApprovalInvalid):
+        await store.begin_approved(ann, key(), token, 5)
+
+
+async def test_an_expired_approval_begins_nothing(store, approvals, ann):
+    token = await approvals.put(ann, key(), lasts_s=0.05)
+    await asyncio.sleep(0.1)
+    with pytest.raises(ApprovalInvalid):
+        await store.begin_approved(ann, key(), token, 5)
+
+
+async def test_an_expired_approval_still_shows_what_came_of_its_call(store, approvals, ann):
+    token = await approvals.put(ann, key(), lasts_s=0.05)
+    begun = await store.begin_approved(ann, key(), token, 5)
+    await store.finish(ann, key(), begun.ticket, OUTCOME, 60)
+    await asyncio.sleep(0.1)
+    assert await store.begin_approved(ann, key(), token, 5) == Finished(OUTCOME)
+
+
+@pytest.mark.parametrize(
+    "other", [key(run_id="s1.2"), key(run_id="s2.1"), key(tool="donate"), key(idempotency_key="2.0:ab")]
+)
+async def test_an_approval_is_of_one_call(store, approvals, ann, other):
+    token = await approvals.put(ann, key())
+    await approvals.put(ann, other, "theirs")  # their session is there, too
+    with pytest.raises(ApprovalInvalid):
+        await store.begin_approved(ann, other, token, 5)
+    assert isinstance(await store.begin_approved(ann, key(), token, 5), Begun)
+
+
+async def test_an_approval_is_no_other_users_or_tenants(store, approvals, ann):
+    token = await approvals.put(ann, key())
+    for other in (Principal(ann.tenant, "bob"), Principal(ann.tenant + "x", "ann")):
+        with pytest.raises(ApprovalInvalid):
+            await store.begin_approved(other, key(), token, 5)
+
+
+async def test_a_token_nobody_was_given_begins_nothing(store, approvals, ann):
+    await approvals.put(ann, key())
+    for token in (approval("t9"), "0" * 64):
+        with pytest.raises(ApprovalInvalid):
+            await store.begin_approved(ann, key(), token, 5)
+
+
+async def test_a_refused_call_leaves_its_key_and_its_approval_as_they_were(store, approvals, ann):
+    token = await approvals.put(ann, key())
+    with pytest.raises(ApprovalInvalid):
+        await store.begin_approved(ann, key(), approval("t9"), 5)
+    assert isinstance(await store.begin_approved(ann, key(), token, 5), Begun)
 
 
 async def test_a_store_that_is_gone_says_so(ann):

@@ -1,26 +1,29 @@
 """One list of behaviours for the store side of turns: in memory, and Redis behind the memory service."""
 
 import asyncio
+import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from myriad.common.v1 import common_pb2
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from services.kit.app import Kit
 from services.kit.call import Principal
-from services.kit.clients import INPROC
-from services.kit.errors import LeaseLost, RequestIdReused, RunNotFound, SessionBusy, SessionNotFound
+from services.kit.errors import (
+    ApprovalInvalid,
+    LeaseLost,
+    RequestIdReused,
+    RunNotFound,
+    SessionBusy,
+    SessionNotFound,
+)
 from services.kit.redis import Redis
-from services.kit.telemetry import open_telemetry
-from services.memory import app as memory
-from services.memory.config import Config as MemoryConfig
 from services.orchestrator.adapters.inmemory import InMemoryTurns
 from services.orchestrator.adapters.memory import MemoryTurns
 from services.orchestrator.adapters.redis import RedisRunLog
-from services.orchestrator.domain import Message, Role, ToolCall, Turn
+from services.orchestrator.domain.agent import Message, Role, ToolCall
+from services.orchestrator.domain.run import Concurrency, Next, Page, Request, Standing, Stop, Turn, Waiting
+from tests.support.memory import running_memory
 from tests.support.orchestrator import act_as
 
 SAID = [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "hi")]
@@ -35,38 +38,29 @@ class Store:
     owner: Principal
     session_id: str
 
-    async def begin(self, request_id: str = "", digest: bytes = b"d") -> Turn:
+    async def begin(self, request_id: str = "", digest: bytes = b"d", record: bytes = b"") -> Turn:
         act_as(self.owner)
-        return await self.turns.begin_turn(self.session_id, request_id, digest, 30.0)
+        return await self.turns.begin_turn(Request(self.session_id, "hello", request_id), digest, 30.0, record)
 
 
 @pytest.fixture(scope="session")
-async def kit_on_valkey(valkey_url):
-    kit = Kit(open_telemetry("test", "", 0.0), None)
-    app = await memory.build(MemoryConfig(redis_url=valkey_url), kit)
-    kit.registry(app)
-    redis = Redis(valkey_url)
-    yield kit, redis
-    await redis.close()
-    for closer in reversed(app.closers):
-        await closer()
+async def memory_on_valkey(valkey_url):
+    async with running_memory(valkey_url) as memory:
+        redis = Redis(valkey_url)
+        yield memory, redis
+        await redis.close()
 
 
 @pytest.fixture(params=["inmemory", "redis"])
-async def store(request, kit_on_valkey):
+async def store(request, memory_on_valkey):
     owner = Principal(f"tenant-{uuid.uuid4().hex}", "alice")
     if request.param == "inmemory":
         turns = InMemoryTurns()
         turns.add_session(owner, "s1", "aura")
         return Store(turns, turns, owner, "s1")
-    kit, redis = kit_on_valkey
-    client = kit.network.client("memory", INPROC)
-    stub = memory_pb2_grpc.MemoryServiceStub(client.channel)
-    act_as(owner)
-    agent = common_pb2.Agent(name="aura", persona="You help.")
-    await client.unary(stub.PutAgent, memory_pb2.PutAgentRequest(agent=agent), timeout=2)
-    made = await client.unary(stub.CreateSession, memory_pb2.CreateSessionRequest(agent="aura"), timeout=2)
-    return Store(MemoryTurns(client), RedisRunLog(redis, 60.0, 30.0), owner, made.session.session_id)
+    memory, redis = memory_on_valkey
+    await memory.put_agent(owner)
+    return Store(MemoryTurns(memory.client), RedisRunLog(redis, 60.0, 30.0), owner, await memory.session(owner))
 
 
 async def test_entries_are_read_as_they_were_appended(store):
@@ -74,10 +68,10 @@ async def test_entries_are_read_as_they_were_appended(store):
     assert not await store.log.append(store.owner, turn, 1, [b"one", b"two"])
     assert not await store.log.append(store.owner, turn, 3, [b"three"])
     page = await store.log.read(store.owner, turn.run_id, 0, 10)
-    assert (page.entries, page.over, page.held) == ((b"one", b"two", b"three"), False, True)
+    assert page == Page((b"one", b"two", b"three"), Standing.AT_WORK)
     assert (await store.log.read(store.owner, turn.run_id, 1, 1)).entries == (b"two",)
     assert (await store.log.read(store.owner, turn.run_id, 9, 1)).entries == ()
-    assert await store.log.bounds(store.owner, turn.run_id) == (b"one", b"three", True)
+    assert await store.log.bounds(store.owner, turn.run_id) == (b"one", b"three", Standing.AT_WORK)
 
 
 async def test_appending_again_changes_nothing(store):
@@ -107,7 +101,7 @@ async def test_a_commit_ends_the_log_keeps_the_messages_and_frees_the_session(st
     await store.turns.commit_turn(turn, SAID, [b"end"], 2)
     await store.turns.commit_turn(turn, SAID, [b"end"], 2)
     page = await store.log.read(store.owner, turn.run_id, 0, 10)
-    assert (page.entries, page.over) == ((b"one", b"end"), True)
+    assert page == Page((b"one", b"end"), Standing.OVER)
     following = await store.begin()
     assert [(m.role, m.content) for m in following.history] == [(m.role, m.content) for m in SAID]
     assert following.fencing_token > turn.fencing_token
@@ -133,42 +127,29 @@ async def test_an_ended_turn_can_write_nothing(store):
 
 async def test_a_session_is_free_again_after_its_lease_unless_it_is_held_on(store):
     act_as(store.owner)
-    turn = await store.turns.begin_turn(store.session_id, "", b"", 0.1)
+    turn = await store.turns.begin_turn(Request(store.session_id, "hello"), b"", 0.1)
     await asyncio.sleep(0.15)
     await store.log.append(store.owner, turn, 1, [])
     with pytest.raises(SessionBusy):
         await store.begin()
     await store.turns.abandon_turn(turn, [b"end"], 1)
-    await store.turns.begin_turn(store.session_id, "", b"", 0.1)
+    await store.turns.begin_turn(Request(store.session_id, "hello"), b"", 0.1)
     await asyncio.sleep(0.15)
     assert (await store.begin()).run_id == f"{store.session_id}.3"
 
 
 async def test_many_sessions_are_held_on_in_one_round_each_with_its_own_answer(store):
     act_as(store.owner)
-    turn = await store.turns.begin_turn(store.session_id, "", b"", 0.1)
+    turn = await store.turns.begin_turn(Request(store.session_id, "hello"), b"", 0.1)
     gone = replace(turn, fencing_token=turn.fencing_token - 1)
     await asyncio.sleep(0.15)
     answers = await store.log.hold([(store.owner, turn), (store.owner, gone)])
-    assert answers[0] is False
+    assert answers[0] is Stop.NO
     assert isinstance(answers[1], LeaseLost)
     with pytest.raises(SessionBusy):
         await store.begin()
     await store.log.request_cancel(store.owner, turn.run_id)
-    assert await store.log.hold([(store.owner, turn)]) == [True]
-
-
-async def test_a_beginning_nobody_learned_of_begins_again(store):
-    act_as(store.owner)
-    lost = await store.turns.begin_turn(store.session_id, "r1", b"d", 0.1)
-    assert (await store.begin("r1")).attached
-    await asyncio.sleep(0.15)
-    again = await store.begin("r1")
-    assert (again.run_id, again.attached) == (lost.run_id, False)
-    with pytest.raises(LeaseLost):
-        await store.log.append(store.owner, lost, 1, [b"late"])
-    await store.log.append(store.owner, again, 1, [b"one"])
-    assert (await store.begin("r1")).attached
+    assert await store.log.hold([(store.owner, turn)]) == [Stop.STOP]
 
 
 async def test_a_stop_is_told_with_the_next_append(store):
@@ -195,7 +176,7 @@ async def test_a_stranger_finds_nothing(store):
     for stranger in (Principal(store.owner.tenant, "mallory"), Principal("evil", "alice")):
         act_as(stranger)
         with pytest.raises(SessionNotFound):
-            await store.turns.begin_turn(store.session_id, "", b"", 1.0)
+            await store.turns.begin_turn(Request(store.session_id, "hello"), b"", 1.0)
         with pytest.raises(SessionNotFound):
             await store.turns.agent_of(store.session_id)
         for attempt in (
@@ -226,3 +207,88 @@ async def test_tool_calls_survive_the_history(store):
     ]
     await store.turns.commit_turn(turn, messages, [b"end"], 1)
     assert list((await store.begin()).history) == messages
+
+
+ASKED = b'{"run": 1, "expires_ms": 4503599627370496, "state": "open"}'
+ANSWER = Waiting("answer", 120.0, "SIMPLE", "digest", ASKED)
+
+
+async def test_a_run_waits_for_an_answer_and_goes_on_with_it(store):
+    turn = await store.begin(record=b"asked")
+    await store.log.append(store.owner, turn, 1, [b"one"])
+    assert await store.log.park(store.owner, turn, 2, [b"asks"], b"so far", ANSWER) is Stop.NO
+    assert await store.log.read(store.owner, turn.run_id, 0, 10) == Page((b"one", b"asks"), Standing.WAITING)
+    (held,) = await store.log.hold([(store.owner, turn)])
+    assert isinstance(held, LeaseLost)
+    with pytest.raises(RunNotFound):
+        await store.turns.resume_turn(store.session_id, 30.0)
+    mallory = Principal(store.owner.tenant, "mallory")
+    with pytest.raises(RunNotFound):
+        await store.log.respond(mallory, turn.run_id, "digest", "approved", b"yes", any_user=False)
+    with pytest.raises(ApprovalInvalid):
+        await store.log.respond(store.owner, turn.run_id, "forged", "approved", b"yes", any_user=False)
+    owner = await store.log.respond(mallory, turn.run_id, "digest", "approved", b"yes", any_user=True)
+    assert owner == store.owner
+    with pytest.raises(ApprovalInvalid):
+        await store.log.respond(store.owner, turn.run_id, "digest", "approved", b"yes", any_user=False)
+    resumed = await store.turns.resume_turn(store.session_id, 30.0)
+    assert (resumed.checkpoint, resumed.response, resumed.attempts) == (b"so far", b"yes", 0)
+    with pytest.raises(LeaseLost):
+        await store.log.append(store.owner, turn, 3, [b"late"])
+
+
+async def test_a_run_told_to_stop_does_not_wait_and_one_that_waits_can_be_stopped(store):
+    turn = await store.begin(record=b"asked")
+    assert await store.log.request_cancel(store.owner, turn.run_id) is Standing.AT_WORK
+    assert await store.log.park(store.owner, turn, 1, [b"asks"], b"so far", ANSWER) is Stop.STOP
+    await store.turns.abandon_turn(turn, [b"end"], 1)
+    turn = await store.begin(record=b"asked")
+    await store.log.park(store.owner, turn, 1, [b"asks"], b"so far", Waiting("again", 60.0))
+    assert (await store.log.read(store.owner, turn.run_id, 0, 1)).standing is Standing.QUEUED
+    assert await store.log.request_cancel(store.owner, turn.run_id) is Standing.WAITING
+    resumed = await store.turns.resume_turn(store.session_id, 30.0)
+    assert await store.log.append(store.owner, resumed.turn, 2, []) is Stop.STOP
+
+
+@pytest.mark.parametrize(("concurrency", "told"), [("ENQUEUE", 0), ("INTERRUPT", 1), ("ROLLBACK", 2)])
+async def test_a_second_run_tells_the_first_to_stop_as_it_asks(store, concurrency, told):
+    turn = await store.begin(record=b"asked")
+    request = Request(store.session_id, "and?", concurrency=Concurrency(concurrency))
+    waits = await store.turns.begin_turn(request, b"", 30.0, b"second")
+    assert (waits.queued, waits.position, waits.fencing_token) == (True, 1, 0)
+    assert await store.log.append(store.owner, turn, 1, [b"one"]) == Stop(told)
+    assert await store.turns.abandon_turn(turn, [b"end"], 2) == Next(waits.run_id, b"second")
+
+
+async def test_a_run_in_the_line_is_shown_and_can_be_ended_there(store):
+    turn = await store.begin(record=b"asked")
+    second = (await store.turns.begin_turn(Request(store.session_id, "2"), b"", 30.0, b"second")).run_id
+    third = (await store.turns.begin_turn(Request(store.session_id, "3"), b"", 30.0, b"third")).run_id
+    for begins in (True, False):
+        assert await store.log.announce(store.owner, second, [b"one", b"two"]) is begins
+    assert await store.log.bounds(store.owner, second) == (b"one", b"two", Standing.QUEUED)
+    assert await store.log.request_cancel(store.owner, second) is Standing.QUEUED
+    assert await store.log.drop(store.owner, second, 3, [b"end"]) == (True, None)
+    assert await store.log.drop(store.owner, second, 3, [b"end"]) == (False, None)
+    assert (await store.log.read(store.owner, second, 0, 9)).standing is Standing.OVER
+    assert await store.turns.abandon_turn(turn, [b"end"], 1) == Next(third, b"third")
+    assert await store.log.drop(store.owner, turn.run_id, 2, [b"end"]) == (False, None)
+
+
+async def test_a_run_that_was_let_go_is_gone_on_with_at_once_and_has_lost_no_owner(store):
+    turn = await store.begin(record=b"asked")
+    await store.log.let_go(store.owner, turn)
+    resumed = await store.turns.resume_turn(store.session_id, 30.0)
+    assert (resumed.turn.run_id, resumed.attempts) == (turn.run_id, 0)
+
+
+async def test_what_is_due_later_is_read_with_its_time_and_by_its_owner_alone(store):
+    act_as(store.owner)
+    assert await store.log.later(store.owner, store.session_id) == []
+    due_ms = int((time.time() + 3600) * 1000)
+    asked = Request(store.session_id, "2", queue="SIMPLE", due_ms=due_ms)
+    later = (await store.turns.begin_turn(asked, b"", 30.0, b"later")).run_id
+    await store.turns.begin_turn(Request(store.session_id, "3", queue="SIMPLE"), b"", 30.0, b"now")
+    assert await store.log.later(store.owner, store.session_id) == [(Next(later, b"later"), due_ms)]
+    with pytest.raises(SessionNotFound):
+        await store.log.later(Principal(store.owner.tenant, "mallory"), store.session_id)

@@ -1,20 +1,29 @@
 """SessionStore: one list of behaviours for the fake, one Redis and a cluster of three primaries."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from myriad.common.v1 import common_pb2
 from services.kit.call import Principal
-from services.kit.errors import Aborted, LeaseLost, RequestIdReused, RunNotFound, SessionBusy, SessionNotFound
+from services.kit.errors import (
+    Aborted,
+    LeaseLost,
+    LineFull,
+    RequestIdReused,
+    RunNotFound,
+    SessionBusy,
+    SessionNotFound,
+)
 from services.kit.redis import Redis
 from services.memory.adapters.inmemory import InMemorySessionStore
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.codec import read_message
-from services.memory.domain import Cursor, Ending, Lifetimes, Message, Request, Role, Session
+from services.memory.domain import Concurrency, Cursor, Ending, Lifetimes, Message, Next, Order, Request, Role, Session
 from services.memory.ports import SessionStore
 from tests.support.valkey import restartable_valkey
 
@@ -22,20 +31,6 @@ LONG = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
 SHORT = Lifetimes(session_ms=250, log_ms=250, history_cap=6, request_ms=250)
 LEASE_MS = 10_000
 Open = Callable[[Lifetimes], SessionStore]
-
-
-@pytest.fixture(scope="module")
-async def one(valkey_url: str) -> AsyncIterator[Redis]:
-    redis = Redis(valkey_url)
-    yield redis
-    await redis.close()
-
-
-@pytest.fixture(scope="module")
-async def cluster(cluster_url: str) -> AsyncIterator[Redis]:
-    redis = Redis(cluster_url)
-    yield redis
-    await redis.close()
 
 
 @pytest.fixture(params=["memory", "one", "cluster"])
@@ -304,13 +299,13 @@ async def test_a_repeated_turn_attaches_to_its_run(store: SessionStore, alice: P
 
 
 async def test_a_turns_request_is_forgotten_in_time(open_store: Open, alice: Principal) -> None:
-    lifetimes = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6, request_ms=100)
+    lifetimes = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6, request_ms=400)
     store, request = open_store(lifetimes), Request("r1", b"d")
     session = await make(store, alice)
     await store.end(alice, session.session_id, await begin(store, alice, session, request))
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.25)
     await store.end(alice, session.session_id, await begin(store, alice, session, Request("r2", b"d")))
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.25)
     assert (await store.begin(alice, session.session_id, Request("r2", b"d"), LEASE_MS, 5)).attached
     assert (await store.begin(alice, session.session_id, Request("r1", b"other"), LEASE_MS, 5)).run == 3
 
@@ -366,7 +361,7 @@ async def test_a_run_with_a_record_waits_for_an_owner_when_its_own_is_gone(
     store: SessionStore, alice: Principal
 ) -> None:
     session_id = (await make(store, alice)).session_id
-    turn = await store.begin(alice, session_id, None, 50, 5, b"asked")
+    turn = await store.begin(alice, session_id, None, 50, 5, Order(b"asked"))
     with pytest.raises(SessionBusy):
         await store.resume(alice, session_id, LEASE_MS, 5)
     await asyncio.sleep(0.08)
@@ -387,16 +382,72 @@ async def test_nobody_takes_over_what_is_anothers_or_never_was(store: SessionSto
     session_id = (await make(store, alice)).session_id
     with pytest.raises(RunNotFound):
         await store.resume(alice, session_id, LEASE_MS, 5)
-    await store.begin(alice, session_id, None, 1, 5, b"asked")
+    await store.begin(alice, session_id, None, 1, 5, Order(b"asked"))
     await asyncio.sleep(0.02)
     with pytest.raises(SessionNotFound):
         await store.resume(Principal(alice.tenant, "mallory"), session_id, LEASE_MS, 5)
 
 
-async def test_a_deleted_session_leaves_no_run_to_take_over(store: SessionStore, alice: Principal) -> None:
+async def test_a_session_with_a_run_that_has_not_ended_is_not_deleted(store: SessionStore, alice: Principal) -> None:
     session_id = (await make(store, alice)).session_id
-    await store.begin(alice, session_id, None, 1, 5, b"asked")
+    turn = await store.begin(alice, session_id, None, 1, 5, Order(b"asked"))
+    waits = await store.begin(alice, session_id, None, LEASE_MS, 5, Order(b"next"))
     await asyncio.sleep(0.02)
+    for _ in range(2):
+        with pytest.raises(SessionBusy):
+            await store.delete(alice, session_id)
+        resumed = await store.resume(alice, session_id, LEASE_MS, 5)
+        await store.end(alice, session_id, Ending(resumed.turn.run, resumed.turn.token, 1, [b"end"]))
+    assert (turn.run, waits.run) == (1, 2)
     await store.delete(alice, session_id)
     with pytest.raises(SessionNotFound):
         await store.resume(alice, session_id, LEASE_MS, 5)
+
+
+async def test_a_run_waits_in_the_line_and_comes_when_the_one_before_has_ended(
+    store: SessionStore, alice: Principal
+) -> None:
+    session_id = (await make(store, alice)).session_id
+    ending = await begin(store, alice, await store.get(alice, session_id))
+    with pytest.raises(SessionBusy):
+        await store.begin(alice, session_id, None, LEASE_MS, 5, Order(b"now or never", Concurrency.REJECT))
+    with pytest.raises(SessionBusy):
+        await store.begin(alice, session_id, None, LEASE_MS, 5, Order())
+    second = await store.begin(alice, session_id, Request("r2", b"d"), LEASE_MS, 5, Order(b"second"))
+    third = await store.begin(alice, session_id, None, LEASE_MS, 5, Order(b"third", defer=True))
+    assert [(each.queued, each.token, each.position) for each in (second, third)] == [(True, 0, 1), (True, 0, 2)]
+    assert (await store.begin(alice, session_id, Request("r2", b"d"), LEASE_MS, 5, Order(b"second"))).attached
+    assert await store.end(alice, session_id, ending) == Next(second.run, b"second")
+    assert await store.end(alice, session_id, ending) == Next(second.run, b"second")
+    with pytest.raises(SessionBusy):
+        await store.resume(alice, session_id, LEASE_MS, 5, third.run)
+    begun = await store.resume(alice, session_id, LEASE_MS, 5)
+    assert (begun.turn.run, begun.record, begun.attempts) == (second.run, b"second", 0)
+    with pytest.raises(RunNotFound):  # it is over, though its session is busy: who looks for it need not come again
+        await store.resume(alice, session_id, LEASE_MS, 5, ending.run)
+    last = Ending(second.run, begun.turn.token, 1, [b"end"])
+    assert await store.end(alice, session_id, last) == Next(third.run, b"third")
+
+
+async def test_a_run_that_is_due_later_holds_up_nobody(store: SessionStore, alice: Principal) -> None:
+    session_id = (await make(store, alice)).session_id
+    due_ms = int(time.time() * 1000) + 300
+    later = await store.begin(alice, session_id, None, LEASE_MS, 5, Order(b"later", defer=True, due_ms=due_ms))
+    assert later.position == 0
+    with pytest.raises(SessionBusy):
+        await store.resume(alice, session_id, LEASE_MS, 5, later.run)
+    ending = await begin(store, alice, await store.get(alice, session_id))
+    assert ending.token > 0
+    assert await store.end(alice, session_id, ending) is None
+    await asyncio.sleep(0.35)
+    assert (await store.resume(alice, session_id, LEASE_MS, 5)).turn.run == later.run
+
+
+async def test_a_full_line_takes_no_more(store: SessionStore, alice: Principal) -> None:
+    session = await make(store, alice)
+    await begin(store, alice, session)
+    for _ in range(LONG.line_cap):
+        await store.begin(alice, session.session_id, None, LEASE_MS, 5, Order(b"waits"))
+    with pytest.raises(LineFull):
+        await store.begin(alice, session.session_id, Request("r", b"d"), LEASE_MS, 5, Order(b"one too many"))
+    assert (await store.get(alice, session.session_id)).run_count == LONG.line_cap + 1

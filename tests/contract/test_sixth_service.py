@@ -32,7 +32,7 @@ GUARDS = {
     "pyproject.toml": "tests/contract/test_sixth_service.py::test_every_service_has_an_extra_and_import_rules",
     "services/vertical/app.py": "tests/unit/vertical/test_app.py::test_every_service_has_a_configuration",
     "k8s/base/kustomization.yaml": "tests/contract/test_manifests.py::"
-    "test_there_is_a_deployment_a_service_and_an_account_for_each_service_and_for_envoy",
+    "test_there_is_a_deployment_and_an_account_for_each_process_and_a_service_for_all_that_are_called",
     "README.md": "tests/contract/test_protos.py::test_the_readme_lists_the_services_with_their_ports",
 }
 
@@ -66,7 +66,7 @@ def test_the_rules_of_the_repository_hold_with_it(copy: Copy) -> None:
     done = copy.tests(*RULES, *GUARDS.values(), "--deselect", SLOW)
     assert done.returncode == 0, done.stdout
     for shown in (
-        "tests/unit/dev/test_plan.py::test_every_service_is_a_part",
+        "tests/unit/dev/test_plan.py::test_every_service_and_a_worker_are_parts",
         "tests/unit/dev/test_environment.py::test_every_variable_is_a_setting_of_its_service[greeter]",
         "tests/integration/greeter/inproc.py::test_one_process_answers_greeter_without_a_socket",
         "tests/contract/test_manifests.py::test_a_service_listens_where_the_topology_says[greeter]",

@@ -11,7 +11,7 @@ from services.kit.call import Call, Principal, current_principal, enter
 from services.kit.errors import AgentNotFound
 from services.toolexec.adapters.agents import CatalogToolSource, read_tool
 from services.toolexec.adapters.inmemory import InMemoryToolSource
-from services.toolexec.domain import AgentTools, FunctionCall, HttpCall, SideEffect
+from services.toolexec.domain import AgentTools, ClientCall, FunctionCall, HttpCall, SideEffect
 from services.toolexec.ports import ToolSource
 
 ANN = Principal("acme", "ann")
@@ -114,3 +114,16 @@ def test_a_tool_is_read_whole():
 def test_a_side_effect_nobody_knows_counts_as_the_worst():
     message = common_pb2.Tool(name="t", description="d", builtin=common_pb2.BuiltinTool(function="f"))
     assert read_tool(message).side_effect is SideEffect.SIDE_EFFECT
+
+
+def test_a_tool_of_the_clients_is_read_as_such():
+    message = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ)
+    message.client.SetInParent()
+    assert read_tool(message).call == ClientCall()
+
+
+def test_a_tool_in_the_background_has_an_hour_unless_it_says_otherwise():
+    message = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ, background=True)
+    assert (read_tool(message).background, read_tool(message).timeout) == (True, 3600.0)
+    message.timeout.FromTimedelta(timedelta(hours=24))
+    assert read_tool(message).timeout == 86_400.0

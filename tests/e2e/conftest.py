@@ -9,6 +9,7 @@ from services.dev import agentfile, agents
 from services.dev.plan import Options
 from services.dev.stack import Stack, running_stack
 from services.dev.up import EXAMPLE
+from tests.support.http_server import HttpServer, running_http_server
 
 START_S = 300
 """The first test of a stack waits for its start, and on a busy machine for the training of the example agent."""
@@ -26,8 +27,18 @@ async def apply_example(stack: Stack) -> None:
 
 
 @pytest.fixture(scope="session")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """Five processes. Tests take users and sessions of their own, and leave no part of it stopped."""
+async def receiver() -> AsyncIterator[HttpServer]:
+    """What the stack may call back, though it is on this machine and speaks no TLS."""
+    async with running_http_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory, receiver: HttpServer) -> AsyncIterator[Stack]:
+    """Six processes. Tests take users and sessions of their own, and leave no part of it stopped."""
     work: Path = tmp_path_factory.mktemp("stack")
-    async with running_stack(work, Options(sim=True), prepare=apply_example) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MYRIAD_TOOLEXEC_CALLBACK_EXCEPTIONS", receiver.url())
+        async with running_stack(work, Options(sim=True), prepare=apply_example) as running:
+            patch.undo()
+            yield running

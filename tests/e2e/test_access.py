@@ -23,8 +23,12 @@ from services.dev.state import Folder
 from services.kit.call import Principal
 from services.kit.interceptors.identity import ROLES, TENANT, USER
 from tests.support.access import CLERK, TTL_S, Guarded, guarded, somebody
+from tests.support.cgroup import frozen
 from tests.support.command_line import CommandLine, pasted
 from tests.support.requests import ROWS, Answer, Names, Owner, method_of, methods, path, service_of
+
+FOUND_OUT_S = 6.0
+"""So late all have found out who stands still, and who goes on."""
 
 
 def access(method: MethodDescriptor) -> common.Access | None:
@@ -36,9 +40,16 @@ def access(method: MethodDescriptor) -> common.Access | None:
     return found
 
 
+def roles_of(method: MethodDescriptor) -> list[str]:
+    """One of these is asked for at the edge. None are: any will do."""
+    rights = access(method)
+    return list(rights.roles) if rights else []
+
+
 METHODS = methods()
 FROM_OUTSIDE = [method for method in METHODS if access(method) is not None]
 FROM_INSIDE = [method for method in METHODS if access(method) is None]
+NEEDY = [method for method in METHODS if roles_of(method)]
 
 
 def each(found: list[MethodDescriptor]) -> pytest.MarkDecorator:
@@ -116,20 +127,22 @@ async def test_at_the_edge_a_token_opens_what_is_its_owners(world: Guarded, meth
     assert row.answer is not Answer.LEFT_OUT or served != "OK "
 
 
-async def test_no_rpc_needs_a_role_yet_and_each_that_will_is_refused_to_who_lacks_it(world: Guarded) -> None:
-    """None is asked today, and the last line says so: the first RPC that needs a role is to be named there.
+@each(NEEDY)
+async def test_an_rpc_that_asks_for_a_role_is_refused_to_who_lacks_it(world: Guarded, method: MethodDescriptor) -> None:
+    """Whatever other role they have, on what is their own; with the right one they are served, as shown above."""
+    wanted = roles_of(method)
+    owner = somebody(roles=wanted[:1])
+    request = ROWS[path(method)].build(await world.furnish(owner, method))
+    others = {"", "visitor", *(role for each in NEEDY for role in roles_of(each))} - {*wanted}
+    for role in sorted(others):
+        refused = await world.answer(world.edge, method, request, world.token(identity_of(owner, role)))
+        assert refused == "PERMISSION_DENIED ROLE_REQUIRED", role
 
-    That a role is asked for at all is shown by tests/integration/kit/test_identity.py.
-    """
-    needy = [method for method in FROM_OUTSIDE if access(method).roles]  # type: ignore[union-attr]
-    for method in needy:
-        owner = somebody(roles=access(method).roles[:1])  # type: ignore[union-attr]
-        request = ROWS[path(method)].build(await world.furnish(owner, method))
-        for role in ("visitor", ""):
-            token = world.token(identity_of(owner, role))
-            refused = await world.answer(world.edge, method, request, token)
-            assert refused == "PERMISSION_DENIED ROLE_REQUIRED", f"{path(method)}: {refused}"
-    assert [path(method) for method in needy] == []
+
+def test_the_rpcs_that_ask_for_a_role_are_those_of_operators() -> None:
+    operators = ["admin", "operator"]
+    expected = {"WatchEvents": operators, "ListDeadLetters": operators, "RedriveDeadLetter": operators}
+    assert {method.name: roles_of(method) for method in NEEDY} == {**expected, "SetBudget": ["admin"]}
 
 
 def identity_of(owner: Principal, role: str) -> Principal:
@@ -261,6 +274,27 @@ def test_one_process_does_the_same_turn(stack: Running) -> None:
     for each in told:
         assert "completed" in each["events"][-1]
         assert not any("degraded" in event for event in each["events"])
+
+
+def asked_for_facts(stack: Running) -> set[str]:
+    """What a turn did without that needs documents."""
+    told = json.loads(stack.myriad("ask", "How many days do I have to return an item?", "--json").stdout)
+    assert "completed" in told["events"][-1]
+    return {event["degraded"]["component"] for event in told["events"] if "degraded" in event}
+
+
+def test_one_process_goes_on_without_a_milvus_that_stands_still(stack: Running) -> None:
+    """Also once Envoy and the process itself have found out: retrieval is not ready, and the orchestrator is."""
+    login.log_in(Folder(stack.myriad.work), Principal("dev", "dev"), TTL_S)
+    assert asked_for_facts(stack) == set()  # the control
+    with frozen(stack.myriad.state().parts["milvus"].pid):
+        assert asked_for_facts(stack) == {"retrieval"}
+        time.sleep(FOUND_OUT_S)
+        assert stack.myriad.status()["parts"]["vertical"]["state"] == "unready"
+        assert asked_for_facts(stack) == {"retrieval"}
+    began = time.monotonic()
+    while asked_for_facts(stack):
+        assert time.monotonic() - began < FOUND_OUT_S
 
 
 def test_a_login_is_who_the_commands_are(stack: Running, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from myriad.memory.v1 import memory_pb2_grpc
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev import certificates, login, readiness
-from services.dev.conversation import Conversation, Transcript
+from services.dev.conversation import Conversation
 from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import grpc_target, reach, replicas
 from services.dev.plan import Options
 from services.dev.readiness import NotReady, Tls, check
 from services.dev.stack import Stack, running_stack
+from services.dev.transcript import Transcript
 from services.kit import topology
 from services.kit.call import Principal
 from services.kit.clients import Client

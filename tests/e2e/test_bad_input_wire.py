@@ -30,9 +30,12 @@ from services.dev.environment import Site, vertical_environment
 from services.dev.stack import Stack
 from services.kit import topology
 from services.kit.app import KitConfig, open_kit
+from services.kit.call import Principal
 from services.kit.clients import INPROC
+from services.kit.interceptors.identity import metadata_of
 from services.vertical.app import build, load_configs
 from tests.support.hostile import Known, examples, field, requests, wrong_with
+from tests.support.requests import ROWS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -41,6 +44,8 @@ CHAOS_COUNT = 100_000
 BATCH = 2_000
 AT_ONCE = 8
 TIMEOUT_S = 20.0
+ENDLESS_S = 0.1
+"""A stream that has no end, and nothing to say for so long, is served."""
 USUAL = ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "ABORTED", "FAILED_PRECONDITION")
 ALLOWED = {
     # Tools may ask for roles, have limits, and fail: that is their affair, and its reason says so.
@@ -48,6 +53,12 @@ ALLOWED = {
     # A tenant may have so many agents and collections.
     "PutAgentRequest": (*USUAL, "RESOURCE_EXHAUSTED"),
     "CreateCollectionRequest": (*USUAL, "RESOURCE_EXHAUSTED"),
+    # A budget that was set here may be used up, and a session's line may be full.
+    "BeginTurnRequest": (*USUAL, "RESOURCE_EXHAUSTED"),
+    "RunTurnRequest": (*USUAL, "RESOURCE_EXHAUSTED"),
+    "CreateRunRequest": (*USUAL, "RESOURCE_EXHAUSTED"),
+    # A token that was made up is none.
+    "RespondToRunRequest": (*USUAL, "PERMISSION_DENIED"),
 }
 DETAILS = "grpc-status-details-bin"
 
@@ -79,7 +90,9 @@ class Way:
         path = f"/{method.containing_service.full_name}/{method.name}"
         channel = self.channels[service]
         call = channel.unary_stream if method.server_streaming else channel.unary_unary
-        made = call(path, bytes, bytes)(body, metadata=self.metadata, timeout=TIMEOUT_S)
+        endless = ROWS[path].most == 1
+        timeout = ENDLESS_S if endless else TIMEOUT_S
+        made = call(path, bytes, bytes)(body, metadata=self.metadata, timeout=timeout)
         try:
             if method.server_streaming:
                 async for _ in made:
@@ -87,6 +100,8 @@ class Way:
             else:
                 await made
         except grpc.aio.AioRpcError as error:
+            if endless and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return "OK", Status()
             details = [value for key, value in error.trailing_metadata() or () if key == DETAILS]
             status = Status.FromString(details[0]) if details else Status()
             status.message = error.details() or ""
@@ -99,6 +114,7 @@ async def over_sockets(stack: Stack) -> AsyncIterator[tuple[dict[str, grpc.aio.C
     """To the processes of the stack; complaints are read from their logs."""
     logs = [stack.folder.log(name) for name in topology.SERVICES]
     read = {log: log.stat().st_size for log in logs}
+    before = {name: part.restarts for name, part in stack.state.parts.items()}
 
     def complaints() -> list[str]:
         found = []
@@ -110,7 +126,7 @@ async def over_sockets(stack: Stack) -> AsyncIterator[tuple[dict[str, grpc.aio.C
             found += [
                 line for line in text.decode(errors="replace").splitlines() if '"error"' in line or "Trace" in line
             ]
-        restarted = [name for name, part in stack.state.parts.items() if part.restarts]
+        restarted = [name for name, part in stack.state.parts.items() if part.restarts > before[name]]
         return found + [f"{name} died" for name in restarted]
 
     async with AsyncExitStack() as closing:
@@ -148,7 +164,8 @@ async def within_the_process(
 @pytest.fixture(scope="module", params=["sockets", "inproc"])
 async def way(request, stack) -> AsyncIterator[Way]:
     opened = over_sockets if request.param == "sockets" else within_the_process
-    metadata = [("x-myriad-tenant", f"hostile-{uuid.uuid4().hex}"), ("x-myriad-user", "mallory")]
+    mallory = Principal(f"hostile-{uuid.uuid4().hex}", "mallory", frozenset({"admin", "operator"}))
+    metadata = metadata_of(mallory, None)
     async with opened(stack) as (channels, complaints):
         yield Way(request.param, channels, metadata, complaints, await furnished(channels, metadata))
 
@@ -192,6 +209,9 @@ async def furnished(channels: dict[str, grpc.aio.Channel], metadata: list[tuple[
         "DeleteCollectionRequest.collection": ["other", "absent"],
         "document_id": ["d1", "d2"],
         "document_ids": ["d1", "d2"],
+        "score": [1, 5, 9],
+        "SubmitFeedbackRequest.text": ["well", "\x00"],
+        "approval_token": ["t1", "no token"],
         "RunTurnRequest.input": ["hello", "#sim {", "#sim []", '#sim {"text": 1}', "\x00", " "],
         "AnalyzeRequest.text": ["hello", "on 2026-02-30 I paid 1e400 EUR", "\x00", " "],
         "SearchRequest.query": ["hello", '"', "", 'x" or tenant != "'],

@@ -177,6 +177,48 @@ def run_count(stack: Running, session_id: str) -> int:
         return int(json.load(reply)["session"]["run_count"])
 
 
+@pytest.mark.parametrize(
+    ("order", "types", "told"),
+    [("1007", ["y\n"], "← refund_order: ok"), ("1011", ["n\n", "too late\n"], "turned down: too late")],
+    ids=["yes", "no"],
+)
+def test_a_refund_is_made_when_the_person_says_so_and_not_otherwise(
+    stack: Running, order: str, types: list[str], told: str
+) -> None:
+    with on_a_terminal(*stack.myriad.command("chat")) as terminal:
+        terminal.read_until("you> ")
+        terminal.type(f"I want my money back for order {order}\n")
+        question = terminal.read_until("y/n> ")
+        assert f'? refund_order {{"order_id": "{order}"}}' in question
+        assert "changes something" in question
+        for typed in types:
+            terminal.type(typed)
+        terminal.read_until(told)
+        terminal.read_until("you> ")
+        terminal.type("/quit\n")
+        session = terminal.read_until("\n").strip()
+    assert terminal.process.returncode == 0, session
+
+
+def test_a_question_that_is_left_is_answered_later_by_the_command_that_is_printed(stack: Running) -> None:
+    done = stack.myriad("ask", "I want my money back for order 1012", "--json")
+    assert done.returncode == 3, done.stderr
+    waits = json.loads(done.stdout)
+    assert (waits["state"], waits["waits_for"]["tool"]) == ("waiting", "refund_order")
+    listed = json.loads(stack.myriad("runs", waits["session_id"], "--json").stdout)["runs"]
+    assert [(run["run_id"], run["state"]) for run in listed] == [(waits["run_id"], "RUN_STATE_WAITING")]
+    assert "APPROVAL_INVALID" in stack.refused("respond", waits["run_id"], "--token", "made-up", "--approve")
+
+    said = stack.myriad("ask", "I want my money back for order 1014").stdout
+    answered = pasted(said.partition("Answer it with: ")[2].splitlines()[0])
+    assert answered.returncode == 0, answered.stderr
+    assert "← refund_order: ok" in answered.stdout
+
+    assert stack.myriad("cancel", waits["run_id"]).returncode == 0
+    shown = stack.myriad("runs", waits["session_id"]).stdout
+    assert re.match(rf"{re.escape(waits['run_id'])} +cancelled ", shown), shown
+
+
 def test_talking_to_nobody_is_refused(stack: Running) -> None:
     assert "AGENT_NOT_FOUND" in stack.refused("chat", "--agent", "nobody")
 

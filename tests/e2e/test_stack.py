@@ -29,7 +29,7 @@ def myriad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 def up(myriad: CommandLine) -> CommandLine:
     started = myriad("up", "--detach")
     assert started.returncode == 0, started.stdout + started.stderr
-    for part in (*topology.SERVICES, "triton", "milvus", "valkey", "envoy"):
+    for part in (*topology.PROCESSES, "triton", "milvus", "valkey", "envoy"):
         assert f"● {part} " in started.stdout
     assert "Myriad is up" in started.stdout
     return myriad

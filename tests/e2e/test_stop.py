@@ -1,14 +1,21 @@
 """Stop means stop: cancel, hang-ups and busy sessions, down to the model's slot."""
 
 import asyncio
+import time
 
 import grpc
 import pytest
 
+from myriad.common.v1 import run_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from tests.support.client import face, kinds, metric, put_agent, sim, until
+from tests.support.client import face, kinds, metric, put_agent, sim
+from tests.support.load import percentile
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
+LONG = sim(text="on and ", forever=True, delay_ms=500)
+STOPPED_S = 0.5
+PAUSE_S = 0.02
 FOREVER = sim(text="on and ", forever=True, delay_ms=20)
 
 
@@ -63,6 +70,42 @@ async def test_cancel_frees_the_slot_of_the_real_model(stack, user):
     assert kinds(await user.watched(run_id))[-1] == "cancelled"
 
 
+@pytest.mark.parametrize("runs", [20, pytest.param(100, marks=pytest.mark.chaos)])
+async def test_no_cancel_of_many_takes_long(stack, user, runs):
+    sessions = await asyncio.gather(*(user.session("player") for _ in range(runs)))
+    calls = [user.run(session, LONG) for session in sessions]
+    run_ids = await asyncio.gather(*(begun(call) for call in calls))
+    assert await metric(stack, "myriad_sim_running") == runs
+
+    async def took(index):
+        await asyncio.sleep(index * PAUSE_S)
+        since = time.monotonic()
+        # Not on the streams' own connection, which has as many as Envoy allows.
+        cancelling = user.http.post(f"/v1/runs/{run_ids[index]}:cancel", json={})
+        rest, reply = await asyncio.gather(_rest(calls[index]), cancelling)
+        assert (reply.status_code, kinds(rest)[-1]) == (200, "cancelled")
+        return time.monotonic() - since
+
+    seconds = await asyncio.gather(*map(took, range(runs)))
+    await until(reads_zero(stack, "myriad_sim_running"), STOPPED_S)
+    assert percentile(seconds, 0.99) <= STOPPED_S, sorted(seconds)[-5:]
+
+
+@pytest.mark.parametrize("runs", [5, pytest.param(100, marks=pytest.mark.chaos)])
+async def test_each_cancel_frees_the_real_models_slot_in_time(stack, user, runs):
+    seconds = []
+    for _ in range(runs):
+        call = user.run(await user.session("aura"), "How do I take care of my pan, and what else should I know?")
+        run_id = await begun(call)
+        assert await metric(stack, "myriad_llm_busy_slots") == 1
+        since = time.monotonic()
+        await user.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=user.metadata)
+        await until(reads_zero(stack, "myriad_llm_busy_slots"), 5)
+        seconds.append(time.monotonic() - since)
+        assert kinds(await _rest(call))[-1] == "cancelled"
+    assert percentile(seconds, 0.99) <= STOPPED_S, sorted(seconds)[-5:]
+
+
 @pytest.mark.parametrize("over", ["grpc", "sse"])
 async def test_a_client_that_hangs_up_stops_its_run(stack, user, over):
     session = await user.session("player")
@@ -89,14 +132,15 @@ async def test_a_run_told_to_go_on_outlives_its_client(user):
     assert kinds(await user.watched(run_id))[-1] == "completed"
 
 
-async def test_a_second_turn_in_a_busy_session_is_refused(user):
+async def test_a_second_turn_in_a_busy_session_is_refused_when_it_asks_for_that(user):
     session = await user.session("player")
     call = user.run(session, FOREVER)
     run_id = await begun(call)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await user.turn(session, "me too")
+        await user.turn(session, "me too", concurrency=run_pb2.CONCURRENCY_REJECT)
     assert raised.value.code() is grpc.StatusCode.ABORTED
-    refused = await user.http.post(f"/v1/sessions/{session}:run", json={"input": "me too"})
+    body = {"input": "me too", "concurrency": "CONCURRENCY_REJECT"}
+    refused = await user.http.post(f"/v1/sessions/{session}:run", json=body)
     assert refused.status_code == 409
     assert refused.json()["details"][0]["reason"] == "SESSION_BUSY"
     assert (await user.http.delete(f"/v1/sessions/{session}")).status_code == 409

@@ -12,8 +12,9 @@ import yaml
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from tests.faults.rig import Rig
-from tests.support.client import face, until
+from tests.support.client import face
 from tests.support.ports import free_port
+from tests.support.waiting import until
 
 
 @asynccontextmanager

@@ -1,27 +1,26 @@
 """One stack for all faults, and memory alone with its store. Each case leaves both as it found them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from services.kit.interceptors.identity import metadata_of
+from services.dev import supervisor
+from tests.faults.alone import Alone, memory_alone
 from tests.faults.bare_envoy import running_bare_envoy
+from tests.faults.orders import Customers, customers_of
 from tests.faults.rig import CALLS_SHOP, Rig, desk_turn, running_rig, whole
-from tests.support.client import Face, face, until
-from tests.support.load import ALONE
-from tests.support.process import Process, running
-from tests.support.proxy import Proxy, running_proxy
-from tests.support.valkey import Restartable, restartable_valkey
+from tests.support.client import Face, face
+from tests.support.waiting import until
 
 START_S = 300
 """The first test of a stack waits for its start."""
+
+BACK_S = 30
+"""A circuit is open for seconds, and a part that died often is started again after a while."""
 
 WARM = 16
 """Turns at once that open connections before anything is counted."""
@@ -62,10 +61,21 @@ async def all_whole(user: Face, turns: int) -> bool:
     return True
 
 
+async def answers_whole(user: Face) -> bool:
+    """Whether every part does its share again, and not by chance: some have a replica beside them."""
+    try:
+        return await all_whole(user, 3)
+    except grpc.aio.AioRpcError:
+        return False
+
+
 @pytest.fixture
 async def rig(running_stack: Rig) -> AsyncIterator[Rig]:
-    """The stack; nothing of a case is left in it afterwards."""
+    """The stack, all of which is back from the case before; nothing of this one is left in it afterwards."""
+    async with face(running_stack.stack) as asking:
+        await until(lambda: answers_whole(asking), BACK_S)
     yield running_stack
+    running_stack.points.disarm()
     for proxy in running_stack.links.values():
         proxy.resume()
     await running_stack.settled()
@@ -78,52 +88,19 @@ async def user(rig: Rig) -> AsyncIterator[Face]:
         yield made
 
 
-@dataclass
-class Alone:
-    """Memory without the rest of the stack, a proxy between it and its store."""
-
-    memory: Process
-    store: Restartable
-    to_store: Proxy
-    stub: Any
-    identity: list[tuple[str, str]]
-
-    @property
-    def pid(self) -> int:
-        """Of memory."""
-        return self.memory.process.pid
-
-    async def create(self, timeout: float = 5.0, request_id: str = "") -> str:
-        """One write: the id of a new session."""
-        request = memory_pb2.CreateSessionRequest(agent="aura", request_id=request_id)
-        reply = await self.stub.CreateSession(request, metadata=self.identity, timeout=timeout)
-        return str(reply.session.session_id)
-
-    async def read(self, session_id: str, timeout: float = 5.0) -> None:
-        """One read."""
-        request = memory_pb2.GetSessionRequest(session_id=session_id)
-        await self.stub.GetSession(request, metadata=self.identity, timeout=timeout)
+@pytest.fixture
+async def customers(rig: Rig) -> AsyncIterator[Customers]:
+    """Clients of the stack as the command line is one."""
+    async with customers_of(rig) as made:
+        yield made
 
 
-@asynccontextmanager
-async def memory_alone(work: Path, **variables: str) -> AsyncIterator[Alone]:
-    """Memory with a store of its own, ready, and with the agent that its sessions are with."""
-    async with restartable_valkey(work / "valkey") as store:
-        await store.start()
-        async with (
-            running_proxy(store.url) as (proxy, url),
-            running("services.memory", work, {"MYRIAD_MEMORY_REDIS_URL": url, **variables}) as memory,
-            grpc.aio.insecure_channel(memory.address) as channel,
-        ):
-            identity = metadata_of(ALONE, None)
-            alone = Alone(memory, store, proxy, memory_pb2_grpc.MemoryServiceStub(channel), identity)
-            await alone.stub.PutAgent(
-                memory_pb2.PutAgentRequest(agent={"name": "aura", "persona": "You help."}),
-                metadata=identity,
-                timeout=20,
-                wait_for_ready=True,
-            )
-            yield alone
+@pytest.fixture(scope="module")
+def quick_restarts() -> Iterator[None]:
+    """A part that is killed again and again is started again at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(supervisor, "LONGEST_BACKOFF_S", supervisor.FIRST_BACKOFF_S)
+        yield
 
 
 @pytest.fixture(scope="module")

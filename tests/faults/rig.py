@@ -1,7 +1,9 @@
 """A whole stack with a proxy on each line that is to be cut, traced to a collector that never answers, and watched.
 
 Its agent `desk` needs every part: nlu understands, retrieval finds facts, toolexec calls the shop, and the scripted
-model answers.
+model answers. Its agent `clerk` orders and pays by tools that keep a ledger.
+
+The orchestrator and toolexec are test builds: they have failpoints, which do nothing until a test arms one.
 """
 
 import dataclasses
@@ -27,12 +29,16 @@ from services.dev.state import PartState, State
 from services.kit import topology
 from services.kit.call import Principal
 from services.kit.interceptors.identity import metadata_of
+from tests.faults.ledger import ORDER, PAY, Ledger
+from tests.support import failing
 from tests.support.cgroup import descriptors
-from tests.support.client import Face, kinds, metric, put_agent, sim, until
+from tests.support.client import Face, kinds, metric, put_agent, sim
+from tests.support.failing import Arming
 from tests.support.http_server import HttpServer, answer, running_http_server
 from tests.support.load import OK, Load
 from tests.support.metrics import Metrics, metrics_at
 from tests.support.proxy import Proxy, running_proxy
+from tests.support.waiting import until
 
 Events = list[orchestrator_pb2.RunEvent]
 
@@ -76,6 +82,8 @@ _DESK = {
         }
     ],
 }
+_CLERK = {**_DESK, "tools": [ORDER, PAY]}
+_FAILING = ("orchestrator", "toolexec", "worker")
 _OPERATOR = metadata_of(Principal("dev", "operator", frozenset({"admin"})), None)
 
 
@@ -88,6 +96,8 @@ class Rig:
     links: dict[Link, Proxy]
     collector: Proxy
     """Where the services send their spans: it accepts, and never answers."""
+    points: Arming
+    ledger: Ledger
     at_rest: dict[str, int] = field(default_factory=dict)
     """File descriptors of each part when nothing was under way."""
 
@@ -115,7 +125,7 @@ class Rig:
             state = self.part(part)
             return state.restarts > restarts and state.state is State.READY
 
-        return float(await until(ready, seconds))
+        return await until(ready, seconds)
 
     async def settled(self) -> None:
         """Returns once nothing is left of what was under way.
@@ -164,6 +174,7 @@ async def running_rig(
     async with AsyncExitStack() as closing:
         shop = await closing.enter_async_context(running_http_server())
         shop.answers["/items/lamp"] = answer(200, b'{"state": "sent"}')
+        points = Arming(work / "failpoints")
         collector, collector_url = await closing.enter_async_context(running_proxy(""))
         proxies: dict[Link, tuple[Proxy, str]] = {}
         for link in links:
@@ -175,7 +186,7 @@ async def running_rig(
             parts = stack.supervisor.parts
             for name, part in parts.items():
                 service = name.partition("-")[0]
-                if service not in topology.SERVICES:
+                if service not in topology.PROCESSES:
                     continue
                 moved = {
                     stack.address(callee): url.rpartition("/")[2]
@@ -186,12 +197,14 @@ async def running_rig(
                 if service == "toolexec":
                     own["MYRIAD_TOOLEXEC_ENDPOINTS"] = f"shop={shop.url()}"
                 parts[name] = _with(part, moved, own)
+                if service in _FAILING:
+                    parts[name] = _test_build(parts[name], points)
 
         stack = await closing.enter_async_context(
             running_stack(work, Options(sim=True, replicas=replicas), on_made=interpose, prepare=_put_agents)
         )
-        rig = Rig(stack, shop, {link: proxy for link, (proxy, _) in proxies.items()}, collector)
-        yield rig
+        lines = {link: proxy for link, (proxy, _) in proxies.items()}
+        yield Rig(stack, shop, lines, collector, points, Ledger(shop))
 
 
 def _with(part: Part, moved: dict[str, str], own: dict[str, str]) -> Part:
@@ -203,6 +216,14 @@ def _with(part: Part, moved: dict[str, str], own: dict[str, str]) -> Part:
                 value = value.replace(before, after)
             variables[name] = value
     return dataclasses.replace(part, launch=dataclasses.replace(part.launch, env=variables | own))
+
+
+def _test_build(part: Part, points: Arming) -> Part:
+    """The same part, with failpoints."""
+    python, _, *module = part.launch.argv
+    argv = (python, "-m", failing.__name__, *module)
+    launch = dataclasses.replace(part.launch, argv=argv, env={**part.launch.env, **points.variables})
+    return dataclasses.replace(part, launch=launch)
 
 
 async def calm(load: Load, since: float, within: float) -> None:
@@ -227,10 +248,11 @@ def recovery(load: Load, since: float) -> float:
 async def _put_agents(stack: Stack) -> None:
     """The agents, and the one document that `desk` knows."""
     await put_agent(stack, "player")
-    desk = json_format.ParseDict(_DESK | {"name": "desk", "persona": "You mind the desk."}, common_pb2.Agent())
     async with grpc.aio.insecure_channel(stack.address("memory")) as channel:
         memory: Any = memory_pb2_grpc.MemoryServiceStub(channel)
-        await memory.PutAgent(memory_pb2.PutAgentRequest(agent=desk), metadata=_OPERATOR, timeout=10)
+        for name, fields in (("desk", _DESK), ("clerk", _CLERK)):
+            agent = json_format.ParseDict(fields | {"name": name, "persona": "You mind the desk."}, common_pb2.Agent())
+            await memory.PutAgent(memory_pb2.PutAgentRequest(agent=agent), metadata=_OPERATOR, timeout=10)
     async with grpc.aio.insecure_channel(stack.address("retrieval")) as channel:
         retrieval: Any = retrieval_pb2_grpc.RetrievalServiceStub(channel)
         collection = retrieval_pb2.Collection(name="desk-facts", scope=retrieval_pb2.SCOPE_TENANT)

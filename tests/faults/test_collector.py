@@ -12,7 +12,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from tests.faults.conftest import memory_alone
+from tests.faults.alone import memory_alone
 from tests.support.cgroup import resident_bytes
 from tests.support.load import percentile
 from tests.support.ports import free_port

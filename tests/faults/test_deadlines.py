@@ -8,7 +8,7 @@ import pytest
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from tests.support.cgroup import frozen
-from tests.support.client import until
+from tests.support.waiting import until
 
 DEADLINE_S = 0.5
 LATE_S = 0.1

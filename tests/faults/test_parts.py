@@ -12,8 +12,9 @@ import pytest
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from tests.faults.rig import calm, desk_turn, recovery, whole
 from tests.support.cgroup import frozen
-from tests.support.client import Face, face, kinds, until
+from tests.support.client import Face, face, kinds
 from tests.support.load import OK, steady
+from tests.support.waiting import until
 
 HELPERS = ("nlu", "retrieval", "toolexec")
 """A turn goes on without these."""

@@ -8,15 +8,17 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.faults.conftest import memory_alone
+from tests.faults.alone import memory_alone
 from tests.support.cgroup import descriptors, few_descriptors, frozen, starved
-from tests.support.client import until
 from tests.support.load import OK, flooded, percentile
 from tests.support.metrics import metrics_at
+from tests.support.waiting import until
 
 HEALTHY_S = 0.1
+"""So much later than one at rest beside it a service under pressure answers: the machine's own delays are both's."""
+
 TAKEN_FOR_DEAD_S = 1.0
-"""Envoy and Kubernetes wait so long for a health check. On a machine that others use, no more can be asked."""
+"""Envoy and Kubernetes wait so long for a health check."""
 
 LIMIT = 8
 """Calls that the service lets in at once; of the flood, one in twenty."""
@@ -38,37 +40,49 @@ async def unlimited(tmp_path):
         yield alone
 
 
-async def health_under(alone, share, seconds):
-    """Seconds that each health check took while a flood came in, and the flood's codes."""
+async def health_of(stub):
+    """Seconds that one health check took."""
+    began = time.perf_counter()
+    reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    return time.perf_counter() - began
+
+
+async def health_under(alone, share, seconds, beside):
+    """Seconds that health checks took while a flood came in, those of who is at rest took, and the flood's codes."""
     session = await alone.create()
-    taken = []
+    taken, at_rest = [], []
     with contextlib.ExitStack() as pressed:
         if share < 1:
             pressed.enter_context(starved(alone.pid, share))
         async with (
             flooded(alone.memory.address, session, FLOOD, seconds) as codes,
             grpc.aio.insecure_channel(alone.memory.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
+            grpc.aio.insecure_channel(beside.memory.address) as resting,
         ):
-            stub = health_pb2_grpc.HealthStub(channel)
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
+            stub, other = (health_pb2_grpc.HealthStub(each) for each in (channel, resting))
+            await asyncio.gather(health_of(stub), health_of(other))
             await asyncio.sleep(1)  # until the flood is there
             end = time.monotonic() + seconds - 1
             while time.monotonic() < end:
-                began = time.perf_counter()
-                reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
-                taken.append(time.perf_counter() - began)
-                assert reply.status == health_pb2.HealthCheckResponse.SERVING
+                at_rest.append(await health_of(other))
+                taken.append(await health_of(stub))
                 await asyncio.sleep(0.02)
-    return taken, codes
+    return taken, at_rest, codes
 
 
 @pytest.mark.parametrize("share", [1.0, 0.2], ids=["saturated", "starved"])
 @pytest.mark.parametrize(
-    ("seconds", "within"), [(2.5, TAKEN_FOR_DEAD_S), pytest.param(30.0, HEALTHY_S, marks=pytest.mark.chaos)]
+    ("tries", "seconds", "most"), [(3, 2.5, 0.5), pytest.param(1, 30.0, 0.95, marks=pytest.mark.chaos)]
 )
-async def test_a_flooded_service_sheds_and_goes_on_saying_that_it_is_well(limited, share, seconds, within):
-    taken, codes = await health_under(limited, share, seconds)
-    assert percentile(taken, 0.95) < within
+async def test_a_flooded_service_sheds_and_goes_on_saying_that_it_is_well(limited, alone, share, tries, seconds, most):
+    """Where others use the machine, a flood of seconds may fall into theirs: one of three will do."""
+    later = []
+    while not later or (min(later) >= HEALTHY_S and len(later) < tries):
+        taken, at_rest, codes = await health_under(limited, share, seconds, alone)
+        later.append(percentile(taken, most) - percentile(at_rest, most))
+    assert min(later) < HEALTHY_S, later
+    assert percentile(taken, 0.95) < TAKEN_FOR_DEAD_S
     assert codes["RESOURCE_EXHAUSTED"] > 0
     assert codes[OK] > 0
     assert set(codes) == {OK, "RESOURCE_EXHAUSTED"}
@@ -77,10 +91,10 @@ async def test_a_flooded_service_sheds_and_goes_on_saying_that_it_is_well(limite
 
 
 @pytest.mark.chaos
-async def test_control_a_starved_service_that_lets_everyone_in_does_not(unlimited):
-    taken, codes = await health_under(unlimited, 0.2, 2.5)
+async def test_control_a_starved_service_that_lets_everyone_in_does_not(unlimited, alone):
+    taken, at_rest, codes = await health_under(unlimited, 0.2, 2.5, alone)
     assert codes["RESOURCE_EXHAUSTED"] == 0
-    assert percentile(taken, 0.95) > HEALTHY_S
+    assert percentile(taken, 0.95) - percentile(at_rest, 0.95) > HEALTHY_S
 
 
 async def test_a_service_without_descriptors_serves_on_and_takes_new_callers_when_they_have_gone(alone):

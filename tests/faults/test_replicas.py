@@ -3,17 +3,21 @@
 import asyncio
 import os
 import signal
-from contextlib import ExitStack
+import time
+from contextlib import AsyncExitStack, ExitStack
 
 import grpc
 import pytest
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.dev import processes
 from tests.faults.rig import running_rig
 from tests.support.cgroup import frozen
-from tests.support.client import face, kinds, sim, until
-from tests.support.load import OK, steady
+from tests.support.client import face, kinds, sim
+from tests.support.events import counted
+from tests.support.load import OK, percentile, steady
+from tests.support.waiting import until
 
 long = pytest.mark.chaos
 BALANCED = ("orchestrator", "memory")
@@ -29,6 +33,8 @@ WHOLE_S = 30.0
 DRAIN_S = 3.0
 MOMENT_S = 0.2
 WORDS = [f"word{number} " for number in range(100)]
+SILENT = sim(deltas=["I am thinking ", "done"], delay_ms=30_000)
+STOPPED_S = 0.5
 TALK = sim(deltas=WORDS, delay_ms=50)
 
 
@@ -60,17 +66,6 @@ class Stream:
     def speaks(self):
         return bool(self.events) and self.events[-1].WhichOneof("event") == "text_delta"
 
-    @property
-    def counted(self):
-        """The text deltas that were not discarded."""
-        pieces = []
-        for event in self.events:
-            if event.HasField("text_delta"):
-                pieces.append((event.sequence, event.text_delta.text))
-            elif event.HasField("restarted"):
-                pieces = [piece for piece in pieces if piece[0] < event.restarted.discard_from_sequence]
-        return "".join(text for _, text in pieces)
-
 
 async def talking(user, count):
     """So many streams, all of which speak."""
@@ -95,7 +90,7 @@ async def are_whole(user, streams):
     for stream in streams:
         assert kinds(stream.events)[-1] == "completed", stream.events[-1]
         assert without_holes(stream.events)
-        assert stream.events[-1].completed.answer == stream.counted == "".join(WORDS)
+        assert stream.events[-1].completed.answer == counted(stream.events) == "".join(WORDS)
     logs = await asyncio.gather(*(user.watched(stream.events[0].run_id) for stream in streams))
     assert logs == [stream.events for stream in streams]
     turns = await asyncio.gather(*(user.turn(stream.session, "hello") for stream in streams))
@@ -111,6 +106,41 @@ async def test_runs_of_a_killed_replica_go_on_in_the_other_and_their_streams_wit
     lost = [stream for stream in begun if stream.errors]
     assert streams // 4 <= len(lost) <= streams - streams // 4
     await rig.ready_again("orchestrator", restarts)
+
+
+async def says(call, word):
+    """Reads a stream until it says so."""
+    while word not in (event := await call.read()).text_delta.text:
+        pass
+    return event.run_id
+
+
+@pytest.mark.parametrize("runs", [20, pytest.param(100, marks=long)])
+async def test_a_replica_stops_what_the_other_works_on_though_the_model_is_silent(rig, user, runs):
+    async with AsyncExitStack() as open_channels:
+        works, other = [
+            orchestrator_pb2_grpc.OrchestratorServiceStub(
+                await open_channels.enter_async_context(grpc.aio.insecure_channel(rig.stack.address(name)))
+            )
+            for name in rig.replicas("orchestrator")
+        ]
+        sessions = await asyncio.gather(*(user.session("player") for _ in range(runs)))
+        begun = [
+            works.RunTurn(pb.RunTurnRequest(session_id=session, input=SILENT), metadata=user.metadata, timeout=60)
+            for session in sessions
+        ]
+        run_ids = await asyncio.gather(*(says(call, "thinking") for call in begun))
+
+        async def cancelled(run_id, call):
+            since = time.monotonic()
+            await other.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=user.metadata, timeout=5)
+            while (event := await call.read()) is not grpc.aio.EOF:
+                last = event
+            assert kinds([last]) == ["cancelled"]
+            return time.monotonic() - since
+
+        took = [await cancelled(run_id, call) for run_id, call in zip(run_ids, begun, strict=True)]
+    assert percentile(took, 0.99) <= STOPPED_S, sorted(took)[-5:]
 
 
 async def unary(user):

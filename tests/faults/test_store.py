@@ -17,9 +17,10 @@ from services.kit.serve import LIVENESS
 from services.kit.status import from_rpc_error
 from tests.faults.rig import calm, recovery
 from tests.support.cgroup import frozen
-from tests.support.client import kinds, until
+from tests.support.client import kinds
 from tests.support.load import OK, steady
 from tests.support.proxy import running_proxy
+from tests.support.waiting import until
 
 BACK_S = 5.0
 """After the store is back, all is normal within this time."""

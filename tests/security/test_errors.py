@@ -152,7 +152,8 @@ async def deserted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ki
     await kit.network.close()
 
 
-NEEDY = [each for each in methods() if SERVICES[service_of(each)].needs]
+NEEDY = [each for each in methods() if SERVICES[service_of(each)].needs and each.name != "CheckCallback"]
+"""An address that a callback may go to is known without asking anybody but the names of the outside."""
 
 
 @pytest.mark.parametrize("method", NEEDY, ids=[f"{service_of(each)}.{each.name}" for each in NEEDY])

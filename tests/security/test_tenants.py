@@ -17,7 +17,7 @@ from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from myriad.retrieval.v1 import retrieval_pb2 as retrieval
 from services.kit.call import Principal
 from services.kit.keys import encode
-from tests.security.world import Refusal, World, somebody
+from tests.security.world import Refusal, World, paying, somebody
 from tests.support.requests import ROWS, Answer, Names, Owner, an_agent, method_of, methods, path, service_of
 
 METHODS = methods()
@@ -29,7 +29,7 @@ GROSS = 4.0
 def without_names(answer: list[Any] | Refusal, names: Names) -> str:
     """An answer as text, names and times in it replaced: what is left tells whether the two differ otherwise."""
     text = repr(answer) if isinstance(answer, Refusal) else "".join(str(each) for each in answer)
-    values = {str(getattr(names, each.name)): each.name for each in fields(names) if each.name != "fencing_token"}
+    values = {str(getattr(names, each.name)): each.name for each in fields(names) if "token" not in each.name}
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, f"<{values[value]}>") if value else text
     return re.sub(r"(seconds|nanos): \d+", "", text)
@@ -73,10 +73,10 @@ async def test_what_is_anothers_is_as_what_is_absent(world: World, method: Metho
             assert not isinstance(about_theirs, Refusal), about_theirs
             assert row.answer is Answer.THEIR_OWN or [str(reply) for reply in about_theirs] == [""]
     assert await holdings(world, owner, names) == before
-    # The control: the owner finds it. (A held session is busy, which is not the same as absent.)
+    # The control: the owner finds it. (That a session is busy, or a made-up token none, is not the same as absent.)
     found = await world.ask(owner, method, row.build(names))
     if isinstance(found, Refusal):
-        assert found.code == "ABORTED", found
+        assert found.code in {"ABORTED", "PERMISSION_DENIED"}, found
     else:
         assert row.answer is not Answer.LEFT_OUT or [str(reply) for reply in found] != [""]
 
@@ -106,6 +106,29 @@ async def test_a_run_at_work_is_seen_by_nobody_else(world: World) -> None:
         assert state.run.state == orchestrator.RUN_STATE_RUNNING
     finally:
         await world.told(owner, "orchestrator.CancelRun", orchestrator.CancelRunRequest(run_id=run.run))
+
+
+async def test_a_run_that_waits_is_answered_by_its_user_and_by_approvers_of_its_tenant_alone(world: World) -> None:
+    """With the token in hand, that is: a stranger finds no such run, an approver of another tenant neither."""
+    owner = somebody()
+    event = await paying(world, owner)
+    token = event.approval_required.approval_token
+    answer = orchestrator.RespondToRunRequest(run_id=event.run_id, approval_token=token, approve=orchestrator.Approve())
+    respond = method_of("orchestrator.RespondToRun")
+    absent = orchestrator.RespondToRunRequest()
+    absent.CopyFrom(answer)
+    absent.run_id = Names.absent().run
+    for stranger in (somebody(), somebody(roles=["approver"]), somebody(owner.tenant, user="bob", roles=["operator"])):
+        refused = await world.ask(stranger, respond, answer)
+        assert refused == await world.ask(stranger, respond, absent)
+        assert isinstance(refused, Refusal)
+        assert refused.reason == "RUN_NOT_FOUND"
+    waits = await world.told(owner, "orchestrator.GetRun", orchestrator.GetRunRequest(run_id=event.run_id))
+    assert waits.run.state == orchestrator.RUN_STATE_WAITING
+    approver = somebody(owner.tenant, user="eve", roles=["approver"])
+    await world.told(approver, "orchestrator.RespondToRun", answer)
+    last = await world.told(owner, "orchestrator.WatchRun", orchestrator.WatchRunRequest(run_id=event.run_id))
+    assert last.completed.answer == "paid"
 
 
 async def test_a_page_token_of_another_shows_nothing_of_theirs(world: World) -> None:
@@ -149,7 +172,7 @@ async def test_an_agent_kept_for_one_tenant_is_told_to_no_other(world: World) ->
         assert refused.reason == "AGENT_NOT_FOUND"
         if method.name == "ListTools":
             found = await world.told(namesake, "toolexec.ListTools", request)
-            assert [tool.name for tool in found.tools] == ["another"]
+            assert [tool.name for tool in found.tools] == ["another", "calculate_slowly"]
         if method.name == "Execute":
             refused = await world.ask(namesake, method, request)
             assert isinstance(refused, Refusal)
@@ -193,7 +216,16 @@ async def test_documents_of_a_collection_with_scope_user_are_their_writers_alone
 
 
 @pytest.mark.parametrize(
-    "name", ["memory.GetSession", "memory.GetAgent", "orchestrator.GetRun", "retrieval.GetDocument"]
+    "name",
+    [
+        "memory.GetSession",
+        "memory.GetAgent",
+        "orchestrator.GetRun",
+        "orchestrator.CancelRun",
+        "orchestrator.RespondToRun",
+        "orchestrator.WatchRun",
+        "retrieval.GetDocument",
+    ],
 )
 async def test_the_time_of_an_answer_tells_little(world: World, name: str) -> None:
     """Grossly, and on a busy machine: by the median of many, asked in turns."""

@@ -1,10 +1,11 @@
 """All five services as they are served, in this process, over a real Redis Cluster and a real Milvus."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,29 @@ from redis.asyncio import Redis
 
 from myriad.common.v1 import common_pb2 as common
 from myriad.memory.v1 import memory_pb2 as memory
+from myriad.orchestrator.v1 import events_pb2 as events
 from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.toolexec.v1 import toolexec_pb2 as toolexec
 from services.kit.app import Kit
 from services.kit.call import Principal
 from services.kit.clients import INPROC
+from services.kit.errors import Internal
 from services.kit.interceptors.identity import metadata_of
+from services.kit.redis import Redis as StoreClient
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import open_telemetry
+from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
+from services.orchestrator.domain.run import DeadLetter, Record
 from services.vertical.app import build, load_configs
 from tests.security.scripted_triton import ScriptedTriton, scripted_triton
 from tests.support.http_server import HttpServer, running_http_server
 from tests.support.milvus import running_milvus
-from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, service_of
+from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, refused_item, service_of
+from tests.support.rows.row import PAYS, a_paying_agent
 from tests.support.valkey import running_cluster
 
-OF_PROCESSES = b"myriad:{!owners}:"
+OF_PROCESSES = b"myriad:{!"
+"""Begins the keys in which processes say that they live, and what they have to do: the queues."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,18 @@ class World:
     async def ask(
         self, principal: Principal, rpc: MethodDescriptor, request: Message, *, most: int = 100
     ) -> list[Any] | Refusal:
-        """The replies of one RPC, of a stream `most`, or how it was refused."""
-        service = service_of(rpc)
+        """The replies of one RPC, of a stream `most`, or how it was refused. Asks with a role that may."""
+        service, roles = service_of(rpc), rpc.GetOptions().Extensions[common.access].roles  # type: ignore[index]
+        principal = replace(principal, roles=principal.roles | set(roles))
         try:
             channel = self.kit.network.client(service, INPROC).channel
-            return await ask(channel, rpc, request, metadata_of(principal, None), most=most)
+            most = min(most, ROWS[path(rpc)].most)
+            replies = await ask(channel, rpc, request, metadata_of(principal, None), most=most)
         except grpc.aio.AioRpcError as error:
             told = from_rpc_error(error, service)
             return Refusal(error.code().name, told.reason, told.message, told.fields, told.metadata)
+        item = refused_item(replies)
+        return Refusal(item.code.value, item.reason, item.message, item.fields, item.metadata) if item else replies
 
     async def told(self, principal: Principal, name: str, request: Message) -> Any:
         """The reply of an RPC (`memory.GetSession`) that must not be refused; the last one of a stream."""
@@ -74,7 +87,7 @@ class World:
     async def keys(self) -> dict[str, bytes]:
         """Every key of every node, with what it holds as the store writes it down.
 
-        But for those in which processes say that they live: they are nobody's, and change by themselves.
+        But for those of processes: they are nobody's, and change by themselves.
         """
         found: dict[str, bytes] = {}
         for address in self.redis_url.partition("://")[2].split(","):
@@ -98,11 +111,37 @@ class World:
         asked = orchestrator.RunTurnRequest(session_id=session, input="What is the secret of this house?")
         last = await self.told(principal, "orchestrator.RunTurn", asked)
         assert last.WhichOneof("event") == "completed", last
+        until_told = events.WatchEventsRequest(after="0", types=["run.completed"])
+        while not (await self.told(principal, "orchestrator.WatchEvents", until_told)).type:
+            pass  # it is written a moment later
         names = Names(names.agent, names.collection, names.document, session, last.run_id, "", 0)
         held = await self.told(principal, "memory.BeginTurn", ROWS[path(method_of("memory.BeginTurn"))].build(names))
-        return Names(
+        names = Names(
             *(names.agent, names.collection, names.document, session, last.run_id, held.run_id, held.fencing_token)
         )
+        await self._run_slowly(principal, names)
+        await self._give_up(principal, names)
+        return names
+
+    async def _give_up(self, principal: Principal, names: Names) -> None:
+        """Leaves a dead letter."""
+        redis = StoreClient(self.redis_url)
+        record = Record("What is the secret?", names.agent, 1, (), queue="SIMPLE")
+        letter = DeadLetter(
+            names.run, principal.user, record, 3, Internal("internal error"), time.time_ns() // 1_000_000
+        )
+        await RedisDeadLetters(redis).put(principal, letter)
+        await redis.close()
+
+    async def _run_slowly(self, principal: Principal, names: Names) -> None:
+        """Runs a tool in the background to its end."""
+        start, get = (ROWS[path(method_of(f"toolexec.{name}"))] for name in ("StartExecution", "GetExecution"))
+        await self.told(principal, "toolexec.StartExecution", start.build(names))
+        while True:
+            found = await self.told(principal, "toolexec.GetExecution", get.build(names))
+            if found.execution.state != toolexec.EXECUTION_STATE_RUNNING:
+                return
+            await asyncio.sleep(0.01)
 
 
 def somebody(tenant: str = "", user: str = "ann", roles: Sequence[str] = ()) -> Principal:
@@ -119,6 +158,16 @@ def tool_agent(name: str, *tools: common.Tool) -> common.Agent:
     return agent
 
 
+async def paying(world: World, principal: Principal) -> orchestrator.RunEvent:
+    """A run that waits for somebody to approve a payment: its last event, which asks."""
+    await world.told(principal, "memory.PutAgent", memory.PutAgentRequest(agent=a_paying_agent("pays")))
+    made = await world.told(principal, "memory.CreateSession", memory.CreateSessionRequest(agent="pays"))
+    asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=PAYS)
+    event: orchestrator.RunEvent = await world.told(principal, "orchestrator.RunTurn", asked)
+    assert event.approval_required.approval_token, event
+    return event
+
+
 @asynccontextmanager
 async def running_world(work: Path) -> AsyncIterator[World]:
     """Starts all of it."""
@@ -132,9 +181,11 @@ async def running_world(work: Path) -> AsyncIterator[World]:
         environ = {f"MYRIAD_{service}_REDIS_URL": redis_url for service in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
         environ |= {f"MYRIAD_{each}_TRITON_ADDRESS": triton_address for each in ("NLU", "ORCHESTRATOR", "RETRIEVAL")}
         environ |= {
+            "MYRIAD_ORCHESTRATOR_HEARTBEAT_S": "0.25",
             "MYRIAD_ORCHESTRATOR_MODELS": "sim_llm",
             "MYRIAD_RETRIEVAL_MILVUS_URI": milvus_uri,
             "MYRIAD_TOOLEXEC_ENDPOINTS": f"crm={crm.url()}",
+            "MYRIAD_TOOLEXEC_CALLBACK_SECRETS": "a secret of the world that is long enough",
             "MYRIAD_NLU_MODELS_DIR": str(work),
         }
         kit = Kit(open_telemetry("vertical", "", 0.0), None)

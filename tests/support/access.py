@@ -1,5 +1,6 @@
 """A stack that asks who calls: principals with tokens, and what they own in it."""
 
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,17 +14,26 @@ from google.protobuf.message import Message
 
 from myriad.common.v1 import common_pb2 as common
 from myriad.memory.v1 import memory_pb2 as memory
+from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from services.dev import identity
 from services.dev.state import Folder, StackState
 from services.kit.call import Principal
+from services.kit.errors import Internal
 from services.kit.interceptors.identity import MESH_TOKEN, metadata_of
+from services.kit.redis import Redis
 from services.kit.status import from_rpc_error
-from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, service_of
+from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
+from services.orchestrator.domain.run import DeadLetter, Record
+from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, refused_item, service_of
+from tests.support.rows.row import PAYS, a_paying_agent
 
 CLERK = "clerk"
 """The role that the tool `file` of every agent here asks for."""
 
 TTL_S = 600
+
+SILENT_S = 3.0
+"""So long a stream that has no end is listened to."""
 
 
 def somebody(tenant: str = "", roles: Iterable[str] = ()) -> Principal:
@@ -38,6 +48,8 @@ class Guarded:
     folder: Folder
     edge: grpc.aio.Channel
     inside: grpc.aio.Channel
+    store: str
+    """URL of the store."""
 
     def token(self, principal: Principal, ttl_s: int = TTL_S) -> list[tuple[str, str]]:
         """What a client sends to Envoy."""
@@ -51,11 +63,19 @@ class Guarded:
     async def answer(
         self, channel: grpc.aio.Channel, method: MethodDescriptor, request: Message, metadata: list[tuple[str, str]]
     ) -> str:
-        """The name of the code that a call is answered with; of one that is served, the code and the reply's text."""
+        """The name of the code that a call is answered with; of one that is served, the code and the reply's text.
+
+        A stream that has no end, and nothing to say, is served.
+        """
         try:
             replies = await self.replies(channel, method, request, metadata)
         except grpc.aio.AioRpcError as error:
+            if ROWS[path(method)].most == 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return "OK "
             return f"{error.code().name} {from_rpc_error(error, service_of(method)).reason}"
+        item = refused_item(replies)
+        if item is not None:
+            return f"{item.code.value} {item.reason}"
         return "OK " + " ".join(str(reply) for reply in replies)
 
     async def replies(
@@ -66,7 +86,8 @@ class Guarded:
         Raises:
             grpc.aio.AioRpcError: it was refused.
         """
-        return await ask(channel, method, request, metadata)
+        most = ROWS[path(method)].most
+        return await ask(channel, method, request, metadata, most=most, timeout=SILENT_S if most == 1 else 10)
 
     async def told(self, principal: Principal, name: str, request: Message) -> Any:
         """The reply to a call from inside, of an RPC as `memory.GetSession`."""
@@ -91,7 +112,33 @@ class Guarded:
         names = replace(names, run=begun.run_id, held_run=begun.run_id, fencing_token=begun.fencing_token)
         if "fencing_token" not in method.input_type.fields_by_name:  # else the run is held, to be ended by the call
             await self._tell(owner, "memory.CommitTurn", names)
+        return await self._furnish_more(owner, method, names)
+
+    async def _furnish_more(self, owner: Principal, method: MethodDescriptor, names: Names) -> Names:
+        """What only few requests are about."""
+        if method.name in {"GetExecution", "CancelExecution"}:
+            await self._tell(owner, "toolexec.StartExecution", names)
+        elif method.name in {"ListDeadLetters", "RedriveDeadLetter"}:
+            record = Record("hello", names.agent, 1, (), queue="SIMPLE")
+            lost = Internal("internal error")
+            redis = Redis(self.store)
+            letter = DeadLetter(names.run, owner.user, record, 3, lost, time.time_ns() // 1_000_000)
+            await RedisDeadLetters(redis).put(owner, letter)
+            await redis.close()
+        elif method.name == "WatchEvents":
+            asked = orchestrator.RunTurnRequest(session_id=names.session, input="hello")
+            await ask(self.inside, method_of("orchestrator.RunTurn"), asked, self.mesh(owner))
+        elif method.name == "RespondToRun":
+            return await self._waiting(owner, names)
         return names
+
+    async def _waiting(self, owner: Principal, names: Names) -> Names:
+        """A run that waits for an approval."""
+        await self.told(owner, "memory.PutAgent", memory.PutAgentRequest(agent=a_paying_agent("pays")))
+        made = await self.told(owner, "memory.CreateSession", memory.CreateSessionRequest(agent="pays"))
+        asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=PAYS)
+        event = (await ask(self.inside, method_of("orchestrator.RunTurn"), asked, self.mesh(owner)))[-1]
+        return replace(names, run=event.run_id, approval_token=event.approval_required.approval_token)
 
     async def _tell(self, owner: Principal, name: str, names: Names) -> Any:
         return await self.told(owner, name, ROWS[path(method_of(name))].build(names))
@@ -113,4 +160,4 @@ async def guarded(folder: Folder, state: StackState) -> AsyncIterator[Guarded]:
         grpc.aio.insecure_channel(state.addresses["envoy"]) as edge,
         grpc.aio.insecure_channel(state.addresses["orchestrator"]) as inside,
     ):
-        yield Guarded(folder, edge, inside)
+        yield Guarded(folder, edge, inside, f"redis://{state.addresses['valkey']}")

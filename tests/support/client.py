@@ -1,9 +1,9 @@
 """A client of the whole stack through Envoy: gRPC by the generated stubs, JSON and SSE by HTTP."""
 
-import asyncio
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
@@ -24,10 +24,10 @@ TIMEOUT_S = 60
 class Face:
     """One user of a stack."""
 
-    def __init__(self, stack: Stack, user: str | None = None, tenant: str = "dev"):
+    def __init__(self, stack: Stack, user: str | None = None, tenant: str = "dev", roles: Sequence[str] = ("admin",)):
         self.stack = stack
         self.user = user or f"user-{uuid.uuid4().hex[:12]}"
-        self.metadata = metadata_of(Principal(tenant, self.user, frozenset({"admin"})), None)
+        self.metadata = metadata_of(Principal(tenant, self.user, frozenset(roles)), None)
         self.channel = grpc.aio.insecure_channel(stack.address("envoy"))
         self.stub = orchestrator_pb2_grpc.OrchestratorServiceStub(self.channel)
         self.http = httpx.AsyncClient(
@@ -37,6 +37,13 @@ class Face:
     async def close(self):
         await self.http.aclose()
         await self.channel.close()
+
+    async def ask(self, rpc, request=None, **fields):
+        """The reply of an RPC, by its name; the request as a message or by its fields."""
+        method = getattr(self.stub, rpc)
+        if request is None:
+            request = getattr(pb, f"{rpc}Request")(**fields)
+        return await method(request, metadata=self.metadata, timeout=TIMEOUT_S)
 
     async def session(self, agent="aura"):
         reply = await self.stub.CreateSession(pb.CreateSessionRequest(agent=agent), metadata=self.metadata)
@@ -76,13 +83,13 @@ async def face(stack, **kw):
         await made.close()
 
 
-async def put_agent(stack, name, **fields):
+async def put_agent(stack, name, tenant="dev", **fields):
     """Writes an agent that needs no training and no documents; the scripted model answers for it."""
     fields = {"model": common_pb2.ModelPolicy(model="sim_llm")} | fields
     agent = common_pb2.Agent(name=name, persona="You play scripts.", **fields)
     async with grpc.aio.insecure_channel(stack.address("memory")) as channel:
         stub = memory_pb2_grpc.MemoryServiceStub(channel)
-        identity = metadata_of(Principal("dev", "operator"), None)
+        identity = metadata_of(Principal(tenant, "operator"), None)
         await stub.PutAgent(memory_pb2.PutAgentRequest(agent=agent), metadata=identity)
 
 
@@ -98,12 +105,3 @@ def kinds(events):
 async def metric(stack, name):
     """A metric of Triton's models: the sum over its label sets."""
     return (await metrics_at(stack.address("triton_metrics"))).sum(name)
-
-
-async def until(condition, seconds):
-    """Waits for an async condition; returns how long it took."""
-    began = time.monotonic()
-    while not await condition():
-        assert time.monotonic() - began < seconds, "it did not come to that in time"
-        await asyncio.sleep(0.02)
-    return time.monotonic() - began

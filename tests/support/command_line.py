@@ -86,6 +86,25 @@ class Terminal:
         shown, found, self._rest = self._rest.partition(wanted)
         return shown + found
 
+    def ended(self, seconds: float) -> int:
+        """Its exit status. What it still shows is read: a terminal that nobody reads holds up who writes."""
+        end = time.monotonic() + seconds
+        shown = b""
+        while self.process.poll() is None:
+            if time.monotonic() > end:
+                raise AssertionError(f"still runs after {seconds} s, showing {shown!r}\n{self._doing()}")
+            with contextlib.suppress(OSError):
+                if self._open and select.select([self._side], [], [], 0.1)[0]:
+                    shown += os.read(self._side, 4096)
+                    continue
+            time.sleep(0.01)
+        return self.process.returncode
+
+    def _doing(self) -> str:
+        command = [str(MYRIAD.with_name("py-spy")), "dump", "--pid", str(self.process.pid)]
+        seen = subprocess.run(command, capture_output=True, text=True, check=False)
+        return seen.stdout + seen.stderr
+
     def _read(self) -> bytes:
         try:
             return os.read(self._side, 4096)
@@ -109,7 +128,7 @@ def on_a_terminal(*command: str) -> Iterator[Terminal]:
         terminal = Terminal(running, side)
         try:
             yield terminal
-            running.wait(60)
+            terminal.ended(60)
         finally:
             terminal.close()  # hangs up on what still runs
             with contextlib.suppress(subprocess.TimeoutExpired):

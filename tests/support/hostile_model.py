@@ -3,7 +3,7 @@
 import json
 from random import Random
 
-from services.orchestrator.domain import ToolCall
+from services.orchestrator.domain.agent import ToolCall
 
 _NAMES = ("order_status", "order_status", "order_status", "Order_Status", "rm_rf", "", "\x00", "x" * 500, "订单", "a b")
 _VALUES: tuple[object, ...] = (1, 7, 0, -1, 2**63, 1.5, "1", "seven", None, True, [], {}, "\x07", "x" * 50, "ÿ")

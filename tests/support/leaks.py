@@ -3,7 +3,7 @@
 import re
 from types import MappingProxyType
 
-_CONTRACT = re.compile(r"(?:type\.googleapis\.com/)?\bmyriad\.\w+\.v1\.\w+")
+_CONTRACT = re.compile(r"(?:type\.googleapis\.com/)?\b(?:myriad\.\w+\.v1|google\.protobuf)\.[A-Z]\w+")
 """Names in the contract, which every client has."""
 
 _PATTERNS = MappingProxyType(

@@ -9,7 +9,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 
 Json = dict[str, Any]
 
-_ERRORS = ("400", "404", "409", "413", "429", "431", "503", "504")
+_ERRORS = ("400", "403", "404", "409", "413", "429", "431", "503", "504")
 """What any method may answer beside 200. A 500 is never right."""
 
 _BY_FULL_NAME: dict[str, Json] = {

@@ -8,8 +8,13 @@ from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit.app import App, Kit
 from services.kit.call import Call, Principal, enter
 from services.kit.clients import INPROC
+from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
 from services.kit.telemetry import open_telemetry
-from services.orchestrator.adapters.inmemory import InMemoryOwners, InMemoryTurns
+from services.orchestrator.adapters.inmemory import InMemoryTurns
+from services.orchestrator.adapters.inmemory_callbacks import InMemoryCallbackStore
+from services.orchestrator.adapters.inmemory_dead_letters import InMemoryDeadLetters
+from services.orchestrator.adapters.inmemory_events import InMemoryEvents, InMemoryRunEnds
+from services.orchestrator.adapters.inmemory_owners import InMemoryOwners
 from services.orchestrator.adapters.inmemory_services import (
     InMemoryAgents,
     InMemoryModel,
@@ -19,8 +24,14 @@ from services.orchestrator.adapters.inmemory_services import (
 )
 from services.orchestrator.codec import EventCodec
 from services.orchestrator.config import Config
+from services.orchestrator.core.callbacks import Callbacks
+from services.orchestrator.core.events import EventBus
+from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.runs import Runs
-from services.orchestrator.domain import Agent
+from services.orchestrator.domain.agent import Agent, ToolCall
+from services.orchestrator.domain.run import Request
+from services.orchestrator.domain.turn import Chunk
+from services.orchestrator.event_codec import read_end
 
 ALICE = Principal("acme", "alice")
 MALLORY = Principal("acme", "mallory")
@@ -58,17 +69,24 @@ class Bench:
 
     def __init__(self, agent=None, config=None, lease_s=30.0):
         self.store = InMemoryTurns(lease_s)
+        self.dead_letters = InMemoryDeadLetters()
+        self.queue = InMemoryQueue(InMemoryQueues(), 30.0)
         self.owners, self.gone = {}, set()
+        self.telemetry = open_telemetry("test", "", 0.0)
+        self.events_told, self.run_ends = InMemoryEvents(), InMemoryRunEnds()
+        self.bus = EventBus(self.events_told, self.telemetry.events, flush_s=0.005)
         self.store.add_session(ALICE, SESSION, "aura")
         self.nlu, self.retrieval, self.tools = InMemoryNlu(), InMemoryRetrieval(), InMemoryTools()
         self.model, self.agents = InMemoryModel(), InMemoryAgents()
         self.agent = agent or Agent("aura", 3, "You help.")
         self.agent_is()
+        self.called_back = InMemoryCallbackStore()
+        self.callbacks = Callbacks(self.called_back, self.queue, self.tools)
         self.runs = self.another(config)
 
-    def another(self, config=None):
-        """Another process on the same store."""
-        return Runs(
+    def another(self, config=None, **other):
+        """Another process on the same store, save for the ports that are `other`."""
+        ports = dict(
             memory=self.store,
             agents=self.agents,
             nlu=self.nlu,
@@ -77,17 +95,23 @@ class Bench:
             model=self.model,
             run_log=self.store,
             codec=EventCodec(),
+            events=RunEvents(self.bus, self.run_ends, read_end, self.callbacks.send_again),
             owners=InMemoryOwners(self.owners, self.gone, f"process-{len(self.owners)}"),
-            config=config or Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=1.0),
+            notices=self.store.notices,
+            queue=self.queue,
+            callbacks=self.callbacks,
+            dead_letters=self.dead_letters,
         )
+        return Runs(**ports | other, config=config or Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=1.0))
 
     def agent_is(self, **changes):
         self.agent = replace(self.agent, **changes)
         self.agents.put(ALICE.tenant, self.agent)
 
-    async def begin(self, text="hello", request_id="", session=SESSION, principal=ALICE):
+    async def begin(self, text="hello", request_id="", session=SESSION, principal=ALICE, runs=None, **request):
         act_as(principal)
-        return await self.runs.begin(principal, session, text, request_id, lambda run_id: None)
+        asked = Request(session, text, request_id, **request)
+        return await (runs or self.runs).begin(principal, asked, lambda run_id: None)
 
     async def events(self, run_id, after=0, principal=ALICE, runs=None, heartbeats=False):
         seen = []
@@ -97,6 +121,11 @@ class Bench:
             elif heartbeats:
                 seen.append("heartbeat")
         return seen
+
+    @staticmethod
+    def calls(tool, arguments="{}"):
+        """A piece of a model's answer that asks for a tool."""
+        return Chunk(tool_calls=(ToolCall("", tool, arguments),))
 
     async def turn(self, text="hello", **kw):
         """One whole turn: its events."""
@@ -122,3 +151,4 @@ async def bench(**kw):
     made = Bench(**kw)
     yield made
     await made.runs.close()
+    await made.bus.close()

@@ -1,7 +1,7 @@
 """A process that serves, and for such a process a scripted service, told what to do by files where it runs.
 
-File `ready`: its check passes. File `answer`: GetRun answers. It writes `called` when GetRun is called, and `closed`:
-its closers that ran, in order.
+File `ready`: its check passes. File `answer`: GetRun answers. It writes `called` when GetRun is called, `drained` when
+it is told to take no new work, and `closed`: its closers that ran, in order.
 """
 
 import asyncio
@@ -53,13 +53,14 @@ class Process:
 
 
 @asynccontextmanager
-async def running(module: str, work: Path, variables: Mapping[str, str]) -> AsyncIterator[Process]:
-    """`python -m <module>` with these variables and no others, on ports of its own; killed if still there at the end.
+async def running(module: str, work: Path, variables: Mapping[str, str], *arguments: str) -> AsyncIterator[Process]:
+    """`python -m <module> <arguments>` on ports of its own; killed if still there at the end.
 
     Args:
         module: The module.
         work: Where it runs, and its output goes.
-        variables: Its configuration. `MYRIAD_AUTH` is `insecure-dev` unless given.
+        variables: Its configuration, and it has no other. `MYRIAD_AUTH` is `insecure-dev` unless given.
+        arguments: What follows the module.
     """
     port, metrics_port = free_port(), free_port()
     environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -68,7 +69,7 @@ async def running(module: str, work: Path, variables: Mapping[str, str]) -> Asyn
     environ |= variables
     with (work / "output").open("wb") as output, (work / "complaint").open("wb") as complaint:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, cwd=work, env=environ, stdout=output, stderr=complaint
+            sys.executable, "-m", module, *arguments, cwd=work, env=environ, stdout=output, stderr=complaint
         )
     try:
         yield Process(process, f"127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", work)
@@ -113,6 +114,7 @@ async def build(config: Config, kit: Kit) -> App:
         name="orchestrator",
         add_to=lambda server: add(_Scripted(), server),
         checks={"file": check},
+        drainers=[Path("drained").touch],
         closers=[partial(asyncio.to_thread, _note_closed, each) for each in ("opened first", "opened last")],
     )
 

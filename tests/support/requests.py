@@ -5,7 +5,7 @@ whoever adds one says what it names and whose that is.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,10 +14,13 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from myriad.orchestrator.v1 import orchestrator_pb2
+from services.kit.errors import ServiceError
+from services.kit.status import from_proto
 from services.kit.topology import SERVICES
 from tests.support.rows.row import Answer, Names, Owner, Row, an_agent
 
-__all__ = ["ROWS", "Answer", "Names", "Owner", "an_agent", "ask", "methods", "path", "service_of"]
+__all__ = ["ROWS", "Answer", "Names", "Owner", "an_agent", "ask", "methods", "path", "refused_item", "service_of"]
 
 
 def methods() -> list[MethodDescriptor]:
@@ -45,7 +48,13 @@ def service_of(method: MethodDescriptor) -> str:
 
 
 async def ask(
-    channel: Any, method: MethodDescriptor, request: Message, metadata: list[tuple[str, str]], *, most: int = 100
+    channel: Any,
+    method: MethodDescriptor,
+    request: Message,
+    metadata: list[tuple[str, str]],
+    *,
+    most: int = 100,
+    timeout: float = 10,
 ) -> list[Any]:
     """The replies of one RPC over a channel of grpc.aio; of a stream `most`, and it is left then.
 
@@ -54,15 +63,23 @@ async def ask(
     """
     encode, decode = request.__class__.SerializeToString, GetMessageClass(method.output_type).FromString
     if not method.server_streaming:
-        return [await channel.unary_unary(path(method), encode, decode)(request, metadata=metadata, timeout=10)]
+        return [await channel.unary_unary(path(method), encode, decode)(request, metadata=metadata, timeout=timeout)]
     replies = []
-    call = channel.unary_stream(path(method), encode, decode)(request, metadata=metadata, timeout=10)
+    call = channel.unary_stream(path(method), encode, decode)(request, metadata=metadata, timeout=timeout)
     async for reply in call:
         replies.append(reply)
         if len(replies) == most:
             break
     call.cancel()
     return replies
+
+
+def refused_item(replies: Sequence[Any]) -> ServiceError | None:
+    """Why the item of a batch of one was refused. None: it was not, or this is no batch."""
+    match replies:
+        case [orchestrator_pb2.CreateRunsResponse(results=[item])] if item.HasField("error"):
+            return from_proto(item.error)
+    return None
 
 
 def _rows() -> Mapping[str, Row]:

@@ -55,6 +55,43 @@ async def running_cluster(work: Path, *, primaries: int = 3, announced: int = 0)
         yield "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in ports)
 
 
+@asynccontextmanager
+async def running_sentinel(work: Path) -> AsyncIterator[str]:
+    """A primary and its replica under one Sentinel; their URL."""
+    async with AsyncExitStack() as stack:
+        primary, replica, sentinel = free_port(), free_port(), free_port()
+        quick = ("--repl-diskless-sync-delay", "0")
+        for port, extra in ((primary, quick), (replica, (*quick, "--replicaof", f"127.0.0.1 {primary}"))):
+            process = await start_valkey(work / str(port), port, extra)
+            stack.push_async_callback(stop, process)
+        async with Redis(port=primary, protocol=2) as client, asyncio.timeout(_START_S):
+            while not (await client.info("replication")).get("slave0", {}).get("offset"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        process = await _start_sentinel(work, sentinel, primary)
+        stack.push_async_callback(stop, process)
+        yield f"redis+sentinel://127.0.0.1:{sentinel}/main"
+
+
+async def _start_sentinel(work: Path, port: int, primary: int) -> asyncio.subprocess.Process:
+    file = work / "sentinel.conf"
+    lines = (f"port {port}", "bind 127.0.0.1", f"dir {work}", f"sentinel monitor main 127.0.0.1 {primary} 1")
+    await asyncio.to_thread(file.write_text, "\n".join(lines) + "\n")
+    argv = (launch(python=None, work=work, port=port).argv[0], str(file), "--sentinel")
+    with await asyncio.to_thread(_open_output, work) as output:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output)
+    async with Redis(port=port, protocol=2) as client, asyncio.timeout(_START_S):
+        while not await _knows_replica(client):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    return process
+
+
+async def _knows_replica(sentinel: Any) -> bool:
+    try:
+        return bool(await sentinel.execute_command("SENTINEL REPLICAS", "main"))
+    except (RedisError, OSError):
+        return False
+
+
 class Restartable:
     """A server that comes and goes on one port, with its data."""
 

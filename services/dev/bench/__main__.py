@@ -7,9 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from services.dev.bench import answers, held, report, search, turn
+from services.dev.bench import answers, held, log, queue, report, search, turn
 
-SECTIONS = {"turn": turn.section, "answers": answers.section, "search": search.section, "held": held.section}
+SECTIONS = {
+    "turn": turn.section,
+    "log": log.section,
+    "queue": queue.section,
+    "answers": answers.section,
+    "search": search.section,
+    "held": held.section,
+}
 
 
 async def main(names: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from shutil import copytree
@@ -65,9 +65,17 @@ def usage_of(pids: Mapping[str, int]) -> dict[str, Usage]:
 
 
 @asynccontextmanager
-async def running(work: Path, *, vertical: bool, say: Say) -> AsyncIterator[Bench]:
-    """A stack with both agents in it."""
-    async with running_stack(work / "stack", Options(vertical=vertical, sim=True)) as stack:
+async def running(
+    work: Path,
+    *,
+    vertical: bool,
+    say: Say,
+    replicas: Mapping[str, int] = MappingProxyType({}),
+    on_made: Callable[[Stack], Awaitable[None]] | None = None,
+) -> AsyncIterator[Bench]:
+    """A stack with both agents in it; `on_made` is given it before its first process starts."""
+    options = Options(vertical=vertical, sim=True, replicas=replicas)
+    async with running_stack(work / "stack", options, on_made=on_made) as stack:
         source = agentfile.read(_example(work / "example"))
         await agents.apply(source, stack.target(), say)
         await agents.apply(agentfile.read(_plain(work / "plain")), stack.target(), say)

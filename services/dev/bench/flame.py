@@ -3,16 +3,17 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from services.dev.plan import ROOT, VERTICAL
-from services.kit.topology import SERVICES
+from services.kit.topology import PROCESSES
 
 FOLDER = ROOT / ".myriad" / "bench"
 _SPY = str(Path(sys.executable).parent / "py-spy")
 _RATE = "200"
-_OURS = (*SERVICES, VERTICAL)
+_BEGUN_S = 15.0
+_OURS = (*PROCESSES, VERTICAL)
 
 
 @asynccontextmanager
@@ -25,12 +26,14 @@ async def recorded(pids: Mapping[str, int], folder: Path) -> AsyncIterator[None]
     spies = [
         await asyncio.create_subprocess_exec(
             *(_SPY, "record", "--pid", str(pid), "--rate", _RATE, "--output", str(folder / f"{name}.svg")),
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
         for name, pid in pids.items()
         if name in _OURS
     ]
+    for spy in spies:
+        await _begun(spy)
     try:
         yield
     finally:
@@ -39,3 +42,10 @@ async def recorded(pids: Mapping[str, int], folder: Path) -> AsyncIterator[None]
                 spy.send_signal(2)  # it writes what it saw
         for spy in spies:
             await spy.wait()
+
+
+async def _begun(spy: asyncio.subprocess.Process) -> None:
+    """Returns once it says that it watches, or has ended: told to stop before that, it writes nothing."""
+    assert spy.stdout is not None
+    with suppress(TimeoutError):
+        await asyncio.wait_for(spy.stdout.readline(), _BEGUN_S)

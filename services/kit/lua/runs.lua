@@ -1,16 +1,26 @@
--- The log of a run.
+-- The log of a run, and what a run waits for.
+
+-- Whether the session has a run of this number and belongs to this owner.
+local function has_run(session, owner, run)
+  local found = redis.call('HMGET', session, 'owner', 'runs')
+  local number = tonumber(run)
+  return found[1] == owner and number >= 1 and number <= tonumber(found[2])
+end
 
 -- run_append: appends events to the log of a run, and holds the session further.
 -- KEYS session lease log work   ARGV run token first_sequence log_ttl_ms lease_ms checkpoint [event ...]
---   lease_ms: how long the session is held from now on; 0: as before. No event: only that, and the reply.
+--   lease_ms: how long the session is held from now on; 0: as before; -1: no longer, for another owner to go on.
+--   No event: only that, and the reply.
 --   checkpoint: how far the owner has come with these events; empty: as before.
--- Reply: 1 when the run was told to stop, else 0. Events that are in the log already change nothing.
+-- Reply: 0; when the run was told to stop 1; when it was told to leave no trace 2. Events that are in the log already
+-- change nothing.
 -- LEASE_LOST: the token is not the session's latest, the run has ended, or the log has another event of that sequence;
 -- ABORTED: first_sequence leaves a hole
 local function run_append(keys, args)
   local session, lease, log, work = unpack(keys)
   local first, count = tonumber(args[3]), #args - 6
-  if not may_write(session, args[1], args[2]) then
+  local may, stop = may_write(session, args[1], args[2])
+  if not may then
     return refuse('LEASE_LOST')
   end
   if count > 0 then
@@ -19,58 +29,229 @@ local function run_append(keys, args)
       return refuse(reason)
     end
     redis.call('PEXPIRE', log, args[4])
-    redis.call('HSET', session, 'logged', args[1])
+    tell(session, args[1])
   end
   if args[6] ~= '' then
     redis.call('HSET', work, 'checkpoint', args[6])
+    redis.call('HDEL', work, 'response')
   end
-  if args[5] ~= '0' then
+  if args[5] == '-1' then
+    redis.call('UNLINK', lease)
+    if redis.call('EXISTS', work) == 1 then
+      redis.call('HSET', work, 'handed', 1)
+    end
+  elseif args[5] ~= '0' then
     redis.call('SET', lease, args[2], 'PX', args[5])
   end
-  return redis.call('HGET', session, 'cancelled') == args[1] and 1 or 0
+  return stop
+end
+
+-- run_park: appends events to the log of a run and lets it wait, holding the session but no owner.
+-- KEYS session lease log work approvals
+-- ARGV run token first_sequence log_ttl_ms checkpoint waiting wait_ms wake approval approval_entry [event ...]
+--   waiting: `answer`, `tool:<call>`, or `again`    wait_ms: after that it waits no more    wake: kept for whoever wakes it
+--   approval: SHA-256 of the token whose holder may answer, and what it is good for; empty: nobody may
+-- Reply: 0; when the run was told to stop, and does not wait then, as run_append
+-- LEASE_LOST; ABORTED
+local function run_park(keys, args)
+  local session, lease, log, work, approvals = unpack(keys)
+  local may, stop = may_write(session, args[1], args[2])
+  if not may then
+    return refuse('LEASE_LOST')
+  end
+  if stop > 0 then
+    return stop
+  end
+  local reason = write_events(log, last_event(log), tonumber(args[3]), #args - 10, args, 10)
+  if reason then
+    return refuse(reason)
+  end
+  local kept_ms = text(tonumber(args[4]) + tonumber(args[7])) -- what it wrote outlives what it waits for
+  redis.call('PEXPIRE', log, kept_ms)
+  redis.call('HDEL', work, 'response')
+  redis.call('HSET', work, 'checkpoint', args[5], 'waiting', args[6], 'until', text(now_ms() + tonumber(args[7])),
+    'wake', args[8])
+  if args[9] ~= '' then
+    redis.call('HSET', approvals, args[9], args[10])
+    redis.call('PEXPIRE', approvals, kept_ms)
+  end
+  redis.call('HINCRBY', session, 'token', 1) -- nobody holds it any more, also not whoever did
+  redis.call('UNLINK', lease)
+  tell(session, args[1])
+  return 0
+end
+
+-- run_respond: gives a run the answer it waits for, if the approval is good for it.
+-- KEYS session work approvals   ARGV owner, empty for whoever may approve all, run approval verdict response
+--   verdict: `approved`, `denied`, or `answered`: with the result of a tool that the client runs; what the approval
+--   becomes
+-- Reply: the session's owner
+-- RUN_NOT_FOUND; APPROVAL_INVALID: it is not this run's, was used or has expired; RUN_NOT_WAITING
+local function run_respond(keys, args)
+  local session, work, approvals = unpack(keys)
+  local owner = redis.call('HGET', session, 'owner')
+  if not owner or not has_run(session, args[1] == '' and owner or args[1], args[2]) then
+    return refuse('RUN_NOT_FOUND')
+  end
+  local entry = redis.call('HGET', approvals, args[3])
+  local approval = entry and cjson.decode(entry)
+  if not approval or text(approval.run) ~= args[2] or approval.state ~= 'open' or approval.expires_ms < now_ms() then
+    return refuse('APPROVAL_INVALID')
+  end
+  local current, waiting = redis.call('HGET', session, 'current'), redis.call('HGET', work, 'waiting')
+  if current ~= args[2] or waiting ~= 'answer' then
+    return refuse('RUN_NOT_WAITING')
+  end
+  if args[4] ~= 'denied' and (args[4] == 'answered') ~= (approval.client == true) then
+    return refuse('APPROVAL_INVALID')
+  end
+  approval.state = args[4]
+  redis.call('HSET', approvals, args[3], cjson.encode(approval))
+  redis.call('HSET', work, 'response', args[5], 'answered', 1)
+  redis.call('HDEL', work, 'waiting')
+  tell(session, current)
+  return owner
+end
+
+-- run_wake: gives a run the result of the tool it waits for.
+-- KEYS session work line   ARGV run call response
+-- Reply: where to put the run; again while nobody has gone on with it, so that who asks may die before it has put it
+-- RUN_NOT_FOUND: it is over; RUN_NOT_WAITING: it does not wait for that call
+local function run_wake(keys, args)
+  local session, work, line = unpack(keys)
+  if standing(session, line, args[1]) == 'over' then
+    return refuse('RUN_NOT_FOUND')
+  end
+  local found = redis.call('HMGET', work, 'waiting', 'wake', 'woken', 'answered')
+  local call = 'tool:' .. args[2]
+  if redis.call('HGET', session, 'current') ~= args[1] or (found[1] or found[4] and found[3]) ~= call then
+    return refuse('RUN_NOT_WAITING')
+  end
+  redis.call('HSET', work, 'response', args[3], 'answered', 1, 'woken', call)
+  redis.call('HDEL', work, 'waiting')
+  tell(session, args[1])
+  return found[2] or ''
 end
 
 -- run_cancel: tells a run to stop: run_append says so from now on.
--- KEYS session   ARGV owner run
--- Reply: 1 when it was told, 0 when it has ended
+-- KEYS session lease line   ARGV owner run
+-- Reply: 0: it has ended; 1: it was told; 2: it was told, but nobody works on it; 3: it stands in the line
 -- RUN_NOT_FOUND
 local function run_cancel(keys, args)
-  local found = redis.call('HMGET', keys[1], 'owner', 'runs', 'ended')
-  local run = tonumber(args[2])
-  if found[1] ~= args[1] or run < 1 or run > tonumber(found[2]) then
+  local session, lease, line = unpack(keys)
+  if not has_run(session, args[1], args[2]) then
     return refuse('RUN_NOT_FOUND')
   end
-  if run < tonumber(found[2]) or run == tonumber(found[3]) then
+  local place = standing(session, line, args[2])
+  if place ~= 'current' then
+    return place == 'line' and 3 or 0
+  end
+  if told_to_stop(session, args[2]) == 0 then
+    redis.call('HSET', session, 'stopped', args[2], 'stop', STOP)
+  end
+  tell_stop(session, args[2])
+  return redis.call('EXISTS', lease) == 1 and 1 or 2
+end
+
+-- run_announce: begins the log of a run that stands in the line.
+-- KEYS session log line   ARGV owner run log_ttl_ms event ...
+-- Reply: 1; 0: it has begun meanwhile, or its log has
+-- RUN_NOT_FOUND
+local function run_announce(keys, args)
+  local session, log, line = unpack(keys)
+  if not has_run(session, args[1], args[2]) then
+    return refuse('RUN_NOT_FOUND')
+  end
+  if standing(session, line, args[2]) ~= 'line' or redis.call('EXISTS', log) == 1 then
     return 0
   end
-  redis.call('HSET', keys[1], 'cancelled', args[2])
+  write_events(log, 0, 1, #args - 3, args, 3)
+  redis.call('PEXPIREAT', log, redis.call('PEXPIRETIME', session))
+  tell(session, args[2])
   return 1
 end
 
+-- run_drop: ends a run that stands in the line, and takes it out.
+-- KEYS session log line records work   ARGV owner run log_ttl_ms first_sequence event ...
+-- Reply: {1, run, record}, the run that is due next, or {1}; {0}: it has begun meanwhile, or ended
+-- RUN_NOT_FOUND; ABORTED: first_sequence leaves a hole; LEASE_LOST: the log has another event of that sequence
+local function run_drop(keys, args)
+  local session, log, line, records, work = unpack(keys)
+  if not has_run(session, args[1], args[2]) then
+    return refuse('RUN_NOT_FOUND')
+  end
+  if standing(session, line, args[2]) ~= 'line' then
+    return {0}
+  end
+  local reason = write_events(log, last_event(log), tonumber(args[4]), #args - 4, args, 4)
+  if reason then
+    return refuse(reason)
+  end
+  redis.call('PEXPIRE', log, args[3])
+  redis.call('ZREM', line, args[2])
+  redis.call('HDEL', records, args[2])
+  tell(session, args[2])
+  return {1, unpack(next_run(work, line, records))}
+end
+
+-- line_later: reads which runs of the line are not due yet.
+-- KEYS session line records   ARGV owner
+-- Reply: {run, when it is due, its record, ...}
+-- SESSION_NOT_FOUND
+local function line_later(keys, args)
+  if not owns(keys[1], args[1]) then
+    return refuse('SESSION_NOT_FOUND')
+  end
+  local found = {}
+  for i, value in ipairs(redis.call('ZRANGEBYSCORE', keys[2], '(' .. text(now_ms()), '+inf', 'WITHSCORES')) do
+    found[#found + 1] = value
+    if i % 2 == 0 then
+      found[#found + 1] = redis.call('HGET', keys[3], found[#found - 1]) or ''
+    end
+  end
+  return found
+end
+
+-- How a run stands that is not over.
+local function place_of(lease, work, place)
+  if place == 'line' then
+    return 'QUEUED'
+  end
+  local waiting = redis.call('HGET', work, 'waiting')
+  if waiting then
+    return waiting == 'again' and 'QUEUED' or 'WAITING'
+  end
+  return redis.call('EXISTS', lease, work) > 0 and 'AT_WORK' or 'LOST'
+end
+
 -- run_read: reads a run's log from a cursor on.
--- KEYS session lease log work   ARGV owner run after_sequence max_events
--- Reply: {over 0|1, held 0|1, {events, the first with sequence after_sequence + 1}}
---   over: the log gets no more events; held: the run has an owner, or waits for another. Neither: nobody goes on.
+-- KEYS session lease log work line   ARGV owner run after_sequence max_events
+-- Reply: {standing, {events, the first with sequence after_sequence + 1}}
+--   standing: QUEUED, AT_WORK, also while it waits for another owner, WAITING, OVER, or LOST: nobody goes on
 -- RUN_NOT_FOUND: there is no such run, or it is over and its log expired
 local function run_read(keys, args)
-  local found = redis.call('HMGET', keys[1], 'owner', 'runs', 'ended')
-  local run = tonumber(args[2])
-  if found[1] ~= args[1] or run < 1 or run > tonumber(found[2]) then
+  local session, lease, log, work, line = unpack(keys)
+  if not has_run(session, args[1], args[2]) then
     return refuse('RUN_NOT_FOUND')
   end
-  local over = run < tonumber(found[2]) or run == tonumber(found[3])
-  if over and redis.call('EXISTS', keys[3]) == 0 then
+  local place = standing(session, line, args[2])
+  if place == 'over' and redis.call('EXISTS', log) == 0 then
     return refuse('RUN_NOT_FOUND')
   end
-  local held = not over and redis.call('EXISTS', keys[2], keys[4]) > 0
   local from = text(tonumber(args[3]) + 1) .. '-0'
   local events = {}
-  for i, entry in ipairs(redis.call('XRANGE', keys[3], from, '+', 'COUNT', args[4])) do
+  for i, entry in ipairs(redis.call('XRANGE', log, from, '+', 'COUNT', args[4])) do
     events[i] = entry[2][2]
   end
-  return {over and 1 or 0, held and 1 or 0, events}
+  return {place == 'over' and 'OVER' or place_of(lease, work, place), events}
 end
 
 redis.register_function('run_append_VERSION', run_append)
+redis.register_function('run_park_VERSION', run_park)
+redis.register_function('run_respond_VERSION', run_respond)
+redis.register_function('run_wake_VERSION', run_wake)
 redis.register_function('run_cancel_VERSION', run_cancel)
+redis.register_function('run_announce_VERSION', run_announce)
+redis.register_function('run_drop_VERSION', run_drop)
+redis.register_function{function_name = 'line_later_VERSION', callback = line_later, flags = {'no-writes'}}
 redis.register_function{function_name = 'run_read_VERSION', callback = run_read, flags = {'no-writes'}}

@@ -61,7 +61,7 @@ local function session_create(keys, args)
   if not owner then
     local now = text(now_ms())
     redis.call('HSET', keys[1], 'owner', args[1], 'agent', args[2], 'request', args[3],
-      'created', now, 'updated', now, 'runs', 0, 'token', 0, 'ended', 0, 'cancelled', 0)
+      'created', now, 'updated', now, 'runs', 0, 'current', 0, 'token', 0)
     redis.call('PEXPIRE', keys[1], args[4])
   end
   return describe(keys[1])
@@ -90,16 +90,16 @@ local function session_history(keys, args)
 end
 
 -- session_delete: forgets a session. Its logs are left to the caller: only the reply says how many there are.
--- KEYS session lease history requests request_times work   ARGV owner
+-- KEYS session lease history requests request_times work line records approvals   ARGV owner
 -- Reply: {number of the latest run, id of the request that made it}
--- SESSION_NOT_FOUND; SESSION_BUSY
+-- SESSION_NOT_FOUND; SESSION_BUSY: a run of it has not ended
 local function session_delete(keys, args)
   if not owns(keys[1], args[1]) then
     return refuse('SESSION_NOT_FOUND')
   end
   local held_ms = redis.call('PTTL', keys[2])
-  if held_ms > 0 then
-    return refuse('SESSION_BUSY', held_ms)
+  if held_ms > 0 or redis.call('EXISTS', keys[6], keys[7]) > 0 then
+    return refuse('SESSION_BUSY', math.max(held_ms, TAKEOVER_MS))
   end
   local found = redis.call('HMGET', keys[1], 'runs', 'request')
   redis.call('UNLINK', unpack(keys))

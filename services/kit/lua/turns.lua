@@ -1,4 +1,4 @@
--- Turns: one at a time in a session.
+-- Turns: one at a time in a session, the others in its line.
 
 -- Drops the requests whose time is over, at most 100 of them: each turn adds only one.
 local function forget_requests(requests, times, now)
@@ -9,15 +9,35 @@ local function forget_requests(requests, times, now)
   end
 end
 
--- turn_begin: takes the lease, numbers the run, keeps what was asked, and reads what the agent remembers.
--- KEYS session lease history requests request_times work
+local function remember_request(requests, times, request, entry, now, ttl_ms)
+  if request ~= '' then
+    redis.call('HSET', requests, request, entry)
+    redis.call('ZADD', times, text(now + tonumber(ttl_ms)), request)
+    redis.call('PEXPIRE', requests, ttl_ms)
+    redis.call('PEXPIRE', times, ttl_ms)
+  end
+end
+
+-- Gives the session to a run with what is reserved for it, and takes the lease under a new token, which is returned.
+local function take_session(session, lease, run, lease_ms, reservation)
+  local token = redis.call('HINCRBY', session, 'token', 1)
+  redis.call('HSET', session, 'current', run, 'reservation', reservation)
+  redis.call('SET', lease, token, 'PX', lease_ms)
+  return token
+end
+
+-- turn_begin: numbers a run and takes the lease, keeps what was asked, and reads what the agent remembers. While another
+-- run has not ended, or when defer says so, the run is put into the line instead.
+-- KEYS session lease history requests request_times work line records outbox
 -- ARGV owner request_id digest lease_ms max_messages session_ttl_ms request_ttl_ms record
--- Reply: {attached 0|1, run, token, agent, {newest messages, oldest first}}; attached: nothing was taken, no messages.
--- A run that the same request began, that never logged anything and that nobody holds begins again under a new token.
--- SESSION_NOT_FOUND; REQUEST_ID_REUSED; SESSION_BUSY, also while a run whose owner is gone waits for another
+--   concurrency: REJECT ENQUEUE INTERRUPT ROLLBACK    defer 0|1    due_ms: 0 is now    line_cap    reservation
+-- Reply: {state, run, token, agent, {newest messages, oldest first}, position, {left of its budget}, {outbox}}
+--   state 0: it has begun; 1: the same request began it before; 2: it stands in the line, behind `position` others
+--   left: four amounts; none when nothing is limited    outbox: fields and values; only of a run that has begun
+-- SESSION_NOT_FOUND; REQUEST_ID_REUSED; SESSION_BUSY; LINE_FULL; BUDGET_EXHAUSTED
 local function turn_begin(keys, args)
-  local session, lease, history, requests, times, work = unpack(keys)
-  local request = args[2]
+  local session, lease, history, requests, times, work, line, records, outbox = unpack(keys)
+  local request, record, concurrency = args[2], args[8], args[9]
   if not owns(session, args[1]) then
     return refuse('SESSION_NOT_FOUND')
   end
@@ -29,103 +49,183 @@ local function turn_begin(keys, args)
     if digest ~= args[3] then
       return refuse('REQUEST_ID_REUSED')
     end
-    local found = redis.call('HMGET', session, 'runs', 'ended', 'logged')
-    if run ~= found[1] or run == found[2] or run == found[3] or redis.call('PTTL', lease) > 0 then
-      return {1, tonumber(run), 0, '', {}}
-    end
-    -- Nobody learned that this run had begun: it begins now.
-    local token = redis.call('HINCRBY', session, 'token', 1)
-    redis.call('SET', lease, token, 'PX', args[4])
-    return {0, tonumber(run), token, redis.call('HGET', session, 'agent'),
-      redis.call('LRANGE', history, -tonumber(args[5]), -1)}
+    return {1, tonumber(run), 0, '', {}, 0, {}, {}}
   end
   local held_ms = redis.call('PTTL', lease)
-  if held_ms > 0 then
-    return refuse('SESSION_BUSY', held_ms)
+  local ahead = redis.call('ZCOUNT', line, '-inf', text(now))
+  local taken = held_ms > 0 or redis.call('EXISTS', work) == 1
+  local waits = taken or ahead > 0 or args[10] == '1'
+  if (taken or ahead > 0) and (concurrency == 'REJECT' or record == '') then
+    return refuse('SESSION_BUSY', math.max(held_ms, TAKEOVER_MS))
   end
-  if redis.call('EXISTS', work) == 1 then
-    return refuse('SESSION_BUSY', TAKEOVER_MS)
+  if waits and redis.call('ZCARD', line) >= tonumber(args[12]) then
+    return refuse('LINE_FULL', TAKEOVER_MS)
+  end
+  local left, gone = left_of_session(session)
+  if gone and not waits then
+    return refuse('BUDGET_EXHAUSTED')
   end
   local run = redis.call('HINCRBY', session, 'runs', 1)
-  local token = redis.call('HINCRBY', session, 'token', 1)
+  local due = math.max(now, tonumber(args[11]))
+  local kept_ms = text(tonumber(args[6]) + due - now)
+  local agent = redis.call('HGET', session, 'agent')
   redis.call('HSET', session, 'updated', text(now))
-  redis.call('SET', lease, token, 'PX', args[4])
-  if args[8] ~= '' then
-    redis.call('HSET', work, 'record', args[8])
-    redis.call('PEXPIRE', work, args[6])
+  redis.call('PEXPIRE', session, kept_ms, 'GT')
+  redis.call('PEXPIRE', history, kept_ms)
+  remember_request(requests, times, request, run .. ':' .. args[3], now, args[7])
+  if waits then
+    if taken and concurrency ~= 'ENQUEUE' and due <= now then
+      local how = concurrency == 'ROLLBACK' and ROLL_BACK or STOP
+      local current = redis.call('HGET', session, 'current')
+      redis.call('HSET', session, 'stopped', current, 'stop', how)
+      tell_stop(session, current)
+    end
+    redis.call('ZADD', line, text(due), run)
+    redis.call('HSET', records, run, record)
+    local until_ms = redis.call('PEXPIRETIME', session)
+    redis.call('PEXPIREAT', line, until_ms)
+    redis.call('PEXPIREAT', records, until_ms)
+    return {2, run, 0, agent, {}, ahead + (taken and 1 or 0), {}, {}}
   end
-  redis.call('PEXPIRE', session, args[6])
-  redis.call('PEXPIRE', history, args[6])
-  if request ~= '' then
-    redis.call('HSET', requests, request, run .. ':' .. args[3])
-    redis.call('ZADD', times, text(now + tonumber(args[7])), request)
-    redis.call('PEXPIRE', requests, args[7])
-    redis.call('PEXPIRE', times, args[7])
+  local token = take_session(session, lease, run, args[4], args[13])
+  if record ~= '' then
+    redis.call('HSET', work, 'record', record)
+    redis.call('PEXPIRE', work, kept_ms)
   end
-  return {0, run, token, redis.call('HGET', session, 'agent'), redis.call('LRANGE', history, -tonumber(args[5]), -1)}
+  return {0, run, token, agent, redis.call('LRANGE', history, -tonumber(args[5]), -1), 0, left,
+    redis.call('HGETALL', outbox)}
 end
 
--- turn_resume: takes over a run whose owner is gone: the lease, under a new token, and all that is needed to go on.
--- KEYS session lease history work   ARGV owner lease_ms max_messages
--- Reply: {run, token, agent, record, checkpoint or '', attempts, {newest messages, oldest first}}
--- SESSION_NOT_FOUND; RUN_NOT_FOUND: no run waits for an owner; SESSION_BUSY: it has one
-local function turn_resume(keys, args)
-  local session, lease, history, work = unpack(keys)
+-- turn_undo: takes a beginning back that logged nothing, since its run may not spend anything.
+-- KEYS session lease requests request_times work log line   ARGV owner run token request_id
+-- Reply: 1; 0: it cannot be, since another waits in the line for this one to end
+-- SESSION_NOT_FOUND; LEASE_LOST: the token is not the session's latest, or the run has logged something
+local function turn_undo(keys, args)
+  local session, lease, requests, times, work, log, line = unpack(keys)
   if not owns(session, args[1]) then
     return refuse('SESSION_NOT_FOUND')
   end
+  if not may_write(session, args[2], args[3]) or redis.call('EXISTS', log) == 1 then
+    return refuse('LEASE_LOST')
+  end
+  if next_in_line(line) then
+    return 0
+  end
+  redis.call('HSET', session, 'current', 0, 'reservation', '')
+  redis.call('UNLINK', lease, work)
+  redis.call('HDEL', requests, args[4])
+  redis.call('ZREM', times, args[4])
+  return 1
+end
+
+-- Why the session's unfinished run cannot be gone on with now; nil: it can.
+local function not_ready(session, work, wanted)
+  local current = redis.call('HGET', session, 'current')
+  if wanted ~= '0' and wanted ~= current then
+    return 'SESSION_BUSY', TAKEOVER_MS
+  end
+  local found = redis.call('HMGET', work, 'waiting', 'until')
+  if not found[1] or told_to_stop(session, current) > 0 then
+    return nil
+  end
+  local left_ms = tonumber(found[2]) - now_ms()
+  if left_ms > 0 then
+    local soon = found[1] == 'again' or left_ms < MINUTE_MS
+    return soon and 'SESSION_BUSY' or 'RUN_NOT_FOUND', left_ms
+  end
+end
+
+-- turn_resume: goes on in a session: takes the lease, under a new token, and all that is needed to go on with its
+-- unfinished run; or, when it has none, with the run of its line that is due next.
+-- KEYS session lease history work line records outbox
+-- ARGV owner lease_ms max_messages session_ttl_ms run, 0 for any    reservation
+-- Reply: {run, token, agent, record, checkpoint, attempts, response, {newest messages, oldest first},
+--   {left of its budget}, {outbox}, the reservation before}
+--   attempts: how often an owner was lost; left, outbox: as turn_begin; what is not there is empty
+-- SESSION_NOT_FOUND; RUN_NOT_FOUND: there is nothing to go on with; SESSION_BUSY: not now
+local function turn_resume(keys, args)
+  local session, lease, history, work, line, records, outbox = unpack(keys)
+  if not owns(session, args[1]) then
+    return refuse('SESSION_NOT_FOUND')
+  end
+  if args[5] ~= '0' and standing(session, line, args[5]) == 'over' then
+    return refuse('RUN_NOT_FOUND')
+  end
   local held_ms = redis.call('PTTL', lease)
   if held_ms > 0 then
     return refuse('SESSION_BUSY', held_ms)
   end
-  local kept = redis.call('HMGET', work, 'record', 'checkpoint')
-  if not kept[1] then
-    return refuse('RUN_NOT_FOUND')
+  local run
+  if redis.call('EXISTS', work) == 1 then
+    local reason, retry_ms = not_ready(session, work, args[5])
+    if reason then
+      return refuse(reason, retry_ms)
+    end
+    run = redis.call('HGET', session, 'current')
+    if redis.call('HDEL', work, 'waiting', 'answered', 'handed') == 0 then
+      redis.call('HINCRBY', work, 'attempts', 1)
+    end
+  else
+    run = next_in_line(line)
+    if not run or args[5] ~= '0' and args[5] ~= run then
+      return refuse(args[5] == '0' and 'RUN_NOT_FOUND' or 'SESSION_BUSY', args[5] ~= '0' and TAKEOVER_MS or 0)
+    end
+    redis.call('HSET', work, 'record', redis.call('HGET', records, run), 'attempts', 0)
+    redis.call('PEXPIRE', work, args[4])
+    redis.call('ZREM', line, run)
+    redis.call('HDEL', records, run)
   end
-  local token = redis.call('HINCRBY', session, 'token', 1)
-  redis.call('SET', lease, token, 'PX', args[2])
-  local found = redis.call('HMGET', session, 'runs', 'agent')
-  return {tonumber(found[1]), token, found[2], kept[1], kept[2] or '', redis.call('HINCRBY', work, 'attempts', 1),
-    redis.call('LRANGE', history, -tonumber(args[3]), -1)}
+  local replaced = redis.call('HGET', session, 'reservation')
+  local token = take_session(session, lease, run, args[2], args[6])
+  local left = left_of_session(session)
+  local found = redis.call('HMGET', work, 'record', 'checkpoint', 'attempts', 'response')
+  return {tonumber(run), token, redis.call('HGET', session, 'agent'), found[1] or '', found[2] or '',
+    tonumber(found[3] or 0), found[4] or '', redis.call('LRANGE', history, -tonumber(args[3]), -1), left,
+    redis.call('HGETALL', outbox), replaced or ''}
 end
 
--- turn_end: ends a run: appends the last events to its log and the messages, if any, to the history, frees the session.
--- KEYS session lease history log work
--- ARGV owner run token first_sequence session_ttl_ms log_ttl_ms history_cap event_count event ... [message ...]
--- Reply: OK. Events that are in the log already are passed over. Repeated with the same last event it changes nothing,
--- also when later runs have begun.
+-- turn_end: ends a run: appends the last events to its log and the messages, if any, to the history, counts what it has
+-- spent, and frees the session.
+-- KEYS session lease history log work line records outbox
+-- ARGV owner run token first_sequence session_ttl_ms log_ttl_ms history_cap spent amounts (4)
+--   event_count event ... [message ...]
+-- Reply: {what is to be settled in other tags, or empty, run, record}; the run is the one due next; there may be none.
+-- Events that are in the log already are passed over. Repeated with the same last event it changes nothing, also when
+-- later runs have begun.
 -- SESSION_NOT_FOUND; LEASE_LOST: the token is not the session's latest, the run ended otherwise, or the log has another
 -- event of that sequence; ABORTED: first_sequence leaves a hole
 local function turn_end(keys, args)
-  local session, lease, history, log, work = unpack(keys)
-  local run, first, count = args[2], tonumber(args[4]), tonumber(args[8])
+  local session, lease, history, log, work, line, records, outbox = unpack(keys)
+  local run, first, count = args[2], tonumber(args[4]), tonumber(args[12])
   if not owns(session, args[1]) then
     return refuse('SESSION_NOT_FOUND')
   end
-  local newest, bytes = last_event(log)
+  local newest = last_event(log)
   if not may_write(session, run, args[3]) then
-    local ended = tonumber(redis.call('HGET', session, 'ended')) >= tonumber(run)
-    if ended and newest == first + count - 1 and bytes == args[8 + count] then
-      return redis.status_reply('OK')
+    local ended = redis.call('HGET', session, 'current') ~= run
+    if ended and newest == first + count - 1 and event_of(log, newest) == args[12 + count] then
+      return {redis.call('HGET', outbox, 'settle:' .. run) or '', unpack(next_run(work, line, records))}
     end
     return refuse('LEASE_LOST')
   end
-  local reason = write_events(log, newest, first, count, args, 8)
+  local reason = write_events(log, newest, first, count, args, 12)
   if reason then
     return refuse(reason)
   end
   redis.call('PEXPIRE', log, args[6])
-  if #args > 8 + count then
-    redis.call('RPUSH', history, unpack(args, 9 + count))
+  if #args > 12 + count then
+    redis.call('RPUSH', history, unpack(args, 13 + count))
     redis.call('LTRIM', history, -tonumber(args[7]), -1)
     redis.call('PEXPIRE', history, args[5])
   end
-  redis.call('HSET', session, 'ended', run)
-  redis.call('PEXPIRE', session, args[5])
+  local unsettled = close_account(session, outbox, run, args, 7, args[5])
+  redis.call('PEXPIRE', session, args[5], 'GT')
   redis.call('UNLINK', lease, work)
-  return redis.status_reply('OK')
+  tell(session, run)
+  return {unsettled, unpack(next_run(work, line, records))}
 end
 
 redis.register_function('turn_begin_VERSION', turn_begin)
+redis.register_function('turn_undo_VERSION', turn_undo)
 redis.register_function('turn_resume_VERSION', turn_resume)
 redis.register_function('turn_end_VERSION', turn_end)

@@ -1,22 +1,46 @@
-"""Sessions and agents in this process: for tests and for trying out. They end with it."""
+"""Sessions in this process: for tests and for trying out. They end with it."""
 
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from services.kit.amounts import Amounts
 from services.kit.call import Principal
 from services.kit.errors import (
-    AgentNotFound,
+    BudgetExhausted,
     LeaseLost,
+    LineFull,
     RequestIdReused,
-    ResourceExhausted,
     RunNotFound,
     SessionBusy,
     SessionNotFound,
 )
-from services.memory.domain import Agent, Cursor, Ending, Lifetimes, Message, Page, Request, Resumed, Session, Turn
+from services.memory.adapters.inmemory_budgets import InMemoryBudgets
+from services.memory.codec import run_that_wrote
+from services.memory.core.budgets import least
+from services.memory.domain import (
+    Concurrency,
+    Cursor,
+    Ending,
+    Grant,
+    Lifetimes,
+    Message,
+    Next,
+    Order,
+    Page,
+    Past,
+    Request,
+    Reserving,
+    Resumed,
+    Session,
+    Turn,
+)
 
 Clock = Callable[[], int]
+
+_ALL = 10**12
+_RESERVED_MS = 900_000
 
 
 def now_ms() -> int:
@@ -40,15 +64,19 @@ class _Kept:
     endings: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
     token: int = 0
     lease_until_ms: int = 0
+    current: int = 0
     record: bytes = b""
     attempts: int = 0
+    line: dict[int, Order] = field(default_factory=dict)
+    reservation: str = ""
 
 
 class InMemorySessionStore:
     """Keeps sessions as `RedisSessionStore` does."""
 
-    def __init__(self, lifetimes: Lifetimes, clock: Clock = now_ms) -> None:
-        """`clock` gives milliseconds since 1970."""
+    def __init__(self, lifetimes: Lifetimes, clock: Clock = now_ms, reserving: Reserving | None = None) -> None:
+        """`clock` gives milliseconds since 1970; without `reserving` a run gets all that there is."""
+        self.budgets = InMemoryBudgets(reserving or _reserving(lifetimes), self.owner, clock)
         self._lifetimes = lifetimes
         self._clock = clock
         self._sessions: dict[tuple[str, str], _Kept] = {}
@@ -87,13 +115,44 @@ class InMemorySessionStore:
 
     async def delete(self, principal: Principal, session_id: str) -> None:
         """As `SessionStore.delete`."""
-        self._check_free(self._find(principal, session_id))
+        kept = self._find(principal, session_id)
+        self._check_free(kept)
+        if kept.record or kept.line:
+            raise SessionBusy("a run of the session has not ended", retry_after=1.0)
         del self._sessions[principal.tenant, session_id]
         self._created = {key: seen for key, seen in self._created.items() if seen.what != session_id}
 
     async def history(self, principal: Principal, session_id: str, max_messages: int) -> Sequence[Message]:
         """As `SessionStore.history`."""
         return self._find(principal, session_id).history[-max_messages:]
+
+    async def made(self, principal: Principal, request: Request) -> Session | None:
+        """As `ForkStore.made`."""
+        seen = self._created.get((principal.tenant, principal.user, request.request_id))
+        if seen is None or seen.until_ms <= self._clock():
+            return None
+        _check_digest(seen, request)
+        try:
+            return self._find(principal, seen.what).session
+        except SessionNotFound:
+            return None
+
+    async def past(self, principal: Principal, session_id: str) -> Past:
+        """As `ForkStore.past`."""
+        kept = self._find(principal, session_id)
+        unfinished = frozenset({*kept.line, *([kept.current] if kept.current else [])})
+        said = [(run_that_wrote(session_id, message), message) for message in kept.history]
+        trimmed = len(said) >= self._lifetimes.history_cap
+        return Past(kept.session.agent, kept.session.run_count, unfinished, said, trimmed)
+
+    async def fork(
+        self, principal: Principal, session_id: str, agent: str, messages: Sequence[Message], request: Request | None
+    ) -> Session:
+        """As `ForkStore.fork`."""
+        session = await self.create(principal, session_id, agent, request)
+        if session.session_id == session_id:
+            self._sessions[principal.tenant, session_id].history = list(messages)
+        return session
 
     async def begin(
         self,
@@ -102,56 +161,98 @@ class InMemorySessionStore:
         request: Request | None,
         lease_ms: int,
         max_messages: int,
-        record: bytes = b"",
+        order: Order = Order(),  # noqa: B008 - frozen
     ) -> Turn:
-        """As `SessionStore.begin`."""
+        """As `SessionStore.begin`, but that nobody is told to stop: there is no log to say so."""
         now, kept = self._clock(), self._find(principal, session_id)
         seen = kept.requests.get(request.request_id) if request else None
         if request and seen and seen.until_ms > now:
             _check_digest(seen, request)
-            run = int(seen.what)
-            if run != kept.session.run_count or run in kept.endings or kept.lease_until_ms > now:
-                return Turn(run, 0, True, "", ())
-            kept.token += 1
-            kept.lease_until_ms = now + lease_ms
-            return Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
-        self._check_free(kept)
-        if kept.record:
-            raise SessionBusy("another run holds the session", retry_after=1.0)
-        kept.record, kept.attempts = record, 0
+            return Turn(int(seen.what), 0, True, "", ())
+        taken = kept.lease_until_ms > now or bool(kept.record)
+        position = taken + sum(each.due_ms <= now for each in kept.line.values())
+        if position and (order.concurrency is Concurrency.REJECT or not order.record):
+            raise SessionBusy("another run holds the session", retry_after=max(kept.lease_until_ms - now, 1000) / 1000)
+        waits = position > 0 or order.defer
+        if waits and len(kept.line) >= self._lifetimes.line_cap:
+            raise LineFull("as many runs wait in the session as may", retry_after=1.0)
+        granted = Grant() if waits else await self._reserve(principal, session_id, kept, strict=True)
         run = kept.session.run_count + 1
-        expires = now + self._lifetimes.session_ms
+        expires = max(now, order.due_ms) + self._lifetimes.session_ms
         kept.session = replace(kept.session, run_count=run, updated_ms=now, expires_ms=expires)
-        kept.token += 1
-        kept.lease_until_ms = now + lease_ms
         if request:
             kept.requests[request.request_id] = _Seen(request.digest, str(run), now + self._lifetimes.request_ms)
-        return Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
+        if waits:
+            kept.line[run] = order
+            return Turn(run, 0, False, kept.session.agent, (), True, position)
+        kept.record, kept.attempts = order.record, 0
+        return self._take(kept, run, lease_ms, max_messages, granted)
 
-    async def resume(self, principal: Principal, session_id: str, lease_ms: int, max_messages: int) -> Resumed:
-        """As `SessionStore.resume`, but that nobody writes checkpoints here."""
+    async def resume(
+        self, principal: Principal, session_id: str, lease_ms: int, max_messages: int, run: int = 0
+    ) -> Resumed:
+        """As `SessionStore.resume`, but that nobody writes checkpoints here, or waits for an answer."""
         kept = self._find(principal, session_id)
-        self._check_free(kept)
-        if not kept.record:
+        if run and run != kept.current and run not in kept.line:
             raise RunNotFound("no such run")
-        kept.token += 1
-        kept.attempts += 1
-        kept.lease_until_ms = self._clock() + lease_ms
-        turn = Turn(kept.session.run_count, kept.token, False, kept.session.agent, kept.history[-max_messages:])
-        return Resumed(turn, kept.record, b"", kept.attempts)
+        self._check_free(kept)
+        if kept.record:
+            if run not in (0, kept.current):
+                raise SessionBusy("another run holds the session", retry_after=1.0)
+            kept.attempts += 1
+            granted = await self._reserve(principal, session_id, kept, strict=False)
+            turn = self._take(kept, kept.current, lease_ms, max_messages, granted)
+            return Resumed(turn, kept.record, b"", kept.attempts)
+        due = self._due(kept)
+        if due is None or run not in (0, due.run):
+            if run in kept.line:
+                raise SessionBusy("another run holds the session", retry_after=1.0)
+            raise RunNotFound("no such run")
+        kept.record, kept.attempts = kept.line.pop(due.run).record, 0
+        granted = await self._reserve(principal, session_id, kept, strict=False)
+        return Resumed(self._take(kept, due.run, lease_ms, max_messages, granted), kept.record, b"", 0)
 
-    async def end(self, principal: Principal, session_id: str, ending: Ending) -> None:
+    async def end(self, principal: Principal, session_id: str, ending: Ending) -> Next | None:
         """As `SessionStore.end`, but that there is no log to follow."""
         kept = self._find(principal, session_id)
         if kept.endings.get(ending.run) == (ending.first_sequence, tuple(ending.last_events)):
-            return
-        if (ending.run, ending.token) != (kept.session.run_count, kept.token) or ending.run in kept.endings:
+            return self._due(kept)
+        if (ending.run, ending.token) != (kept.current, kept.token):
             raise LeaseLost("a later turn holds the session, or this one has ended")
         kept.endings[ending.run] = (ending.first_sequence, tuple(ending.last_events))
         kept.history = [*kept.history, *ending.messages][-self._lifetimes.history_cap :]
         kept.session = replace(kept.session, expires_ms=self._clock() + self._lifetimes.session_ms)
-        kept.lease_until_ms = 0
+        kept.lease_until_ms = kept.current = 0
         kept.record = b""
+        await self.budgets.spend_of_session(principal, session_id, ending.spent)
+        await self.budgets.settle(principal, kept.reservation, ending.spent)
+        return self._due(kept)
+
+    def owner(self, principal: Principal, session_id: str) -> str | None:
+        """Whose a session of the principal's tenant is. None: there is none."""
+        kept = self._sessions.get((principal.tenant, session_id))
+        return kept.owner if kept and not self._is_over(kept) else None
+
+    async def _reserve(self, principal: Principal, session_id: str, kept: _Kept, *, strict: bool) -> Grant:
+        left = await self.budgets.left_of_session(principal, session_id)
+        if strict and 0 in left.amounts:
+            raise BudgetExhausted("nothing is left of the budget")
+        replaced, kept.reservation = kept.reservation, uuid.uuid4().hex
+        shared = await self.budgets.reserve(principal, kept.reservation, strict=strict, replaced=replaced)
+        return least((left, shared))
+
+    def _take(self, kept: _Kept, run: int, lease_ms: int, max_messages: int, granted: Grant) -> Turn:
+        kept.token += 1
+        kept.current = run
+        kept.lease_until_ms = self._clock() + lease_ms
+        turn = Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
+        return replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms)
+
+    def _due(self, kept: _Kept) -> Next | None:
+        """The run of the line that may begin."""
+        now = self._clock()
+        due = sorted(run for run, order in kept.line.items() if order.due_ms <= now)
+        return Next(due[0], kept.line[due[0]].record) if due and not kept.record else None
 
     def _find(self, principal: Principal, session_id: str) -> _Kept:
         kept = self._sessions.get((principal.tenant, session_id))
@@ -172,45 +273,10 @@ class InMemorySessionStore:
         return self._find(principal, seen.what)
 
 
+def _reserving(lifetimes: Lifetimes) -> Reserving:
+    return Reserving(Amounts(*[_ALL] * 4), _RESERVED_MS, lifetimes.session_ms)
+
+
 def _check_digest(seen: _Seen, request: Request) -> None:
     if seen.digest != request.digest:
         raise RequestIdReused("the request id was used before with another body")
-
-
-class InMemoryAgentStore:
-    """Keeps agents as `RedisAgentStore` does."""
-
-    def __init__(self, *, revisions_kept: int, agents_allowed: int, clock: Clock = now_ms) -> None:
-        """`clock` gives milliseconds since 1970."""
-        self._revisions_kept = revisions_kept
-        self._agents_allowed = agents_allowed
-        self._clock = clock
-        self._tenants: dict[str, dict[str, list[tuple[bytes, Agent]]]] = {}
-
-    async def put(self, principal: Principal, name: str, digest: bytes, content: bytes) -> Agent:
-        """As `AgentStore.put`."""
-        agents = self._tenants.setdefault(principal.tenant, {})
-        revisions = agents.get(name, [])
-        if revisions and revisions[-1][0] == digest:
-            return revisions[-1][1]
-        if not revisions and len(agents) >= self._agents_allowed:
-            raise ResourceExhausted("there are as many as there may be")
-        agent = Agent(name, revisions[-1][1].revision + 1 if revisions else 1, self._clock(), content)
-        agents[name] = [*revisions, (digest, agent)][-self._revisions_kept :]
-        return agent
-
-    async def has(self, principal: Principal, name: str) -> bool:
-        """As `AgentStore.has`."""
-        return name in self._tenants.get(principal.tenant, {})
-
-    async def get(self, principal: Principal, name: str, revision: int) -> Agent:
-        """As `AgentStore.get`."""
-        revisions = self._tenants.get(principal.tenant, {}).get(name, [])
-        for _, agent in reversed(revisions):
-            if revision in (0, agent.revision):
-                return agent
-        raise AgentNotFound("no such agent, or no such revision of it")
-
-    async def list(self, principal: Principal) -> Sequence[Agent]:
-        """As `AgentStore.list`."""
-        return [revisions[-1][1] for _, revisions in sorted(self._tenants.get(principal.tenant, {}).items())]

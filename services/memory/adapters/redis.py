@@ -1,70 +1,81 @@
 """Sessions in Redis, by the functions of `kit/lua/`, which say who may and when."""
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from services.kit.call import Principal
-from services.kit.errors import SessionNotFound
-from services.kit.keys import SessionKeys, UserKeys
+from services.kit.errors import RunNotFound, ServiceError
+from services.kit.keys import SessionKeys, UserKeys, user_text
 from services.kit.redis import Redis
+from services.kit.redis_connections import Command
+from services.memory.adapters.redis_accounts import RedisAccounts, new_reservation
+from services.memory.adapters.redis_budgets import amounts, grant
+from services.memory.adapters.redis_index import SessionIndex, session_of
 from services.memory.codec import parse_message
-from services.memory.domain import Cursor, Ending, Lifetimes, Message, Page, Request, Resumed, Session, Turn
+from services.memory.domain import (
+    Cursor,
+    Ending,
+    Lifetimes,
+    Message,
+    Next,
+    Order,
+    Page,
+    Request,
+    Resumed,
+    Session,
+    Turn,
+)
 
-_HOUR_MS = 3_600_000
 _LOGS_AT_ONCE = 500
+_ATTACHED, _QUEUED = 1, 2
+"""What `turn_begin` says of a run that has not begun by it."""
 
 
 class RedisSessionStore:
     """A session, its history and its runs in the tag of the session, their index in the tag of the user."""
 
-    def __init__(self, redis: Redis, lifetimes: Lifetimes) -> None:
-        """Uses `redis`, which its opener closes."""
+    def __init__(self, redis: Redis, lifetimes: Lifetimes, accounts: RedisAccounts | None = None) -> None:
+        """Uses `redis`, which its opener closes. Without `accounts`, only sessions' own budgets count."""
         self._redis = redis
         self._lifetimes = lifetimes
-        self._index_ms = lifetimes.session_ms + _HOUR_MS
+        self._accounts = accounts
+        self._index = SessionIndex(redis, lifetimes)
 
     async def create(self, principal: Principal, session_id: str, agent: str, request: Request | None) -> Session:
         """As `SessionStore.create`. The index comes first: a session that is made can be found."""
-        user = UserKeys(principal)
-        keys: tuple[str, ...] = (user.sessions,)
-        if request:
-            keys += (user.created(request.request_id),)
-        digest, request_id = (request.digest, request.request_id) if request else (b"", "")
-        added = await self._redis.call(
-            "session_add", keys, session_id, digest, self._index_ms, self._lifetimes.request_ms
-        )
-        session_id = added.decode()
+        session_id = await self._index.add(principal, session_id, request)
         key = SessionKeys(principal, session_id).session
         found = await self._redis.call(
-            "session_create", (key,), _text(principal.user), agent, request_id, self._lifetimes.session_ms
+            "session_create",
+            (key,),
+            user_text(principal.user),
+            agent,
+            request.request_id if request else "",
+            self._lifetimes.session_ms,
         )
-        return _session(session_id, found)
+        return session_of(session_id, found)
 
     async def get(self, principal: Principal, session_id: str) -> Session:
         """As `SessionStore.get`."""
         key = SessionKeys(principal, session_id).session
-        return _session(session_id, await self._redis.call("session_get", (key,), _text(principal.user)))
+        return session_of(session_id, await self._redis.call("session_get", (key,), user_text(principal.user)))
 
     async def page(self, principal: Principal, after: Cursor | None, limit: int) -> Page:
-        """As `SessionStore.page`. Takes what is gone out of the index."""
-        found: list[tuple[Cursor, Session]] = []
-        while len(found) <= limit:
-            wanted = limit + 1 - len(found)
-            cursors = await self._cursors(principal, after, wanted)
-            found += await self._read(principal, cursors)
-            if len(cursors) < wanted:
-                break
-            after = cursors[-1]
-        shown = found[:limit]
-        return Page([session for _, session in shown], shown[-1][0] if len(found) > limit else None)
+        """As `SessionStore.page`."""
+        return await self._index.page(principal, after, limit)
 
     async def delete(self, principal: Principal, session_id: str) -> None:
         """As `SessionStore.delete`. Logs that a crash leaves behind are out of reach, and expire."""
         keys, user = SessionKeys(principal, session_id), UserKeys(principal)
+        if self._accounts:
+            await self._accounts.replay_all(principal, session_id)
         runs, request_id = await self._redis.call(
             "session_delete",
-            (keys.session, keys.lease, keys.history, keys.requests, keys.request_times, keys.work),
-            _text(principal.user),
+            (*_turn_keys(keys), keys.approvals),
+            user_text(principal.user),
         )
         await self._redis.execute("ZREM", user.sessions, session_id)
         if request_id:
@@ -77,7 +88,7 @@ class RedisSessionStore:
         """As `SessionStore.history`."""
         keys = SessionKeys(principal, session_id)
         found = await self._redis.call(
-            "session_history", (keys.session, keys.history), _text(principal.user), max_messages
+            "session_history", (keys.session, keys.history), user_text(principal.user), max_messages
         )
         return [parse_message(data) for data in found]
 
@@ -88,103 +99,140 @@ class RedisSessionStore:
         request: Request | None,
         lease_ms: int,
         max_messages: int,
-        record: bytes = b"",
+        order: Order = Order(),  # noqa: B008 - frozen
     ) -> Turn:
-        """As `SessionStore.begin`. The index is another tag's, so it has a command of its own, sent along."""
+        """As `SessionStore.begin`. Index and budgets are in other tags: they have commands of their own, sent along."""
         keys = SessionKeys(principal, session_id)
+        reservation = new_reservation() if self._accounts and not order.defer else ""
         begin = self._redis.function(
             "turn_begin",
-            (keys.session, keys.lease, keys.history, keys.requests, keys.request_times, keys.work),
-            _text(principal.user),
+            _turn_keys(keys),
+            user_text(principal.user),
             request.request_id if request else "",
             request.digest if request else b"",
             lease_ms,
             max_messages,
             self._lifetimes.session_ms,
             self._lifetimes.request_ms,
-            record,
+            order.record,
+            order.concurrency,
+            int(order.defer),
+            order.due_ms,
+            self._lifetimes.line_cap,
+            reservation,
         )
-        touch = self._redis.function("session_touch", (UserKeys(principal).sessions,), session_id, self._index_ms)
-        (attached, run, token, agent, history), _ = await self._redis.pipeline([begin, touch])
-        return Turn(run, token, bool(attached), agent.decode(), [parse_message(data) for data in history])
+        ahead = self._accounts.clearing(keys.outbox) if self._accounts else ()
+        commands = [*ahead, begin, *self._along(principal, session_id, reservation)]
+        begun, *others = (await self._redis.replies(commands))[len(ahead) :]
+        if self._accounts and (isinstance(begun, BaseException) or begun[0]):
+            await self._accounts.give_back(principal, reservation)
+        if isinstance(begun, BaseException):
+            raise begun
+        state, run, token, agent, history, position, left, outbox = begun
+        granted = grant(left)
+        if not reservation:
+            _raise_first(others)
+        elif self._accounts and not state:
+            self._accounts.replay(principal, session_id, outbox)
+            undo = partial(self._undo, principal, session_id, run, token, request)
+            granted = await self._accounts.begun(principal, reservation, left, others, undo)
+            self._accounts.opened(principal, session_id, token, reservation)
+        messages = [parse_message(data) for data in history]
+        turn = Turn(run, token, state == _ATTACHED, agent.decode(), messages, state == _QUEUED, position)
+        return replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms)
 
-    async def resume(self, principal: Principal, session_id: str, lease_ms: int, max_messages: int) -> Resumed:
+    async def resume(
+        self, principal: Principal, session_id: str, lease_ms: int, max_messages: int, run: int = 0
+    ) -> Resumed:
         """As `SessionStore.resume`."""
         keys = SessionKeys(principal, session_id)
-        run, token, agent, record, checkpoint, attempts, history = await self._redis.call(
+        reservation = new_reservation() if self._accounts else ""
+        resume = self._redis.function(
             "turn_resume",
-            (keys.session, keys.lease, keys.history, keys.work),
-            _text(principal.user),
+            (keys.session, keys.lease, keys.history, keys.work, keys.line, keys.records, keys.outbox),
+            user_text(principal.user),
             lease_ms,
             max_messages,
+            self._lifetimes.session_ms,
+            run,
+            reservation,
         )
-        turn = Turn(run, token, False, agent.decode(), [parse_message(data) for data in history])
-        return Resumed(turn, record, checkpoint, attempts)
+        try:
+            found = await self._redis.execute(*resume)
+        except RunNotFound:
+            if self._accounts:
+                await self._accounts.replay_all(principal, session_id)
+            raise
+        number, token, agent, record, checkpoint, attempts, response, history, left, outbox, before = found
+        granted = grant(left)
+        if self._accounts:
+            self._accounts.replay(principal, session_id, outbox)
+            try:
+                granted = await self._accounts.resumed(principal, reservation, left, before.decode())
+            except ServiceError:
+                await self._let_go(keys, number, token)
+                raise
+            self._accounts.opened(principal, session_id, token, reservation)
+        turn = Turn(number, token, False, agent.decode(), [parse_message(data) for data in history])
+        turn = replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms)
+        return Resumed(turn, record, checkpoint, attempts, response)
 
-    async def end(self, principal: Principal, session_id: str, ending: Ending) -> None:
+    async def _let_go(self, keys: SessionKeys, run: int, token: int) -> None:
+        """Holds a session no longer in which nothing was done, which counts as no owner that was lost."""
+        names = (keys.session, keys.lease, keys.log(run), keys.work)
+        with contextlib.suppress(ServiceError):
+            await self._redis.call("run_append", names, run, token, 0, self._lifetimes.log_ms, -1, b"")
+
+    async def end(self, principal: Principal, session_id: str, ending: Ending) -> Next | None:
         """As `SessionStore.end`."""
         keys = SessionKeys(principal, session_id)
-        await self._redis.call(
+        log = keys.log(ending.run)
+        end = self._redis.function(
             "turn_end",
-            (keys.session, keys.lease, keys.history, keys.log(ending.run), keys.work),
-            _text(principal.user),
+            (keys.session, keys.lease, keys.history, log, keys.work, keys.line, keys.records, keys.outbox),
+            user_text(principal.user),
             ending.run,
             ending.token,
             ending.first_sequence,
             self._lifetimes.session_ms,
             self._lifetimes.log_ms,
             self._lifetimes.history_cap,
+            *amounts(ending.spent),
             len(ending.last_events),
             *ending.last_events,
             *(message.data for message in ending.messages),
         )
+        accounts = self._accounts
+        along = accounts.ending(principal, session_id, ending.token, ending.spent) if accounts else ()
+        ended, *settled = await self._redis.replies([end, *along])
+        if isinstance(ended, BaseException):
+            raise ended
+        unsettled, *due = ended
+        if accounts:
+            await accounts.ended(principal, session_id, ending.run, unsettled, settled)
+        return Next(*due) if due else None
 
-    async def _cursors(self, principal: Principal, after: Cursor | None, limit: int) -> list[Cursor]:
-        """Up to `limit` places of the index after a place; fewer only at its end."""
-        start = str(after.used_ms) if after else "+inf"
-        found: list[Cursor] = []
-        offset = 0
-        while len(found) < limit:
-            # Places of the same millisecond as `after` come in reverse order of their ids; those passed are skipped.
-            span = (start, "-inf", "BYSCORE", "REV", "LIMIT", offset, limit + 1)
-            reply = await self._redis.execute("ZRANGE", UserKeys(principal).sessions, *span, "WITHSCORES")
-            places = [Cursor(int(float(score)), name.decode()) for name, score in zip(*[iter(reply)] * 2, strict=True)]
-            found += [place for place in places if after is None or _is_after(place, after)]
-            if len(places) <= limit:
-                break
-            offset += len(places)
-        return found[:limit]
+    def _along(self, principal: Principal, session_id: str, reservation: str) -> tuple[Command, ...]:
+        """What goes with the beginning of a turn to other tags."""
+        if self._accounts and reservation:
+            return self._accounts.beginning(principal, session_id, self._index.lifetime_ms, reservation)
+        sessions = UserKeys(principal).sessions
+        return (self._redis.function("session_touch", (sessions,), session_id, self._index.lifetime_ms),)
 
-    async def _read(self, principal: Principal, cursors: Sequence[Cursor]) -> list[tuple[Cursor, Session]]:
-        user = _text(principal.user)
-        replies = await self._redis.replies(
-            [
-                self._redis.function("session_get", (SessionKeys(principal, cursor.session_id).session,), user)
-                for cursor in cursors
-            ]
-        )
-        found: list[tuple[Cursor, Session]] = []
-        gone: list[str] = []
-        for cursor, reply in zip(cursors, replies, strict=True):
-            if isinstance(reply, SessionNotFound):
-                gone.append(cursor.session_id)
-            elif isinstance(reply, BaseException):
-                raise reply
-            else:
-                found.append((cursor, _session(cursor.session_id, reply)))
-        if gone:
-            await self._redis.call("session_drop", (UserKeys(principal).sessions,), *gone)
-        return found
+    def _undo(self, principal: Principal, session_id: str, run: int, token: int, request: Request | None) -> Command:
+        keys = SessionKeys(principal, session_id)
+        names = (keys.session, keys.lease, keys.requests, keys.request_times, keys.work, keys.log(run), keys.line)
+        request_id = request.request_id if request else ""
+        return self._redis.function("turn_undo", names, user_text(principal.user), run, token, request_id)
 
 
-def _text(user: str) -> bytes:
-    return user.encode("utf-8", "surrogatepass")
+def _raise_first(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
 
 
-def _is_after(place: Cursor, other: Cursor) -> bool:
-    return (place.used_ms, place.session_id) < (other.used_ms, other.session_id)
-
-
-def _session(session_id: str, found: Sequence[Any]) -> Session:
-    agent, created, updated, runs, expires = found
-    return Session(session_id, agent.decode(), int(created), int(updated), int(runs), int(expires))
+def _turn_keys(keys: SessionKeys) -> tuple[str, ...]:
+    """All that the beginning of a turn may touch."""
+    begun = (keys.session, keys.lease, keys.history, keys.requests, keys.request_times)
+    return (*begun, keys.work, keys.line, keys.records, keys.outbox)

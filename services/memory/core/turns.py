@@ -3,24 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
+from services.kit.run_ids import read_run_id
 from services.memory.core.window import window
-from services.memory.domain import Ending, Message, Request, Resumed, Turn
+from services.memory.domain import Ending, Message, Next, Order, Request, Resumed, Turn
 from services.memory.ports import SessionStore
 
 _MAX_MESSAGES = 20
 _MAX_TOKENS = 2048
-
-
-def write_run_id(session_id: str, run: int) -> str:
-    """`<session_id>.<n>`: the session of a run is known from its id."""
-    return f"{session_id}.{run}"
-
-
-def read_run_id(run_id: str) -> tuple[str, int]:
-    """The session and the number of a run whose id is well-formed."""
-    session_id, _, run = run_id.rpartition(".")
-    return session_id, int(run)
 
 
 class Turns:
@@ -39,9 +30,9 @@ class Turns:
         lease_ms: int,
         max_messages: int,
         max_tokens: int,
-        record: bytes = b"",
+        order: Order = Order(),  # noqa: B008 - frozen
     ) -> Turn:
-        """Takes the session for a new run and returns what the agent remembers.
+        """Takes the session for a new run and returns what the agent remembers, or puts the run into its line.
 
         Args:
             principal: Whose session.
@@ -50,23 +41,25 @@ class Turns:
             lease_ms: How long the session is held.
             max_messages: Of the history; 0: 20.
             max_tokens: Of the history; 0: 2048.
-            record: What was asked; with it the run can be taken over.
+            order: What was asked, and how the run gets its turn.
 
         Raises:
             SessionNotFound: there is no such session.
             RequestIdReused: the request id came with another digest.
-            SessionBusy: another run holds the session.
+            SessionBusy: another run has not ended, and this one does not wait.
+            LineFull: as many runs wait as may.
+            BudgetExhausted: the session, its user or its tenant may spend nothing now.
         """
         count = max_messages or _MAX_MESSAGES
-        turn = await self._store.begin(principal, session_id, request, lease_ms, count, record)
+        turn = await self._store.begin(principal, session_id, request, lease_ms, count, order)
         return replace(turn, history=window(turn.history, count, max_tokens or _MAX_TOKENS))
 
     async def resume(
-        self, principal: Principal, session_id: str, *, lease_ms: int, max_messages: int, max_tokens: int
+        self, principal: Principal, session_id: str, *, lease_ms: int, max_messages: int, max_tokens: int, run: int = 0
     ) -> Resumed:
-        """Takes over a run whose owner is gone. Raises SessionNotFound; RunNotFound; SessionBusy."""
+        """Goes on in a session, with this run or any. Raises SessionNotFound; RunNotFound; SessionBusy."""
         count = max_messages or _MAX_MESSAGES
-        resumed = await self._store.resume(principal, session_id, lease_ms, count)
+        resumed = await self._store.resume(principal, session_id, lease_ms, count, run)
         history = window(resumed.turn.history, count, max_tokens or _MAX_TOKENS)
         return replace(resumed, turn=replace(resumed.turn, history=history))
 
@@ -78,14 +71,24 @@ class Turns:
         messages: Sequence[Message],
         sequence: int,
         events: Sequence[bytes],
-    ) -> None:
-        """Ends a turn and keeps its messages. Raises SessionNotFound; LeaseLost; Aborted."""
+        spent: Amounts = NO_AMOUNTS,
+    ) -> Next | None:
+        """Ends a turn, keeps its messages, and counts what it spent. Returns which is due next.
+
+        Raises:
+            SessionNotFound, LeaseLost, Aborted.
+        """
         session_id, run = read_run_id(run_id)
-        await self._store.end(principal, session_id, Ending(run, token, sequence, events, messages))
+        return await self._store.end(principal, session_id, Ending(run, token, sequence, events, messages, spent))
 
     async def abandon(
-        self, principal: Principal, run_id: str, token: int, sequence: int, events: Sequence[bytes]
-    ) -> None:
-        """Ends a turn that leaves nothing in the history. Raises SessionNotFound; LeaseLost; Aborted."""
-        session_id, run = read_run_id(run_id)
-        await self._store.end(principal, session_id, Ending(run, token, sequence, events))
+        self,
+        principal: Principal,
+        run_id: str,
+        token: int,
+        sequence: int,
+        events: Sequence[bytes],
+        spent: Amounts = NO_AMOUNTS,
+    ) -> Next | None:
+        """Ends a turn that leaves nothing in the history. Otherwise as commit."""
+        return await self.commit(principal, run_id, token, (), sequence, events, spent)

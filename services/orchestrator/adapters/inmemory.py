@@ -1,223 +1,291 @@
 """The store side of turns without a store: for tests and for trying things out. It forgets when the process ends."""
 
-import asyncio
+import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
+from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal, current_principal
-from services.kit.errors import LeaseLost, RequestIdReused, RunNotFound, ServiceError, SessionBusy, SessionNotFound
-from services.orchestrator.domain import Message, Page, Resumed, Turn
-
-
-@dataclass
-class _Run:
-    token: int
-    request: tuple[str, bytes]
-    lease_ends: float
-    entries: list[bytes] = field(default_factory=list)
-    record: bytes = b""
-    checkpoint: bytes = b""
-    attempts: int = 0
-    over: bool = False
-    stop: bool = False
-
-
-@dataclass
-class _Session:
-    owner: Principal
-    agent: str
-    history: list[Message] = field(default_factory=list)
-    runs: list[_Run] = field(default_factory=list)
-    tokens: int = 0
+from services.kit.errors import (
+    ApprovalInvalid,
+    LeaseLost,
+    RequestIdReused,
+    RunNotFound,
+    RunNotWaiting,
+    ServiceError,
+    SessionBusy,
+    SessionNotFound,
+)
+from services.kit.run_ids import read_run_id, session_of, write_run_id
+from services.orchestrator.adapters.inmemory_notices import InMemoryNotices
+from services.orchestrator.adapters.inmemory_sessions import KeptRun, KeptSession, now
+from services.orchestrator.domain.agent import Message
+from services.orchestrator.domain.run import Concurrency, Next, Page, Request, Resumed, Standing, Stop, Turn, Waiting
 
 
 class InMemoryTurns:
-    """`ports.Memory` and `ports.RunLog` over one dictionary."""
+    """`ports.Memory` and `ports.RunLog` over one dictionary.
+
+    Attributes:
+        granted: What each run may spend.
+        renews_ms: When there is more.
+        spent: By run, what it has.
+    """
 
     def __init__(self, lease_s: float = 30.0) -> None:
         """Knows no session. An append holds a session for `lease_s` seconds."""
+        self.notices = InMemoryNotices()
+        self.granted, self.renews_ms = NO_AMOUNTS, 0
+        self.spent: dict[str, Amounts] = {}
         self._lease_s = lease_s
-        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._sessions: dict[tuple[str, str], KeptSession] = {}
 
     def add_session(self, owner: Principal, session_id: str, agent: str) -> None:
         """Makes a session."""
-        self._sessions[owner.tenant, session_id] = _Session(owner, agent)
+        self._sessions[owner.tenant, session_id] = KeptSession(owner, agent)
 
     def history(self, principal: Principal, session_id: str) -> list[Message]:
         """All that was said in a session."""
         return self._session(principal, session_id).history
 
-    async def begin_turn(
-        self, session_id: str, request_id: str, digest: bytes, lease_s: float, record: bytes = b""
-    ) -> Turn:
-        """Takes the session for a run."""
+    def approvals(self, principal: Principal, session_id: str) -> dict[str, dict[str, object]]:
+        """What may be answered in a session."""
+        return self._session(principal, session_id).approvals
+
+    async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
+        """Takes the session for a run, or puts the run into its line."""
+        session_id = request.session_id
         session = self._session(current_principal(), session_id)
-        for number, run in enumerate(session.runs, 1):
-            if request_id and run.request[0] == request_id:
+        for run in session.runs:
+            if request.request_id and run.request[0] == request.request_id:
                 if run.request[1] != digest:
                     raise RequestIdReused("the request id was used before with another body")
-                if run is session.runs[-1] and not run.over and not run.entries and not _is_leased(run):
-                    session.tokens += 1
-                    run.token = session.tokens
-                    run.lease_ends = asyncio.get_running_loop().time() + lease_s
-                    return Turn(f"{session_id}.{number}", run.token, False, session.agent, tuple(session.history))
-                return Turn(f"{session_id}.{number}", 0, True, "", ())
-        now = asyncio.get_running_loop().time()
-        if session.runs and not session.runs[-1].over and session.runs[-1].lease_ends > now:
-            raise SessionBusy("another run holds the session", retry_after=session.runs[-1].lease_ends - now)
-        if session.runs and not session.runs[-1].over and session.runs[-1].record:
-            raise SessionBusy("another run holds the session", retry_after=1.0)
-        session.tokens += 1
-        session.runs.append(_Run(session.tokens, (request_id, digest), now + lease_s, record=record))
-        number = len(session.runs)
-        return Turn(f"{session_id}.{number}", session.tokens, False, session.agent, tuple(session.history))
+                return Turn(write_run_id(session_id, run.number), 0, True, "", ())
+        current = self._unfinished(session)
+        position = len(session.due()) + (current is not None)
+        if position and (request.concurrency is Concurrency.REJECT or not record):
+            ends = current.lease_ends - now() if current else 0.0
+            raise SessionBusy("another run holds the session", retry_after=max(ends, 1.0))
+        run = KeptRun(len(session.runs) + 1, (request.request_id, digest), record, request.due_ms)
+        session.runs.append(run)
+        if position or request.queue:
+            run.queued = True
+            if current and request.concurrency is not Concurrency.ENQUEUE:
+                rolls_back = request.concurrency is Concurrency.ROLLBACK
+                current.stop = Stop.ROLL_BACK if rolls_back else Stop.STOP
+                self.notices.tell_stop(session.owner, write_run_id(session_id, current.number))
+            return Turn(write_run_id(session_id, run.number), 0, False, session.agent, (), True, position)
+        return self._grant(session.take(session_id, run, lease_s))
 
-    async def resume_turn(self, session_id: str, lease_s: float) -> Resumed:
-        """Takes over the session's unfinished run."""
+    async def resume_turn(self, session_id: str, lease_s: float, run: int = 0) -> Resumed:
+        """Goes on in a session."""
         session = self._session(current_principal(), session_id)
-        run = session.runs[-1] if session.runs else None
-        if run is None or run.over or not run.record:
+        current = self._unfinished(session)
+        if run and session.runs[run - 1].over:
             raise RunNotFound("no such run")
-        now = asyncio.get_running_loop().time()
-        if run.lease_ends > now:
-            raise SessionBusy("another run holds the session", retry_after=run.lease_ends - now)
-        session.tokens += 1
-        run.token, run.lease_ends, run.attempts = session.tokens, now + lease_s, run.attempts + 1
-        turn = Turn(f"{session_id}.{len(session.runs)}", run.token, False, session.agent, tuple(session.history))
-        return Resumed(turn, run.record, run.checkpoint, run.attempts)
+        if current is None:
+            current = next(iter(session.due()), None)
+            if current is None or run not in (0, current.number):
+                waits = any(each.queued and each.number == run for each in session.runs)
+                raise SessionBusy("another run is first", retry_after=1.0) if waits else RunNotFound("no such run")
+            current.queued = False
+        else:
+            current.check_ready(run)
+            if current.waiting is None and not current.answered and not current.handed:
+                current.attempts += 1
+            current.waiting, current.answered, current.handed = None, False, False
+        turn = self._grant(session.take(session_id, current, lease_s))
+        return Resumed(turn, current.record, current.checkpoint, current.attempts, current.response)
 
-    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
+    async def commit_turn(
+        self,
+        turn: Turn,
+        messages: Sequence[Message],
+        last: Sequence[bytes],
+        sequence: int,
+        spent: Amounts = NO_AMOUNTS,
+    ) -> Next | None:
         """Ends a turn that is kept."""
-        if self._end(turn, last, sequence):
-            self._session(current_principal(), turn.run_id.rpartition(".")[0]).history.extend(messages)
+        session = self._session(current_principal(), session_of(turn.run_id))
+        if self._end(turn, last, sequence, spent):
+            session.history.extend(messages)
+        return session.next_after(turn.run_id)
 
-    async def abandon_turn(self, turn: Turn, last: Sequence[bytes], sequence: int) -> None:
+    async def abandon_turn(
+        self, turn: Turn, last: Sequence[bytes], sequence: int, spent: Amounts = NO_AMOUNTS
+    ) -> Next | None:
         """Ends a turn that leaves nothing in the history."""
-        self._end(turn, last, sequence)
+        self._end(turn, last, sequence, spent)
+        return self._session(current_principal(), session_of(turn.run_id)).next_after(turn.run_id)
 
     async def agent_of(self, session_id: str) -> str:
-        """Name of the agent a session is with."""
+        """Name of the agent the session is with."""
         return self._session(current_principal(), session_id).agent
 
     async def append(
         self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes], checkpoint: bytes = b""
-    ) -> bool:
+    ) -> Stop:
         """Appends entries."""
         run = self._writable(principal, turn)
-        _extend(run, first_sequence, entries)
-        run.checkpoint = checkpoint or run.checkpoint
-        run.lease_ends = asyncio.get_running_loop().time() + self._lease_s
+        run.extend(first_sequence, entries)
+        if checkpoint:
+            run.checkpoint, run.response = checkpoint, b""
+        run.lease_ends = now() + self._lease_s
+        if entries:
+            self.notices.tell(principal, turn.run_id)
         return run.stop
 
     async def let_go(self, principal: Principal, turn: Turn) -> None:
         """Holds the session no longer."""
-        self._writable(principal, turn).lease_ends = 0.0
+        run = self._writable(principal, turn)
+        run.lease_ends, run.handed = 0.0, True
 
-    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[bool | ServiceError]:
+    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[Stop | ServiceError]:
         """Holds the sessions of many runs on."""
         return [await self._hold(principal, turn) for principal, turn in runs]
 
-    async def _hold(self, principal: Principal, turn: Turn) -> bool | ServiceError:
+    async def _hold(self, principal: Principal, turn: Turn) -> Stop | ServiceError:
         try:
             return await self.append(principal, turn, 0, [])
         except LeaseLost as error:
             return error
 
+    async def park(
+        self,
+        principal: Principal,
+        turn: Turn,
+        first_sequence: int,
+        entries: Sequence[bytes],
+        checkpoint: bytes,
+        waiting: Waiting,
+    ) -> Stop:
+        """Appends entries and lets the run wait."""
+        run = self._writable(principal, turn)
+        if run.stop:
+            return run.stop
+        run.extend(first_sequence, entries)
+        run.checkpoint, run.response, run.lease_ends, run.token = checkpoint, b"", 0.0, 0
+        run.waiting, run.waits_until = waiting, now() + waiting.wait_s
+        if waiting.approval:
+            session = self._session(principal, session_of(turn.run_id))
+            session.approvals[waiting.approval] = json.loads(waiting.entry)
+        self.notices.tell(principal, turn.run_id)
+        return Stop.NO
+
+    async def respond(
+        self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
+    ) -> Principal:
+        """Gives a run the answer it waits for."""
+        session = self._sessions.get((principal.tenant, session_of(run_id)))
+        owner = session.owner if session and any_user else principal
+        run = self._run(owner, run_id)
+        assert session is not None
+        entry = session.approvals.get(approval, {})
+        good = entry.get("run") == run.number and entry.get("state") == "open"
+        if not good or int(str(entry["expires_ms"])) < time.time() * 1000:
+            raise ApprovalInvalid("the approval is another's, was used, or has expired")
+        if run.over or run.waiting is None or run.waiting.what != "answer":
+            raise RunNotWaiting("the run waits for no answer")
+        if verdict != "denied" and (verdict == "answered") != bool(entry.get("client")):
+            raise ApprovalInvalid("the approval is not good for this answer")
+        entry["state"] = verdict
+        self.wake(owner, run_id, response)
+        return Principal(owner.tenant, owner.user)
+
+    def wake(self, principal: Principal, run_id: str, response: bytes) -> None:
+        """Gives a run what it waits for."""
+        run = self._run(principal, run_id)
+        run.response, run.waiting, run.answered = response, None, True
+        self.notices.tell(principal, run_id)
+
+    async def announce(self, principal: Principal, run_id: str, entries: Sequence[bytes]) -> bool:
+        """Begins the log of a run that stands in the line."""
+        run = self._run(principal, run_id)
+        if not run.queued or run.entries:
+            return False
+        run.entries.extend(entries)
+        self.notices.tell(principal, run_id)
+        return True
+
+    async def drop(
+        self, principal: Principal, run_id: str, first_sequence: int, entries: Sequence[bytes]
+    ) -> tuple[bool, Next | None]:
+        """Ends a run that stands in the line."""
+        run = self._run(principal, run_id)
+        if not run.queued:
+            return False, None
+        run.extend(first_sequence, entries)
+        run.queued, run.over = False, True
+        self.notices.tell(principal, run_id)
+        return True, self._session(principal, session_of(run_id)).next_after(run_id)
+
+    async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
+        """Runs of the line that are not due yet."""
+        session = self._session(principal, session_id)
+        waiting = [run for run in session.runs if run.queued and run not in session.due()]
+        return [(Next(write_run_id(session_id, run.number), run.record), run.due_ms) for run in waiting]
+
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""
         run = self._run(principal, run_id)
-        return Page(tuple(run.entries[after_sequence : after_sequence + limit]), run.over, self._is_held(run))
+        return Page(tuple(run.entries[after_sequence : after_sequence + limit]), run.standing)
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
-        """The first and the newest entry, and whether someone works on the run."""
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, Standing]:
+        """The first and the newest entry, and how the run stands."""
         run = self._run(principal, run_id)
         if not run.entries:
             raise RunNotFound("no such run")
-        return run.entries[0], run.entries[-1], self._is_held(run)
+        return run.entries[0], run.entries[-1], run.standing
 
-    async def request_cancel(self, principal: Principal, run_id: str) -> None:
+    async def request_cancel(self, principal: Principal, run_id: str) -> Standing:
         """Asks whoever owns the run to stop it."""
         run = self._run(principal, run_id)
-        run.stop = run.stop or not run.over
+        if run.over or run.queued:
+            return Standing.OVER if run.over else Standing.QUEUED
+        run.stop = run.stop or Stop.STOP
+        self.notices.tell_stop(principal, run_id)
+        return Standing.AT_WORK if run.lease_ends > now() else Standing.WAITING
 
-    @staticmethod
-    def _is_held(run: _Run) -> bool:
-        return not run.over and (bool(run.record) or run.lease_ends > asyncio.get_running_loop().time())
-
-    def _session(self, principal: Principal, session_id: str) -> _Session:
+    def _session(self, principal: Principal, session_id: str) -> KeptSession:
         session = self._sessions.get((principal.tenant, session_id))
         if session is None or session.owner.user != principal.user:
             raise SessionNotFound("no such session")
         return session
 
-    def _run(self, principal: Principal, run_id: str) -> _Run:
-        session_id, _, number = run_id.rpartition(".")
-        session = self._sessions.get((principal.tenant, session_id))
-        if session is None or session.owner.user != principal.user or not 0 < int(number) <= len(session.runs):
-            raise RunNotFound("no such run")
-        return session.runs[int(number) - 1]
+    def _unfinished(self, session: KeptSession) -> KeptRun | None:
+        """The run that has the session. One that nobody could go on with, and nobody holds, has it no longer."""
+        run = session.current
+        if run is not None and (run.over or (not run.record and run.lease_ends <= now())):
+            run = session.current = None
+        return run
 
-    def _writable(self, principal: Principal, turn: Turn) -> _Run:
+    def _run(self, principal: Principal, run_id: str) -> KeptRun:
+        session_id, number = read_run_id(run_id)
+        session = self._sessions.get((principal.tenant, session_id))
+        if session is None or session.owner.user != principal.user or not 0 < number <= len(session.runs):
+            raise RunNotFound("no such run")
+        return session.runs[number - 1]
+
+    def _writable(self, principal: Principal, turn: Turn) -> KeptRun:
         run = self._run(principal, turn.run_id)
-        latest = self._session(principal, turn.run_id.rpartition(".")[0]).runs[-1]
-        if run is not latest or run.over or run.token != turn.fencing_token:
+        session = self._session(principal, session_of(turn.run_id))
+        if run is not session.current or run.over or run.token != turn.fencing_token:
             raise LeaseLost("a later turn holds the session, or this one has ended")
         return run
 
-    def _end(self, turn: Turn, last: Sequence[bytes], sequence: int) -> bool:
+    def _grant(self, turn: Turn) -> Turn:
+        return replace(turn, granted=self.granted, renews_ms=self.renews_ms)
+
+    def _end(self, turn: Turn, last: Sequence[bytes], sequence: int, spent: Amounts) -> bool:
         """Ends a run. False: it had ended so already."""
-        run = self._run(current_principal(), turn.run_id)
+        principal = current_principal()
+        run = self._run(principal, turn.run_id)
         if run.over and run.entries[sequence - 1 :] == list(last):
             return False
-        _extend(self._writable(current_principal(), turn), sequence, last)
+        self._writable(principal, turn).extend(sequence, last)
         run.over = True
+        self.spent[turn.run_id] = spent
+        self._session(principal, session_of(turn.run_id)).current = None
+        self.notices.tell(principal, turn.run_id)
         return True
-
-
-def _extend(run: _Run, first_sequence: int, entries: Sequence[bytes]) -> None:
-    """Appends what the log does not have yet."""
-    known = run.entries[first_sequence - 1 :]
-    if list(entries[: len(known)]) != known[: len(entries)]:
-        raise LeaseLost("the log has another entry of that sequence")
-    run.entries.extend(entries[len(known) :])
-
-
-def _is_leased(run: _Run) -> bool:
-    return run.lease_ends > asyncio.get_running_loop().time()
-
-
-class InMemoryOwners:
-    """`ports.Owners` of one process among those that share a dictionary."""
-
-    def __init__(self, shared: dict[str, set[tuple[Principal, str]]], gone: set[str], name: str) -> None:
-        """A process by this name; `gone` are those that no longer live."""
-        self._shared = shared
-        self._me = name
-        self._gone = gone
-        shared[name] = set()
-
-    async def beat(self) -> Sequence[str]:
-        """Says that this process lives."""
-        return sorted(self._gone - {self._me})
-
-    async def hold(self, principal: Principal, session_id: str) -> None:
-        """Says that this process works in a session."""
-        self._shared[self._me].add((Principal(principal.tenant, principal.user), session_id))
-
-    async def release(self, sessions: Sequence[tuple[Principal, str]]) -> None:
-        """Says that it no longer does."""
-        self._shared[self._me] -= {(Principal(who.tenant, who.user), session_id) for who, session_id in sessions}
-
-    async def leave(self) -> None:
-        """Says that this process is gone."""
-        self._gone.add(self._me)
-
-    async def take(self, gone: str) -> None:
-        """Makes all sessions of a process that is gone this process's own."""
-        if gone in self._gone:
-            self._shared[self._me] |= self._shared[gone]
-            self._shared[gone] = set()
-
-    async def mine(self) -> Sequence[tuple[Principal, str]]:
-        """Sessions that are this process's own."""
-        return sorted(self._shared[self._me], key=lambda each: each[1])

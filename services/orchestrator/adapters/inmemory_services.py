@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Sequence
 from services.kit.call import current_principal
 from services.kit.errors import (
     AgentNotFound,
+    ApprovalInvalid,
+    ApprovalRequired,
     CollectionNotFound,
     InvalidArgument,
     InvalidToolArguments,
@@ -19,17 +21,8 @@ from services.kit.errors import (
     ToolTimeout,
     ToolUnavailable,
 )
-from services.orchestrator.domain import (
-    Agent,
-    Chunk,
-    Citation,
-    Knowledge,
-    Message,
-    Tool,
-    ToolCall,
-    ToolResult,
-    Understanding,
-)
+from services.orchestrator.domain.agent import Agent, Knowledge, Message, SideEffect, Tool, ToolCall
+from services.orchestrator.domain.turn import Chunk, Citation, ToolResult, Understanding
 
 Script = Sequence[Chunk | str | float | Exception]
 """An answer of a model: pieces, texts that are pieces, seconds to wait, and errors to break with."""
@@ -134,23 +127,26 @@ class InMemoryTools:
         hang: No tool ever answers.
         cut: A tool that hung was left before its time was over.
         calls: Each call that was made, with its run and key.
+        begun: Each call that was begun in the background, likewise.
+        ended: Each of those that was stopped.
     """
 
     def __init__(self) -> None:
         """Has no result."""
+        self.begun: list[tuple[ToolCall, str, str]] = []
+        self.ended: list[tuple[ToolCall, str, str]] = []
+        self._used: set[str] = set()
         self.results: dict[str, tuple[str, bool] | ServiceError] = {}
         self.hang = False
         self.cut = False
         self.calls: list[tuple[ToolCall, str, str]] = []
         self._kept: dict[tuple[str, ...], ToolResult] = {}
 
-    async def execute(self, agent: Agent, call: ToolCall, run_id: str, key: str, timeout: float) -> ToolResult:
+    async def execute(
+        self, agent: Agent, call: ToolCall, run_id: str, key: str, timeout: float, approval: str = ""
+    ) -> ToolResult:
         """Runs a tool."""
-        if call.tool not in agent.tools:
-            raise ToolNotFound("the agent has no such tool")
-        _check_arguments(agent.tools[call.tool], call.arguments_json)
-        caller = current_principal()
-        effect = (caller.tenant, caller.user, run_id, call.tool, key)
+        effect = self._begin(agent, call, run_id, key, approval)
         if effect not in self._kept:
             self.calls.append((call, run_id, key))
             if self.hang:
@@ -160,6 +156,38 @@ class InMemoryTools:
                 raise result
             self._kept[effect] = ToolResult(*result)
         return self._kept[effect]
+
+    async def start(self, agent: Agent, call: ToolCall, run_id: str, key: str, approval: str = "") -> ToolResult | None:
+        """Begins a tool in the background. Its result comes when somebody says so."""
+        self._begin(agent, call, run_id, key, approval)
+        if (call, run_id, key) not in self.begun:
+            self.begun.append((call, run_id, key))
+        return None
+
+    async def stop(self, call: ToolCall, run_id: str, key: str) -> None:
+        """Stops a tool in the background."""
+        self.ended.append((call, run_id, key))
+
+    async def check_callback(self, url: str) -> None:
+        """Only https addresses may be called back."""
+        if not url.startswith("https://"):
+            raise InvalidArgument("the address may not be called back", fields={"callback_url": "must be https"})
+
+    def _begin(self, agent: Agent, call: ToolCall, run_id: str, key: str, approval: str) -> tuple[str, ...]:
+        """The effect of a call that may be made."""
+        if call.tool not in agent.tools:
+            raise ToolNotFound("the agent has no such tool")
+        tool = agent.tools[call.tool]
+        _check_arguments(tool, call.arguments_json)
+        caller = current_principal()
+        effect = (caller.tenant, caller.user, run_id, call.tool, key)
+        if tool.side_effect is SideEffect.SIDE_EFFECT and effect not in self._kept:
+            if not approval:
+                raise ApprovalRequired("the tool has side effects")
+            if approval in self._used:
+                raise ApprovalInvalid("the approval was used")
+            self._used.add(approval)
+        return effect
 
     async def _hang(self, timeout: float) -> None:
         try:

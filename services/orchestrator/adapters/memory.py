@@ -9,23 +9,27 @@ from google.protobuf import json_format
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.kit.agents import AgentCatalog
+from services.kit.amounts import NO_AMOUNTS, Amounts
+from services.kit.amounts_codec import read_amounts, write_amounts
 from services.kit.call import current_principal
 from services.kit.clients import Client
-from services.orchestrator.domain import (
+from services.orchestrator.domain.agent import (
     Agent,
     Intent,
     Knowledge,
     Message,
-    Resumed,
     Role,
+    SideEffect,
     Tool,
     ToolBinding,
     ToolCall,
-    Turn,
 )
+from services.orchestrator.domain.run import Next, Request, Resumed, Turn
 
 _TIMEOUT_S = 2.0
 _LATEST_S = 1.0
+_TOOL_S, _BACKGROUND_S = 10.0, 3600.0
+"""How long a tool may take that does not say so."""
 _AGENTS = 1024
 _NO_PARAMETERS = {"type": "object", "additionalProperties": False}
 _ROLES = {
@@ -45,26 +49,41 @@ class MemoryTurns:
         self._client = client
         self._stub = memory_pb2_grpc.MemoryServiceStub(client.channel)
 
-    async def begin_turn(
-        self, session_id: str, request_id: str, digest: bytes, lease_s: float, record: bytes = b""
-    ) -> Turn:
-        """Takes the session for a run."""
-        request = memory_pb2.BeginTurnRequest(
-            session_id=session_id, request_id=request_id, request_digest=digest, record=record
+    async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
+        """Takes the session for a run, or puts the run into its line."""
+        message = memory_pb2.BeginTurnRequest(
+            session_id=request.session_id,
+            request_id=request.request_id,
+            request_digest=digest,
+            record=record,
+            concurrency=f"CONCURRENCY_{request.concurrency}",
+            defer=bool(request.queue),
         )
-        request.lease.FromNanoseconds(int(lease_s * 1e9))
-        reply = await self._client.unary(self._stub.BeginTurn, request, timeout=_TIMEOUT_S)
-        return Turn(reply.run_id, reply.fencing_token, reply.attached, reply.agent, tuple(map(_message, reply.history)))
+        message.lease.FromNanoseconds(int(lease_s * 1e9))
+        if request.due_ms:
+            message.start_after.FromMilliseconds(request.due_ms)
+        reply = await self._client.unary(self._stub.BeginTurn, message, timeout=_TIMEOUT_S)
+        history = tuple(map(_message, reply.history))
+        begun = (reply.run_id, reply.fencing_token, reply.attached, reply.agent, history)
+        return Turn(*begun, reply.queued, reply.position, *_granted(reply))
 
-    async def resume_turn(self, session_id: str, lease_s: float) -> Resumed:
-        """Takes over the session's unfinished run."""
-        request = memory_pb2.ResumeTurnRequest(session_id=session_id)
+    async def resume_turn(self, session_id: str, lease_s: float, run: int = 0) -> Resumed:
+        """Goes on in a session."""
+        request = memory_pb2.ResumeTurnRequest(session_id=session_id, run=run)
         request.lease.FromNanoseconds(int(lease_s * 1e9))
         reply = await self._client.unary(self._stub.ResumeTurn, request, timeout=_TIMEOUT_S)
-        turn = Turn(reply.run_id, reply.fencing_token, False, reply.agent, tuple(map(_message, reply.history)))
-        return Resumed(turn, reply.record, reply.checkpoint, reply.attempts)
+        begun = (reply.run_id, reply.fencing_token, False, reply.agent, tuple(map(_message, reply.history)))
+        turn = Turn(*begun, False, 0, *_granted(reply))
+        return Resumed(turn, reply.record, reply.checkpoint, reply.attempts, reply.response)
 
-    async def commit_turn(self, turn: Turn, messages: Sequence[Message], last: Sequence[bytes], sequence: int) -> None:
+    async def commit_turn(
+        self,
+        turn: Turn,
+        messages: Sequence[Message],
+        last: Sequence[bytes],
+        sequence: int,
+        spent: Amounts = NO_AMOUNTS,
+    ) -> Next | None:
         """Ends a turn that is kept."""
         request = memory_pb2.CommitTurnRequest(
             run_id=turn.run_id,
@@ -72,15 +91,24 @@ class MemoryTurns:
             messages=[_wire_message(message, turn.run_id) for message in messages],
             last_events=last,
             first_sequence=sequence,
+            spent=write_amounts(spent),
         )
-        await self._client.unary(self._stub.CommitTurn, request, timeout=_TIMEOUT_S)
+        reply = await self._client.unary(self._stub.CommitTurn, request, timeout=_TIMEOUT_S)
+        return _next(reply)
 
-    async def abandon_turn(self, turn: Turn, last: Sequence[bytes], sequence: int) -> None:
+    async def abandon_turn(
+        self, turn: Turn, last: Sequence[bytes], sequence: int, spent: Amounts = NO_AMOUNTS
+    ) -> Next | None:
         """Ends a turn that leaves nothing in the history."""
         request = memory_pb2.AbandonTurnRequest(
-            run_id=turn.run_id, fencing_token=turn.fencing_token, last_events=last, first_sequence=sequence
+            run_id=turn.run_id,
+            fencing_token=turn.fencing_token,
+            last_events=last,
+            first_sequence=sequence,
+            spent=write_amounts(spent),
         )
-        await self._client.unary(self._stub.AbandonTurn, request, timeout=_TIMEOUT_S)
+        reply = await self._client.unary(self._stub.AbandonTurn, request, timeout=_TIMEOUT_S)
+        return _next(reply)
 
     async def agent_of(self, session_id: str) -> str:
         """Name of the agent a session is with."""
@@ -95,10 +123,18 @@ class MemoryAgents:
         """Reads over `client`."""
         self._catalog = AgentCatalog(client)
         self._latest: dict[tuple[str, str], tuple[float, Agent]] = {}
+        self._revisions: dict[tuple[str, str, int], Agent] = {}
 
     async def revision(self, name: str, revision: int) -> Agent:
         """One revision."""
-        return agent_of(await self._catalog.get(name, revision))
+        key = (current_principal().tenant, name, revision)
+        known = self._revisions.get(key)
+        if known is None:
+            known = agent_of(await self._catalog.get(name, revision))
+            if len(self._revisions) >= _AGENTS:
+                self._revisions.clear()
+            self._revisions[key] = known
+        return known
 
     async def latest(self, name: str) -> Agent:
         """The latest revision."""
@@ -138,6 +174,18 @@ class MemoryDirectory:
         """Deletes one."""
         return await self._client.unary(self._stub.DeleteSession, request, timeout=_TIMEOUT_S)
 
+    async def copy_session(self, request: memory_pb2.CopySessionRequest) -> memory_pb2.CopySessionResponse:
+        """Copies one."""
+        return await self._client.unary(self._stub.CopySession, request, timeout=_TIMEOUT_S)
+
+    async def get_budget(self, request: memory_pb2.GetBudgetRequest) -> memory_pb2.GetBudgetResponse:
+        """Reads a budget."""
+        return await self._client.unary(self._stub.GetBudget, request, timeout=_TIMEOUT_S)
+
+    async def set_budget(self, request: memory_pb2.SetBudgetRequest) -> memory_pb2.SetBudgetResponse:
+        """Writes a budget."""
+        return await self._client.unary(self._stub.SetBudget, request, timeout=_TIMEOUT_S)
+
     async def get_agent(self, request: memory_pb2.GetAgentRequest) -> memory_pb2.GetAgentResponse:
         """Reads an agent."""
         return await self._client.unary(self._stub.GetAgent, request, timeout=_TIMEOUT_S)
@@ -145,6 +193,14 @@ class MemoryDirectory:
     async def list_agents(self, request: memory_pb2.ListAgentsRequest) -> memory_pb2.ListAgentsResponse:
         """Lists the tenant's."""
         return await self._client.unary(self._stub.ListAgents, request, timeout=_TIMEOUT_S)
+
+
+def _next(reply: memory_pb2.CommitTurnResponse | memory_pb2.AbandonTurnResponse) -> Next | None:
+    return Next(reply.next.run_id, reply.next.record) if reply.HasField("next") else None
+
+
+def _granted(reply: memory_pb2.BeginTurnResponse | memory_pb2.ResumeTurnResponse) -> tuple[Amounts, int]:
+    return read_amounts(reply.granted), reply.renew_time.ToMilliseconds()
 
 
 def agent_of(message: common_pb2.Agent) -> Agent:
@@ -164,6 +220,8 @@ def agent_of(message: common_pb2.Agent) -> Agent:
         max_steps=limits.max_steps or 6,
         max_tokens=limits.max_tokens or 2048,
         timeout_s=limits.timeout.ToNanoseconds() / 1e9 if limits.HasField("timeout") else 60.0,
+        max_cost_micros=limits.max_cost_micros,
+        max_tool_calls=limits.max_tool_calls,
     )
 
 
@@ -178,8 +236,11 @@ def _tool(tool: common_pb2.Tool) -> Tool:
     parameters: dict[str, Any] = _NO_PARAMETERS
     if tool.HasField("parameters"):
         parameters = json_format.MessageToDict(tool.parameters)
-    timeout_s = tool.timeout.ToNanoseconds() / 1e9 if tool.HasField("timeout") else 10.0
-    return Tool(tool.name, tool.description, parameters, timeout_s)
+    default_s = _BACKGROUND_S if tool.background else _TOOL_S
+    timeout_s = tool.timeout.ToNanoseconds() / 1e9 if tool.HasField("timeout") else default_s
+    side_effect = SideEffect(common_pb2.SideEffect.Name(tool.side_effect).removeprefix("SIDE_EFFECT_"))
+    client = tool.WhichOneof("kind") == "client"
+    return Tool(tool.name, tool.description, parameters, timeout_s, side_effect, tool.background, client)
 
 
 def _knowledge(knowledge: common_pb2.Knowledge) -> Knowledge:

@@ -2,7 +2,8 @@
 
 from myriad.nlu.v1 import nlu_pb2, nlu_pb2_grpc
 from services.kit.clients import Client
-from services.orchestrator.domain import Agent, Complexity, Entity, Understanding
+from services.orchestrator.domain.agent import Agent
+from services.orchestrator.domain.turn import Complexity, Entity, Understanding
 
 
 class NluClient:

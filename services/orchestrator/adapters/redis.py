@@ -5,10 +5,14 @@ from typing import Any
 
 from services.kit.call import Principal
 from services.kit.errors import RunNotFound, ServiceError
-from services.kit.keys import SessionKeys
+from services.kit.keys import SessionKeys, read_user, user_text
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
-from services.orchestrator.domain import Page, Turn
+from services.kit.run_ids import read_run_id, session_of, write_run_id
+from services.orchestrator.domain.run import Next, Page, Standing, Stop, Turn, Waiting
+
+_TOLD = (Standing.OVER, Standing.AT_WORK, Standing.WAITING, Standing.QUEUED)
+"""What `run_cancel` says, by its number."""
 
 
 class RedisRunLog:
@@ -22,43 +26,98 @@ class RedisRunLog:
 
     async def append(
         self, principal: Principal, turn: Turn, first_sequence: int, entries: Sequence[bytes], checkpoint: bytes = b""
-    ) -> bool:
-        """Appends entries and holds the session on. True: someone asked for the run to stop."""
-        return bool(await self._redis.execute(*self._append(principal, turn, first_sequence, checkpoint, *entries)))
+    ) -> Stop:
+        """Appends entries and holds the session on. Returns how someone asked for the run to stop."""
+        return Stop(await self._redis.execute(*self._append(principal, turn, first_sequence, checkpoint, *entries)))
 
     async def let_go(self, principal: Principal, turn: Turn) -> None:
         """Holds the session no longer."""
-        await self._redis.execute(*self._append(principal, turn, 0, b"", lease_ms=1))
+        await self._redis.execute(*self._append(principal, turn, 0, b"", lease_ms=-1), kept=False)
 
-    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[bool | ServiceError]:
+    async def hold(self, runs: Sequence[tuple[Principal, Turn]]) -> list[Stop | ServiceError]:
         """Holds the sessions of many runs on, in one round trip."""
         commands = [self._append(principal, turn, 0, b"") for principal, turn in runs]
-        return [_held(reply) for reply in await self._redis.replies(commands)]
+        return [_held(reply) for reply in await self._redis.replies(commands, kept=False)]
+
+    async def park(
+        self,
+        principal: Principal,
+        turn: Turn,
+        first_sequence: int,
+        entries: Sequence[bytes],
+        checkpoint: bytes,
+        waiting: Waiting,
+    ) -> Stop:
+        """Appends entries and lets the run wait."""
+        keys, run = _keys(principal, turn.run_id)
+        names = (keys.session, keys.lease, keys.log(run), keys.work, keys.approvals)
+        place = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, checkpoint)
+        what = (waiting.what, int(waiting.wait_s * 1000), waiting.wake, waiting.approval, waiting.entry)
+        return Stop(await self._redis.call("run_park", names, *place, *what, *entries))
+
+    async def respond(
+        self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
+    ) -> Principal:
+        """Gives a run the answer it waits for."""
+        keys, run = _keys(principal, run_id)
+        names = (keys.session, keys.work, keys.approvals)
+        asks = b"" if any_user else user_text(principal.user)
+        owner = await self._redis.call("run_respond", names, asks, run, approval, verdict, response)
+        return Principal(principal.tenant, read_user(owner))
+
+    async def announce(self, principal: Principal, run_id: str, entries: Sequence[bytes]) -> bool:
+        """Begins the log of a run that stands in the line."""
+        keys, run = _keys(principal, run_id)
+        names = (keys.session, keys.log(run), keys.line)
+        place = (user_text(principal.user), run, self._log_ttl_ms)
+        return bool(await self._redis.call("run_announce", names, *place, *entries))
+
+    async def drop(
+        self, principal: Principal, run_id: str, first_sequence: int, entries: Sequence[bytes]
+    ) -> tuple[bool, Next | None]:
+        """Ends a run that stands in the line."""
+        keys, run = _keys(principal, run_id)
+        names = (keys.session, keys.log(run), keys.line, keys.records, keys.work)
+        place = (user_text(principal.user), run, self._log_ttl_ms, first_sequence)
+        dropped, *due = await self._redis.call("run_drop", names, *place, *entries)
+        return bool(dropped), Next(write_run_id(session_of(run_id), due[0]), due[1]) if due else None
+
+    async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
+        """Runs of the line that are not due yet."""
+        keys = SessionKeys(principal, session_id)
+        names = (keys.session, keys.line, keys.records)
+        found = iter(await self._redis.call("line_later", names, user_text(principal.user)))
+        return [
+            (Next(write_run_id(session_id, int(run)), record), int(due))
+            for run, due, record in zip(*[found] * 3, strict=True)
+        ]
 
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""
-        keys, run = _keys(principal, run_id)
-        names = (keys.session, keys.lease, keys.log(run), keys.work)
-        over, held, entries = await self._redis.call("run_read", names, principal.user, run, after_sequence, limit)
-        return Page(tuple(entries), bool(over), bool(held))
+        standing, entries = await self._redis.execute(*self._read(principal, run_id, after_sequence, limit))
+        return Page(tuple(entries), Standing(standing.decode()))
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
-        """The first and the newest entry, and whether someone works on the run."""
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, Standing]:
+        """The first and the newest entry, and how the run stands."""
         keys, run = _keys(principal, run_id)
-        names = (keys.session, keys.lease, keys.log(run), keys.work)
-        read = self._redis.function("run_read", names, principal.user, run, 0, 1)
-        (_, held, first), newest = await self._redis.pipeline(
-            [read, ("XREVRANGE", keys.log(run), "+", "-", "COUNT", 1)]
+        (standing, first), newest = await self._redis.pipeline(
+            [self._read(principal, run_id, 0, 1), ("XREVRANGE", keys.log(run), "+", "-", "COUNT", 1)]
         )
         if not first or not newest:
             raise RunNotFound("no such run")
         ((_, fields),) = newest
-        return first[0], fields[1], bool(held)
+        return first[0], fields[1], Standing(standing.decode())
 
-    async def request_cancel(self, principal: Principal, run_id: str) -> None:
+    async def request_cancel(self, principal: Principal, run_id: str) -> Standing:
         """Asks whoever owns the run to stop it."""
         keys, run = _keys(principal, run_id)
-        await self._redis.call("run_cancel", (keys.session,), principal.user, run)
+        names = (keys.session, keys.lease, keys.line)
+        return _TOLD[await self._redis.call("run_cancel", names, user_text(principal.user), run)]
+
+    def _read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Command:
+        keys, run = _keys(principal, run_id)
+        names = (keys.session, keys.lease, keys.log(run), keys.work, keys.line)
+        return self._redis.function("run_read", names, user_text(principal.user), run, after_sequence, limit)
 
     def _append(
         self, principal: Principal, turn: Turn, first: int, checkpoint: bytes, *entries: bytes, lease_ms: int = 0
@@ -81,12 +140,12 @@ class RedisRunLog:
         await self._redis.close()
 
 
-def _held(reply: Any) -> bool | ServiceError:
+def _held(reply: Any) -> Stop | ServiceError:
     if isinstance(reply, BaseException) and not isinstance(reply, ServiceError):
         raise reply
-    return reply if isinstance(reply, ServiceError) else bool(reply)
+    return reply if isinstance(reply, ServiceError) else Stop(reply)
 
 
 def _keys(principal: Principal, run_id: str) -> tuple[SessionKeys, int]:
-    session_id, _, number = run_id.rpartition(".")
-    return SessionKeys(principal, session_id), int(number)
+    session_id, run = read_run_id(run_id)
+    return SessionKeys(principal, session_id), run

@@ -30,7 +30,7 @@ class RedisOwners:
 
     async def hold(self, principal: Principal, session_id: str) -> None:
         """Says that this process works in a session."""
-        await self._redis.execute("SADD", self._mine, _write(principal, session_id))
+        await self._redis.execute("SADD", self._mine, _write(principal, session_id), kept=True)
 
     async def release(self, sessions: Sequence[tuple[Principal, str]]) -> None:
         """Says that it no longer does."""

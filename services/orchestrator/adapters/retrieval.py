@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.kit.clients import Client
 from services.orchestrator.codec import citations_of
-from services.orchestrator.domain import Citation, Knowledge
+from services.orchestrator.domain.agent import Knowledge
+from services.orchestrator.domain.turn import Citation
 
 
 class RetrievalClient:

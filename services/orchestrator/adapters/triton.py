@@ -7,7 +7,8 @@ from typing import Any
 
 from services.kit.errors import ModelFailed
 from services.kit.triton import Triton
-from services.orchestrator.domain import Chunk, Message, Tool, ToolCall
+from services.orchestrator.domain.agent import Message, Tool, ToolCall
+from services.orchestrator.domain.turn import Chunk
 
 _TIMEOUT_S = 600.0
 """The run's own time ends a call sooner."""

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 
 from services.kit.errors import InvalidToolArguments, ToolNotFound
-from services.orchestrator.domain import Tool, ToolCall
+from services.orchestrator.domain.agent import Tool, ToolCall
 
 _MAX_DEPTH = 32
 _MAX_DIGITS = 300

@@ -7,7 +7,7 @@ import structlog
 
 from services.kit.errors import ServiceError
 from services.orchestrator.core.live import LiveRun
-from services.orchestrator.ports import RunLog
+from services.orchestrator.ports.runs import RunLog
 
 log = structlog.get_logger(__name__)
 
@@ -31,16 +31,25 @@ class Holding:
         self._pause_s = lease_s / _ROUNDS
         self._at_work = at_work
         self._task: asyncio.Task[None] | None = None
+        self._told: list[LiveRun] = []
+        self._asking: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
         """Begins, unless it is at it: there is a run at work. It rests when there is none."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._keep())
 
+    def ask(self, run: LiveRun) -> None:
+        """Asks the store now whether a run is to stop, as there is word; together with others of whom there is."""
+        self._told.append(run)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+
     def close(self) -> None:
         """Holds nothing any more."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._asking):
+            if task is not None:
+                task.cancel()
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -51,6 +60,11 @@ class Holding:
             idle = [run for run in due if not run.resend()]
             for first in range(0, len(idle), _AT_ONCE):
                 await self._hold(idle[first : first + _AT_ONCE])
+
+    async def _ask(self) -> None:
+        while self._told:
+            runs, self._told = self._told[:_AT_ONCE], self._told[_AT_ONCE:]
+            await self._hold(runs)
 
     async def _hold(self, runs: Sequence[LiveRun]) -> None:
         try:

@@ -1,19 +1,29 @@
 """A run at work in this process: what it has logged, and those who watch it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from services.kit.call import Principal
-from services.kit.errors import LeaseLost, ServiceError
+from services.kit.errors import Aborted, LeaseLost, ServiceError, StoreUnavailable
 from services.orchestrator.core.finish import finish
-from services.orchestrator.domain import Event, Last, Progress, TextDelta, Turn
-from services.orchestrator.ports import Codec, RunLog
+from services.orchestrator.domain.log import Event, Last, TextDelta
+from services.orchestrator.domain.run import Stop, Turn, Waiting
+from services.orchestrator.domain.turn import Progress
+from services.orchestrator.ports.codec import Codec
+from services.orchestrator.ports.runs import RunLog
 
 log = structlog.get_logger(__name__)
+
+_AWAY_S = 10.0
+"""Seconds that a run waits for a store that is away: what was accepted is not given up for its restart."""
+
+_RETRY_S = 0.25
+
+T = TypeVar("T")
 
 
 class LiveRun:
@@ -32,6 +42,7 @@ class LiveRun:
         codec: Codec,
         coalesce_s: float,
         entries: Sequence[bytes] = (),
+        covered: int = 0,
     ) -> None:
         """Goes on with a log.
 
@@ -42,6 +53,7 @@ class LiveRun:
             codec: Writes its entries.
             coalesce_s: How long what is noted waits for company, seconds.
             entries: What the log has already.
+            covered: How many of them the last checkpoint covers.
         """
         self._coalesce_s = coalesce_s
         self._waiting: list[Event] = []
@@ -51,12 +63,13 @@ class LiveRun:
         self._background: set[asyncio.Task[None]] = set()
         self.principal = principal
         self.turn = turn
-        self.stop_requested = False
+        self.stop_requested = Stop.NO
         self._task: asyncio.Task[None] | None = None
         self._interrupted = False
         self._entries = list(entries)
         self._progress: Progress | None = None
         self._sealed = 0
+        self._covered = covered
         self._log = log
         self._codec = codec
         self._lock = asyncio.Lock()
@@ -71,15 +84,14 @@ class LiveRun:
         return len(self._entries) + 1
 
     async def append(self, *events: Event) -> None:
-        """Logs events now, after those that wait, and shows them.
+        """Logs events now, after those that wait, and shows them. Waits for a store that is away for a moment.
 
         Raises:
             LeaseLost: a later turn holds the session.
-            StoreUnavailable: the store does not answer; nothing is shown.
+            StoreUnavailable: the store does not answer for long; nothing is shown.
         """
         self._add(events)
-        # Not to be cut: an entry that the store has and we do not know of would make a second of its sequence.
-        await finish(self._log_waiting())
+        await _patiently(self._log_at_once)
 
     def note(self, *events: Event) -> None:
         """Logs events soon: at the latest `coalesce_s` from now, together with what comes until then.
@@ -88,7 +100,7 @@ class LiveRun:
         """
         self._add(events)
         if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(self._coalesce_s, self._in_background, self.append)
+            self._soon = asyncio.get_running_loop().call_later(self._coalesce_s, self._in_background, self._log_at_once)
 
     def checkpoint(self, progress: Progress) -> None:
         """Keeps how far the run has come, with the next entries that are logged: both, or neither.
@@ -96,8 +108,35 @@ class LiveRun:
         It belongs to all that was noted before, and to nothing that is noted later.
         """
         self._sealed = len(self._waiting)
-        covered = len(self._entries) + len(self._unsent) + self._sealed
-        self._progress = replace(progress, sequence=covered, usage=replace(progress.usage))
+        self._covered = len(self._entries) + len(self._unsent) + self._sealed
+        self._progress = replace(progress, sequence=self._covered, usage=replace(progress.usage))
+
+    async def park(self, waiting: Waiting, progress: Progress, *events: Event) -> None:
+        """Logs events after those that wait, keeps how far the run has come, and lets it wait. Its watches end.
+
+        Pieces of the answer that were noted after the last checkpoint do not count.
+
+        Raises:
+            CancelledError: the run was told to stop instead.
+            LeaseLost: a later turn holds the session.
+            StoreUnavailable: the store does not answer for long; nothing is shown.
+        """
+        self._add(events)
+        covered = replace(progress, sequence=self._covered)
+        stop = await _patiently(lambda: finish(self._park(waiting, covered)))
+        if stop:
+            self.held(stop)
+            raise asyncio.CancelledError
+
+    async def _park(self, waiting: Waiting, progress: Progress) -> Stop:
+        async with self._lock:
+            first, entries = self.next_sequence, self._take()
+            kept = self._codec.encode_progress(progress)
+            stop = await self._log.park(self.principal, self.turn, first, entries, kept, waiting)
+            if not stop:
+                self._closing = True
+                self.end(entries)
+        return stop
 
     async def last_entries(self, last: Last) -> list[bytes]:
         """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""
@@ -105,18 +144,33 @@ class LiveRun:
             self._closing = True
             return self._take([last])
 
+    async def _log_at_once(self) -> None:
+        # Not to be cut: an entry that the store has and we do not know of would make a second of its sequence.
+        await finish(self._log_waiting())
+
     async def _log_waiting(self) -> None:
         async with self._lock:
             if self._closing:  # what waits leaves with the turn's end, and by no other way
                 return
             first, entries, progress = self.next_sequence, self._take(), self._progress
             kept = self._codec.encode_progress(progress) if progress else b""
-            stop = await self._log.append(self.principal, self.turn, first, entries, kept)
+            try:
+                stop = await self._log.append(self.principal, self.turn, first, entries, kept)
+            except Aborted as error:
+                if isinstance(error, LeaseLost):
+                    raise
+                await self.mend()
+                stop = await self._log.append(self.principal, self.turn, first, entries, kept)
             self._unsent = []
             if self._progress is progress:
                 self._progress = None
             self._show(entries)
         self.held(stop)
+
+    async def mend(self) -> None:
+        """Gives a store that has lost the end of the log, as one may that failed over, all that was shown of it."""
+        log.warning("log written anew", run_id=self.turn.run_id, entries=len(self._entries))
+        await self._log.append(self.principal, self.turn, 1, self._entries)
 
     def _add(self, events: Sequence[Event]) -> None:
         """Puts events behind those that wait; a piece of the answer joins one that waits already."""
@@ -146,10 +200,10 @@ class LiveRun:
     def resend(self) -> bool:
         """Sends again what the store did not take. False: there is nothing of that kind."""
         if self._unsent and not self._lock.locked():
-            self._in_background(self.append)
+            self._in_background(self._log_at_once)
         return bool(self._unsent)
 
-    def held(self, answer: bool | ServiceError) -> None:
+    def held(self, answer: Stop | ServiceError) -> None:
         """Takes what the store said when the session was held on: whether to stop, or why it could not be."""
         if self._closing:
             return
@@ -160,7 +214,7 @@ class LiveRun:
         else:
             self._heard_at = asyncio.get_running_loop().time()
             if answer and not self.stop_requested:
-                self.stop()
+                self.stop(answer)
 
     async def hand_over(self) -> None:
         """Logs what waits, and lets the session go, for another process to go on."""
@@ -185,6 +239,11 @@ class LiveRun:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    @property
+    def left(self) -> bool:
+        """Whether this process has nothing to do with the run any more: it ended, waits, or goes on elsewhere."""
+        return self._ended or self._lost is not None
+
     def end(self, entries: Sequence[bytes]) -> None:
         """Shows the last entries, which the store has by now."""
         self._ended = True
@@ -195,9 +254,9 @@ class LiveRun:
         self._lost = error
         self._show([])
 
-    def stop(self) -> None:
+    def stop(self, how: Stop = Stop.STOP) -> None:
         """Tells the run to stop. It ends with `cancelled`, unless it has ended."""
-        self.stop_requested = True
+        self.stop_requested = how
         self.interrupt()
 
     def interrupt(self) -> None:
@@ -249,3 +308,16 @@ class LiveRun:
         self._entries.extend(entries)
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Does work of the store, again while it is away for a moment. Repeating it changes nothing."""
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + _AWAY_S
+    while True:
+        try:
+            return await work()
+        except StoreUnavailable:
+            if clock() > give_up:
+                raise
+        await asyncio.sleep(_RETRY_S)

@@ -8,7 +8,8 @@ sentence ends: docs/adr/0010 has the figures.
 import re
 from collections.abc import Sequence
 
-from services.orchestrator.domain import Agent, Citation, Message, Role
+from services.orchestrator.domain.agent import Agent, Message, Role
+from services.orchestrator.domain.turn import Citation
 
 
 def opening(agent: Agent, facts: Sequence[Citation], history: Sequence[Message], text: str) -> list[Message]:

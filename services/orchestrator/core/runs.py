@@ -1,60 +1,56 @@
-"""Runs from acceptance to their last event: who may begin, watch and stop them."""
+"""Runs from acceptance to their last event: who may begin, watch, answer and stop them."""
 
 import asyncio
-import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 
+import orjson
 import structlog
 
-from services.kit.call import Principal, work_as
+from services.kit.call import Principal
 from services.kit.errors import (
-    Aborted,
-    AgentNotFound,
     DeadlineExceeded,
-    Internal,
-    InvalidArgument,
-    LeaseLost,
-    Overloaded,
     ResourceExhausted,
-    RunLimitReached,
     ServiceError,
-    ServiceUnavailable,
     SessionBusy,
     Unavailable,
 )
+from services.kit.queue import Queue
+from services.kit.run_ids import session_of
 from services.orchestrator.config import Config
-from services.orchestrator.core.finish import finish
-from services.orchestrator.core.holding import Holding
+from services.orchestrator.core.callbacks import Callbacks
+from services.orchestrator.core.dead_letters import keep
+from services.orchestrator.core.dispatch import Dispatch, read_weights
+from services.orchestrator.core.driver import Driver, Job
 from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.resuming import Resuming, analyze, succeeded, whole_log
+from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.takeover import Takeover
-from services.orchestrator.core.turn import TurnLoop
-from services.orchestrator.domain import (
-    Agent,
-    Cancelled,
-    Completed,
-    Failed,
-    Last,
-    Message,
-    Progress,
+from services.orchestrator.core.watching import Watching
+from services.orchestrator.domain.log import Cancelled, Last, Queued, Started
+from services.orchestrator.domain.run import (
+    Accepted,
+    Answer,
+    CallbackOutcome,
+    Concurrency,
+    DeadLetter,
+    Next,
     Record,
-    Restarted,
-    Role,
+    Request,
+    Standing,
     Turn,
-    Understanding,
 )
-from services.orchestrator.ports import Agents, Codec, Memory, Model, Nlu, Owners, Retrieval, RunLog, Tools
+from services.orchestrator.domain.turn import Progress, Usage
+from services.orchestrator.ports.codec import Codec
+from services.orchestrator.ports.runs import Memory, Notices, Owners, RunLog
+from services.orchestrator.ports.services import Agents, Model, Nlu, Retrieval, Tools
+from services.orchestrator.ports.store import DeadLetters
 
 log = structlog.get_logger(__name__)
-_RETRY_S = 0.25
-_MOST_KEPT = 150
-"""Messages of one turn beside the user's that enter the history."""
-_PAGE = 500
-_POLL_S = (0.05, 0.5)
 _KNOWN_SESSIONS = 50_000
+_TRIES = 5
 
 
 class Runs:
@@ -71,20 +67,67 @@ class Runs:
         model: Model,
         run_log: RunLog,
         codec: Codec,
+        events: RunEvents,
         owners: Owners,
+        notices: Notices,
+        queue: Queue,
+        callbacks: Callbacks,
+        dead_letters: DeadLetters,
         config: Config,
+        classes: Collection[str] = (),
     ) -> None:
-        """Works with these ports."""
+        """Works with these ports, and on runs of these classes of the queue."""
         self._memory, self._agents, self._nlu = memory, agents, nlu
-        self._retrieval, self._tools, self._model = retrieval, tools, model
         self._log, self._codec, self._config = run_log, codec, config
-        self._live: dict[tuple[str, str], LiveRun] = {}
+        self._dead_letters = dead_letters
+        self._events = events
+        self._callbacks = callbacks
         self._closing = False
-        self._beginning: set[asyncio.Task[str]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._holding = Holding(run_log, config.lease_s, self._live.values)
-        self._takeover = Takeover(owners, self.resume, self._sessions_at_work, config.owner_s)
+        self._beginning: set[asyncio.Task[Accepted]] = set()
+        self._notices = notices
+        self._watching = Watching(run_log, notices, codec, config.heartbeat_s)
+        self._dispatch = Dispatch(queue, run_log, codec, self._go_on, read_weights(config.tenant_weights))
+        self._driver = Driver(
+            memory=memory,
+            retrieval=retrieval,
+            tools=tools,
+            model=model,
+            run_log=run_log,
+            codec=codec,
+            events=events,
+            config=config,
+            ended=self._ended,
+            again=self._dispatch.again,
+            gives_up=self._gives_up,
+            lost=self._lost,
+        )
+        self._resuming = Resuming(
+            memory=memory,
+            agents=agents,
+            nlu=nlu,
+            run_log=run_log,
+            codec=codec,
+            driver=self._driver,
+            dispatch=self._dispatch,
+            gives_up=self._gives_up,
+            config=config,
+            classes=classes,
+        )
+        self._takeover = Takeover(owners, self._look, self._driver.sessions, config.owner_s, events.tell_again)
         self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+
+    def start(self) -> None:
+        """Begins to look for runs whose owner is gone, and to hear of those told to stop elsewhere."""
+        self._takeover.start()
+        self._notices.start(self._driver.hear_of_stop)
+
+    async def close(self) -> None:
+        """Hands the runs that are left to other processes. Who watches them here is told to go on there."""
+        self._closing = True
+        await self._takeover.stop()
+        await asyncio.gather(*self._beginning, return_exceptions=True)
+        await self._driver.close()
+        await self._takeover.leave()
 
     def remember(self, principal: Principal, session_id: str, agent: str) -> None:
         """Keeps whom a session is with, so that its first turn need not ask: an agent never changes in a session."""
@@ -92,296 +135,242 @@ class Runs:
         while len(self._agent_names) > _KNOWN_SESSIONS:
             self._agent_names.popitem(last=False)
 
-    async def begin(
-        self, principal: Principal, session_id: str, text: str, request_id: str, left: Callable[[str], None]
-    ) -> str:
-        """Begins a run, or finds the one that the same request began. Returns its id.
+    async def begin(self, principal: Principal, request: Request, left: Callable[[str], None]) -> str:
+        """As `accept`. Returns the run's id."""
+        return (await self.accept(principal, request, left)).run_id
+
+    async def accept(self, principal: Principal, request: Request, left: Callable[[str], None]) -> Accepted:
+        """Begins a run, or has it wait for its turn, or finds the one that the same request began.
 
         Args:
             principal: Who asks.
-            session_id: In which session.
-            text: What they say.
-            request_id: Names the request. Empty: it has no name.
+            request: What for.
             left: Told the run's id when the caller has left before it could be returned.
 
         Raises:
-            SessionNotFound, SessionBusy, RequestIdReused, StoreUnavailable: as memory says.
+            SessionNotFound, SessionBusy, LineFull, RequestIdReused, StoreUnavailable: as memory says.
             ResourceExhausted: too many runs are at work here.
             Unavailable: the service is stopping.
         """
         if self._closing:
             raise Unavailable("the service is stopping", retry_after=1.0)
-        if len(self._live) + len(self._beginning) >= self._config.max_runs:
+        if len(self._driver.live) + len(self._beginning) >= self._config.max_runs:
             raise ResourceExhausted("too many runs are at work", retry_after=1.0)
         # Not cut short by a caller who leaves: the session would stay taken by a run that nobody works on.
-        beginning = asyncio.create_task(self._begin(principal, session_id, text, request_id))
+        beginning = asyncio.create_task(self._begin(principal, request))
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            beginning.add_done_callback(lambda done: left(done.result()) if _succeeded(done) else None)
+            beginning.add_done_callback(lambda done: left(done.result().run_id) if succeeded(done) else None)
             raise
 
-    async def _begin(self, principal: Principal, session_id: str, text: str, request_id: str) -> str:
+    async def _begin(self, principal: Principal, request: Request) -> Accepted:
+        if request.callback_url:
+            await self._callbacks.check(request.callback_url)
         # Whose session it is, is for memory to say: what is guessed here only lets the analysis begin early.
+        session_id = request.session_id
         await self._takeover.hold(principal, session_id)
         known = self._agent_names.get((principal.tenant, principal.user, session_id))
         agent = await self._agents.latest(known or await self._memory.agent_of(session_id))
-        analysis = asyncio.create_task(self._analyze(agent, text))
-        analysis.add_done_callback(_succeeded)
+        analysis = asyncio.create_task(analyze(self._nlu, agent, "" if request.queue else request.text))
+        analysis.add_done_callback(succeeded)
+        record = Record(
+            request.text,
+            agent.name,
+            agent.revision,
+            tuple(principal.roles),
+            request.queue,
+            request.priority,
+            request.callback_url,
+        )
         try:
-            digest = hashlib.sha256(f"{session_id}\n{text}".encode()).digest()
-            record = self._codec.encode_record(Record(text, agent.name, agent.revision, tuple(principal.roles)))
-            turn = await self._memory.begin_turn(session_id, request_id, digest, self._config.lease_s, record)
+            kept = self._codec.encode_record(record)
+            turn = await self._memory.begin_turn(request, _digest(request), self._config.lease_s, kept)
         except BaseException as error:
             analysis.cancel()
             if isinstance(error, SessionBusy):
                 self._takeover.look_after(principal, session_id)
+            elif isinstance(error, Unavailable | DeadlineExceeded):  # it may have begun all the same
+                self._takeover.go_on(principal, session_id, must=False)
             raise
-        if turn.attached:
+        if turn.attached or turn.queued:
             analysis.cancel()
-            return turn.run_id
+            if turn.queued:
+                return Accepted(turn.run_id, await self._wait_in_line(principal, request, record, turn))
+            self._takeover.look_after(principal, session_id)
+            return Accepted(turn.run_id)
         self.remember(principal, session_id, turn.agent)
         run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
-        self._start(run, agent, text, Progress(), analysis)
-        return turn.run_id
+        self._driver.start(Job(run, agent, record, Progress(), analysis))
+        return Accepted(turn.run_id)
 
-    async def resume(self, principal: Principal, session_id: str) -> None:
-        """Goes on with a session's run whose owner is gone, from its last checkpoint. `principal` needs no roles.
+    async def _wait_in_line(
+        self, principal: Principal, request: Request, record: Record, turn: Turn
+    ) -> tuple[bytes, ...]:
+        """Begins the log of a run that waits, which is returned, and sees to it that it gets its turn.
 
-        Raises:
-            RunNotFound, SessionNotFound: there is none.
-            SessionBusy: it has an owner.
-            StoreUnavailable, ServiceUnavailable: not now.
+        Whoever ends the run before it goes on with it. It is accepted by now, so that what fails here is made good
+        later, by whoever looks after the session.
         """
-        taken = await self._memory.resume_turn(session_id, self._config.lease_s)
-        record = self._codec.decode_record(taken.record)
-        progress = self._codec.decode_progress(taken.checkpoint)
-        principal = Principal(principal.tenant, principal.user, frozenset(record.roles))
-        entries = await self._logged(principal, taken.turn.run_id)
-        run = LiveRun(principal, taken.turn, self._log, self._codec, self._config.coalesce_s, entries)
-        log.info("run taken over", run_id=taken.turn.run_id, attempts=taken.attempts, sequence=progress.sequence)
-        if any(map(self._codec.is_delta, entries[progress.sequence :])):
-            run.note(Restarted(progress.sequence + 1))
+        encode, run_id = self._codec.encode, turn.run_id
+        started, waits = Started(record.agent, record.revision), Queued(turn.position)
+        entries: tuple[bytes, ...] = (encode(run_id, 1, started), encode(run_id, 2, waits))
         try:
-            self._check_attempts(taken.attempts)
-            agent = await self._agents.revision(record.agent, record.revision)
-        except (AgentNotFound, Aborted) as error:
-            loop = self._loop(run, Agent(record.agent, record.revision, ""), record.text, progress)
-            return await self._end(run, loop, Failed(error, loop.answer, loop.usage))
-        analysis = asyncio.create_task(self._understanding(agent, record.text, progress))
-        analysis.add_done_callback(_succeeded)
-        self._start(run, agent, record.text, progress, analysis)
-
-    def _check_attempts(self, attempts: int) -> None:
-        if attempts > self._config.max_takeovers:
-            raise Aborted(f"the process that worked on the run was lost {attempts} times")
-
-    async def _understanding(self, agent: Agent, text: str, progress: Progress) -> Understanding:
-        return progress.understanding or await self._analyze(agent, text)
-
-    def _start(
-        self, run: LiveRun, agent: Agent, text: str, progress: Progress, analysis: asyncio.Task[Understanding]
-    ) -> None:
-        self._live[run.principal.tenant, run.turn.run_id] = run
-        self._holding.wake()
-        task = asyncio.create_task(self._drive(run, agent, text, progress, analysis))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _logged(self, principal: Principal, run_id: str) -> list[bytes]:
-        """All entries of a run's log."""
-        entries: list[bytes] = []
-        while page := (await self._log.read(principal, run_id, len(entries), _PAGE)).entries:
-            entries += page
+            if not await self._log.announce(principal, run_id, entries):
+                entries = ()
+            if request.callback_url:
+                await self._callbacks.expect(principal, run_id, request.callback_url)
+            if request.queue and (request.due_ms or not turn.position):  # when one is due, no other may be before it
+                await self._dispatch.enqueue(principal, run_id, record, request.due_ms)
+                return entries
+        except ServiceError as error:
+            log.warning("run not announced", run_id=run_id, reason=error.reason)
+            self._takeover.go_on(principal, request.session_id)
+            return ()
+        stops = request.concurrency is not Concurrency.ENQUEUE
+        if stops or not request.queue:
+            self._takeover.look_after(principal, request.session_id, must=stops)
         return entries
 
-    def _sessions_at_work(self) -> list[tuple[Principal, str]]:
-        return [(run.principal, run.turn.run_id.rpartition(".")[0]) for run in self._live.values()]
+    async def resume(self, principal: Principal, session_id: str) -> Awaitable[None]:
+        """Goes on in a session. As `Resuming.resume`."""
+        return await self._resuming.resume(principal, session_id)
 
-    def start(self) -> None:
-        """Begins to look for runs whose owner is gone."""
-        self._takeover.start()
+    async def take(self, principal: Principal, session_id: str, number: int) -> Awaitable[None]:
+        """Takes a run whose turn in the queue has come. As `resume`; others go on with it if this process dies."""
+        if self._closing:
+            raise Unavailable("the service is stopping", retry_after=1.0)
+        await self._takeover.hold(principal, session_id)
+        return await self._resuming.resume(principal, session_id, number)
+
+    async def give_up(self, principal: Principal, session_id: str, number: int, error: ServiceError) -> None:
+        """Ends a run that no worker can take, as a dead letter. Raises as `resume`."""
+        await self._takeover.hold(principal, session_id)
+        await self._resuming.resume(principal, session_id, number, error)
 
     async def watch(self, principal: Principal, run_id: str, after_sequence: int) -> AsyncGenerator[bytes | None]:
-        """Entries of a run after a cursor, those to come included, until its last. None: nothing for a while.
+        """Entries of a run after a cursor, those to come included, until its last, or until it waits.
+
+        None: nothing for a while.
 
         Raises:
             RunNotFound: the caller has no such run.
         """
-        run = self._live.get((principal.tenant, run_id))
-        if run is not None and run.principal.user == principal.user:
+        run = self._driver.find(principal, run_id)
+        if run is not None:
             entries = run.watch(after_sequence, self._config.heartbeat_s)
         else:
-            entries = self._watch_elsewhere(principal, run_id, after_sequence)
+            entries = self._watching.watch(principal, run_id, after_sequence)
         try:
             async for entry in entries:
                 yield entry
         finally:
             await entries.aclose()
 
-    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, bool]:
-        """The first and the newest entry of a run, and whether someone works on it.
+    async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, Standing]:
+        """The first and the newest entry of a run, and how it stands.
 
         Raises:
             RunNotFound: the caller has no such run, or it has not logged anything yet.
         """
         return await self._log.bounds(principal, run_id)
 
+    async def callback(self, principal: Principal, run_id: str) -> CallbackOutcome | None:
+        """What became of a run's callback. None: it has none."""
+        return await self._callbacks.outcome(principal, run_id)
+
     async def cancel(self, principal: Principal, run_id: str) -> None:
-        """Tells a run to stop, whoever works on it.
+        """Tells a run to stop, whoever works on it. One that nobody works on ends at once.
 
         Raises:
             RunNotFound: the caller has no such run.
         """
-        run = self._live.get((principal.tenant, run_id))
-        if run is not None and run.principal.user == principal.user:
-            run.stop()
-        else:
-            await self._log.request_cancel(principal, run_id)
-
-    async def close(self) -> None:
-        """Hands the runs that are left to other processes. Who watches them here is told to go on there."""
-        self._closing = True
-        await self._takeover.stop()
-        await asyncio.gather(*self._beginning, return_exceptions=True)
-        for run in self._live.values():
-            run.interrupt()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._holding.close()
-        await self._takeover.leave()
-
-    async def _analyze(self, agent: Agent, text: str) -> Understanding:
-        return await self._nlu.analyze(agent, text) if agent.intents else Understanding()
-
-    async def _watch_elsewhere(
-        self, principal: Principal, run_id: str, after_sequence: int
-    ) -> AsyncGenerator[bytes | None]:
-        """Reads the log of a run that has ended, or that another process works on."""
-        pause, silent, newest = _POLL_S[0], 0.0, b""
-        while True:
-            page = await self._log.read(principal, run_id, after_sequence, _PAGE)
-            for entry in page.entries:
-                yield entry
-                newest = entry
-            after_sequence += len(page.entries)
-            if page.entries:
-                pause, silent = _POLL_S[0], 0.0
+        run = self._driver.find(principal, run_id)
+        if run is not None:
+            return run.stop()
+        # Before anything is done: should this process die in the middle of it, another goes on in the session.
+        await self._takeover.hold(principal, session_of(run_id))
+        for _ in range(_TRIES):  # it may begin, or end, just now
+            standing = await self._log.request_cancel(principal, run_id)
+            if standing is Standing.QUEUED and not await self._drop(principal, run_id):
                 continue
-            if page.over and (not newest or self._codec.is_last(newest)):
-                return
-            if page.over or not page.held:
-                raise ServiceUnavailable("nobody works on the run any more")
-            if silent >= self._config.heartbeat_s:
-                silent = 0.0
-                yield None
-            await asyncio.sleep(pause)
-            pause, silent = min(pause * 2, _POLL_S[1]), silent + pause
+            if standing is Standing.WAITING:
+                self._takeover.go_on(principal, session_of(run_id))
+            return
 
-    async def _drive(
-        self, run: LiveRun, agent: Agent, text: str, progress: Progress, analysis: asyncio.Task[Understanding]
-    ) -> None:
-        """Works on a run until its log has its last entry."""
-        work_as(run.principal, name="run", timeout=agent.timeout_s + self._config.end_s)
-        began = time.monotonic()
-        loop = self._loop(run, agent, text, progress)
+    async def _drop(self, principal: Principal, run_id: str) -> bool:
+        """Ends a run that stands in the line. False: it does not any more."""
+        entries = await whole_log(self._log, principal, run_id)
+        sequence = len(entries) + 1
+        last = self._codec.encode(run_id, sequence, Cancelled("", Usage()))
+        dropped, due = await self._log.drop(principal, run_id, sequence, [last])
+        if due:
+            await self._dispatch.next_in_line(principal, due)
+        if dropped:
+            self._events.ended_as_logged(principal, run_id, entries[0] if entries else last, last)
+            await self._callbacks.send_dropped(principal, run_id)
+        return dropped
+
+    async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Principal:
+        """Gives a run the answer it waits for. Returns whose run it is.
+
+        Args:
+            principal: Who answers: the run's user, or whoever of the tenant is an `approver`.
+            run_id: The run.
+            token: From the event that asks.
+            answer: The answer, without the approval, which is the token's.
+
+        Raises:
+            RunNotFound: the caller has no such run.
+            ApprovalInvalid: the token is another's, was used, or has expired.
+            RunNotWaiting: the run waits for no answer any more.
+        """
+        approval = hashlib.sha256(token.encode()).hexdigest()
+        kept = self._codec.encode_answer(Answer("", approval, *_said(answer)))
+        verdict = "approved" if answer.approved else "answered" if answer.result_json else "denied"
+        approver = "approver" in principal.roles
+        await self._takeover.hold(principal, session_of(run_id))  # should this process die before it has gone on
+        owner = await self._log.respond(principal, run_id, approval, verdict, kept, any_user=approver)
+        self._takeover.go_on(owner, session_of(run_id))
+        return owner
+
+    async def _ended(self, job: Job, last: Last, due: Next | None) -> None:
+        """Goes on with the session of a run that has ended, and has its end told."""
+        end_ms = int(time.time() * 1000)
+        if due is not None:  # first: it does not wait for a queue of callbacks that is away
+            await self._dispatch.next_in_line(job.run.principal, due)
+        if job.record.callback_url:
+            run = job.run
+            await self._callbacks.send(run.principal, run.turn.run_id, job.record.callback_url, last, end_ms)
+
+    async def _look(self, principal: Principal, session_id: str) -> None:
+        """Goes on in a session, and sees to it that its line will be gone on with. Raises as `resume`."""
         try:
-            last = await self._outcome(run, agent, loop, analysis)
-            loop.usage.elapsed_s = time.monotonic() - began
-            with contextlib.suppress(asyncio.CancelledError):
-                await finish(self._end(run, loop, last) if last else self._hand_over(run))
-        except Exception as error:
-            # Whatever its code does: nobody waits for a run for ever, and its session is free again one lease later.
-            log.error("run not ended", run_id=run.turn.run_id, exc_info=error)
-            run.lose(Internal("internal error"))
+            await self.resume(principal, session_id)
         finally:
-            analysis.cancel()
-            key = (run.principal.tenant, run.turn.run_id)
-            if self._live.get(key) is run:  # else this process has taken it over from itself
-                del self._live[key]
+            await self._dispatch.put_later(principal, session_id)
 
-    def _loop(self, run: LiveRun, agent: Agent, text: str, progress: Progress) -> TurnLoop:
-        return TurnLoop(
-            run,
-            agent,
-            text,
-            progress,
-            retrieval=self._retrieval,
-            tools=self._tools,
-            model=self._model,
-            config=self._config,
-        )
+    def _go_on(self, principal: Principal, session_id: str) -> None:
+        self._takeover.go_on(principal, session_id)
 
-    async def _outcome(
-        self, run: LiveRun, agent: Agent, loop: TurnLoop, analysis: asyncio.Task[Understanding]
-    ) -> Last | None:
-        """How the turn ends, once it has. None: it goes on elsewhere."""
-        try:
-            run.at_work()
-            async with asyncio.timeout(agent.timeout_s) as timer:
-                await loop.work(analysis)
-            return Completed(loop.answer, loop.usage)
-        except asyncio.CancelledError:
-            return Cancelled(loop.answer, loop.usage) if run.stop_requested else None
-        except ServiceError as error:
-            return Failed(error, loop.answer, loop.usage)
-        except TimeoutError:
-            limit = RunLimitReached(f"the run took longer than {agent.timeout_s:g} s")
-            return Failed(limit if timer.expired() else Internal("internal error"), loop.answer, loop.usage)
-        except Exception as error:
-            log.error("run broke", run_id=run.turn.run_id, exc_info=error)
-            return Failed(Internal("internal error"), loop.answer, loop.usage)
+    def _lost(self, run: LiveRun) -> None:
+        """Goes on, as soon as that can be, with a run that could not be brought to its end."""
+        self._takeover.go_on(run.principal, session_of(run.turn.run_id))
 
-    async def _hand_over(self, run: LiveRun) -> None:
-        """Leaves a run to another process: this one stops, or has lost the session."""
-        try:
-            await run.hand_over()
-        except ServiceError as error:
-            log.warning("run not handed over", run_id=run.turn.run_id, reason=error.reason)
-        run.lose(ServiceUnavailable("the run goes on elsewhere", retry_after=1.0))
-
-    async def _end(self, run: LiveRun, loop: TurnLoop, last: Last) -> None:
-        """Writes a run's last entries and frees its session."""
-        entries = await run.last_entries(last)
-        first = run.next_sequence
-        try:
-            try:
-                await self._write_end(run.turn, loop, last, entries, first)
-            except InvalidArgument as error:
-                log.error("turn refused", run_id=run.turn.run_id, message=error.message)
-                failed = Failed(Internal("internal error"), "", loop.usage)
-                entries[-1] = self._codec.encode(run.turn.run_id, first + len(entries) - 1, failed)
-                await self._memory.abandon_turn(run.turn, entries, first)
-            run.end(entries)
-        except ServiceError as error:
-            level = log.warning if isinstance(error, LeaseLost) else log.error
-            level("run not ended", run_id=run.turn.run_id, reason=error.reason)
-            run.lose(error)
-
-    async def _write_end(
-        self, turn: Turn, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int
-    ) -> None:
-        """Commits or abandons a turn; again while the store is away, since repeating it changes nothing."""
-        give_up = time.monotonic() + self._config.end_s - _RETRY_S
-        while True:
-            try:
-                if loop.answer or isinstance(last, Completed):
-                    return await self._memory.commit_turn(turn, _kept(loop), entries, first_sequence)
-                return await self._memory.abandon_turn(turn, entries, first_sequence)
-            except (Unavailable, DeadlineExceeded, Overloaded):
-                if time.monotonic() > give_up:
-                    raise
-            await asyncio.sleep(_RETRY_S)
+    async def _gives_up(self, job: Job, error: ServiceError) -> None:
+        """Keeps a run of a queue that failed for the last time as a dead letter."""
+        principal, run_id = job.run.principal, job.run.turn.run_id
+        now_ms = time.time_ns() // 1_000_000
+        letter = DeadLetter(run_id, principal.user, job.record, job.progress.failures + 1, error, now_ms)
+        await keep(self._dead_letters, principal, letter, self._config.end_s)
 
 
-def _kept(loop: TurnLoop) -> list[Message]:
-    """What the history gains: what the user said, and the newest of what followed, a partial answer included."""
-    answer = [Message(Role.ASSISTANT, loop.answer)] if loop.answer else []
-    said, *followed = [*loop.gained, *answer]
-    return [said, *followed[-_MOST_KEPT:]]
+def _digest(request: Request) -> bytes:
+    """Of what is asked: the same request id with another digest is another request."""
+    return hashlib.sha256(orjson.dumps(request)).digest()
 
 
-def _succeeded(task: asyncio.Task[Any]) -> bool:
-    """Whether a task came to a result. Looks at its error, so that one nobody waits for is not reported as unseen."""
-    return not task.cancelled() and task.exception() is None
+def _said(answer: Answer) -> tuple[bool, str, bool, str]:
+    return answer.approved, answer.result_json, answer.is_error, answer.reason

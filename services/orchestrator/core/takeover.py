@@ -9,13 +9,14 @@ import structlog
 
 from services.kit.call import Principal, work_as
 from services.kit.errors import RunNotFound, ServiceError, SessionBusy, SessionNotFound
-from services.orchestrator.ports import Owners
+from services.orchestrator.ports.runs import Owners
 
 log = structlog.get_logger(__name__)
 
 BEAT_S = 1.0
 """How often a process says that it lives."""
 
+_MOST = 1000
 _AT_ONCE = 20
 """Sessions that are taken over at the same time."""
 
@@ -40,9 +41,10 @@ class Takeover:
     def __init__(
         self,
         owners: Owners,
-        resume: Callable[[Principal, str], Awaitable[None]],
+        resume: Callable[[Principal, str], Awaitable[object]],
         at_work: Callable[[], Collection[Session]],
         owner_s: float,
+        adopted: Callable[[Principal, str], Awaitable[None]] | None = None,
     ) -> None:
         """Begins nothing yet.
 
@@ -51,23 +53,27 @@ class Takeover:
             resume: Goes on with a session's run.
             at_work: The sessions with a run at work here.
             owner_s: After so long without a word a process counts as gone.
+            adopted: Told of a session that was another's, once its run is gone on with.
         """
         self._owner_s = owner_s
         self._changing = asyncio.Lock()
         self._owners = owners
         self._resume = resume
+        self._adopted = adopted
         self._at_work = at_work
         self._held: dict[tuple[str, str, str], tuple[float, Session]] = {}
         self._task: asyncio.Task[None] | None = None
         self._resuming: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._stopped = False
 
     def start(self) -> None:
         """Begins to say that this process lives."""
         self._task = asyncio.create_task(self._live())
 
     async def stop(self) -> None:
-        """Takes nothing over any more."""
+        """Takes nothing over any more, and goes on with nothing."""
+        self._stopped = True
         tasks = [*self._resuming, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
@@ -92,12 +98,35 @@ class Takeover:
                 await self._owners.hold(principal, session_id)
         self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
 
-    def look_after(self, principal: Principal, session_id: str) -> None:
-        """Takes over a run that holds up its session, if its owner is gone and nobody has noticed."""
-        if len(self._resuming) < _AT_ONCE:
+    def look_after(self, principal: Principal, session_id: str, *, must: bool = False) -> None:
+        """Goes on with a run that holds up its session, if it can be: its owner is gone, or it was told to stop.
+
+        With many others at it, this is left undone, unless it `must` be done.
+        """
+        if must or len(self._resuming) < _AT_ONCE:
             self._begin_to(self._try(principal, session_id))
 
+    def go_on(self, principal: Principal, session_id: str, *, must: bool = True) -> None:
+        """Goes on in a session, as soon as that can be: the next of its line, or a run that has what it waited for.
+
+        With very many others at it, this is left undone, unless it `must` be done.
+        """
+        if not must and len(self._resuming) >= _MOST:
+            return
+
+        async def hold_and_go_on() -> None:
+            try:
+                await self.hold(principal, session_id)
+            except ServiceError as error:
+                log.warning("works unheard", session_id=session_id, reason=error.reason)
+            await self._go_on(principal, session_id)
+
+        self._begin_to(hold_and_go_on())
+
     def _begin_to(self, work: Coroutine[Any, Any, Any]) -> None:
+        if self._stopped:  # what is this process's own others take when it has left
+            work.close()
+            return
         task = asyncio.create_task(work)
         self._resuming.add(task)
         task.add_done_callback(self._resuming.discard)
@@ -137,7 +166,13 @@ class Takeover:
             key = _key(principal, session_id)
             if key not in self._held:
                 self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
-                self._begin_to(self._go_on(principal, session_id))
+                self._begin_to(self._take_on(principal, session_id))
+
+    async def _take_on(self, principal: Principal, session_id: str) -> None:
+        await self._go_on(principal, session_id)
+        if self._adopted is not None:
+            async with self._places:
+                await self._adopted(principal, session_id)
 
     async def _go_on(self, principal: Principal, session_id: str) -> None:
         """Takes one session's run over, as soon as its lease is over."""

@@ -1,12 +1,13 @@
 """Which tool an understood intent calls, and with what."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.orchestrator.domain import Agent, Entity, Intent, Message, Role, ToolBinding, ToolCall, Understanding
+from services.kit.effects import effect_key
+from services.orchestrator.domain.agent import Agent, Intent, Message, Role, ToolBinding, ToolCall
+from services.orchestrator.domain.turn import Entity, Understanding
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,7 @@ def intended(agent: Agent, understanding: Understanding, history: Sequence[Messa
 
 def idempotency_key(step: int, index: int, call: ToolCall) -> str:
     """Names one effect of a run: step, index and a digest of tool and arguments."""
-    digest = hashlib.sha256(f"{call.tool}\n{call.arguments_json}".encode()).hexdigest()[:16]
-    return f"{step}.{index}.{digest}"
+    return effect_key(step, index, call.tool, call.arguments_json)
 
 
 def _binding(agent: Agent, understanding: Understanding, history: Sequence[Message]) -> ToolBinding | None:

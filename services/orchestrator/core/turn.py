@@ -1,61 +1,65 @@
 """One turn: understand, find facts, call tools, ask the model, until there is an answer or a limit."""
 
-import json
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import NoReturn
 
+from services.kit import failpoints
 from services.kit.errors import (
-    ApprovalRequired,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidToolArguments,
     ModelFailed,
-    ResourceExhausted,
     RunLimitReached,
     ServiceError,
     ServiceUnavailable,
-    ToolNotAllowed,
     ToolNotFound,
-    ToolResponseTooLarge,
 )
+from services.kit.failpoints import Point
+from services.kit.hints import DEFAULT_QUEUE
 from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
 from services.orchestrator.core.arguments import Schemas, repaired
+from services.orchestrator.core.calling import Calling, OutcomeUnknown, answered, failed, unanswered
 from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.spending import Price, Spending
 from services.orchestrator.core.toolcalls import Asked, idempotency_key, intended
-from services.orchestrator.domain import (
-    Agent,
-    Citation,
+from services.orchestrator.domain.agent import Agent, Message, Role, SideEffect, ToolCall
+from services.orchestrator.domain.log import (
+    ApprovalReason,
     Degraded,
     Event,
-    Message,
     Outcome,
-    Progress,
     Retrieved,
-    Role,
     Routed,
     Started,
     TextDelta,
-    ToolCall,
     ToolFinished,
-    ToolResult,
     ToolStarted,
-    Understanding,
     Understood,
-    Usage,
+    Used,
 )
-from services.orchestrator.ports import Model, Retrieval, Tools
+from services.orchestrator.domain.run import Answer, Record, Waiting
+from services.orchestrator.domain.turn import Citation, Progress, Understanding, Usage
+from services.orchestrator.ports.services import Model, Retrieval, Tools
 
-_REFUSALS = (ApprovalRequired, InvalidToolArguments, ToolNotAllowed, ToolNotFound, ResourceExhausted)
 _MAX_BAD_CALLS = 3
 _MAX_CALLS = 16
 """Tools that one answer of the model may ask for."""
 _LONGEST_NAME = 64
 _LONGEST_TEXT = 16_000
-"""Characters of a call's arguments or result."""
+"""Characters of a call's arguments."""
 _LONGEST_ANSWER = 262_144
 """Bytes of a whole answer: what one message of the history takes."""
+
+_BEGUN = {Outcome.OK, Outcome.ERROR}
+"""How calls end that may have been run."""
+
+
+class Parked(Exception):
+    """The run waits: it has its session still, but needs no process."""
 
 
 class TurnLoop:
@@ -69,32 +73,59 @@ class TurnLoop:
         self,
         run: LiveRun,
         agent: Agent,
-        text: str,
+        record: Record,
         progress: Progress,
+        answer: Answer | None,
         *,
         retrieval: Retrieval,
         tools: Tools,
         model: Model,
+        remind: Callable[[float], Awaitable[None]],
+        executed: Callable[[ToolFinished], None],
+        prices: Mapping[str, Price],
         config: Config,
     ) -> None:
-        """Prepares the turn of `run` in which the user says `text` to `agent`, from `progress` on."""
+        """Prepares the turn of `run` in which a user asks an agent what the record says, from `progress` on.
+
+        `answer` is what the run waited for; `remind` has someone look after the run in so many seconds;
+        `executed` is told of each tool call that ended.
+        """
+        self._remind = remind
+        self._executed = executed
+        self._began = time.monotonic() - progress.usage.elapsed_s
         self._at = progress
+        self._answer = answer
         self._saying: list[str] = []
         self._room = _LONGEST_ANSWER - len(progress.said.encode())
         self._run = run
         self._agent = agent
-        self._text = text
+        self._text = record.text
         self._retrieval = retrieval
-        self._tools = tools
         self._model = model
         self._model_name = agent.model or config.models[0]
-        self._models = config.models
+        self._models = config.models + (config.gpu_models if record.queue == "GPU" else ())
+        self._spending = Spending(agent, run.turn, prices.get(self._model_name, Price()))
         self._schemas = Schemas(agent.tools)
+        wake = record.queue or DEFAULT_QUEUE
+        self._calling = Calling(tools, agent, run.turn.run_id, wake, config.answer_s)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the turn has come."""
+        return self._at
 
     @property
     def usage(self) -> Usage:
         """What the run has used so far."""
-        return self._at.usage
+        usage = self._at.usage
+        usage.elapsed_s = time.monotonic() - self._began
+        usage.remaining = self._spending.remaining(usage)
+        return usage
+
+    @property
+    def spending(self) -> Spending:
+        """What the run may use."""
+        return self._spending
 
     @property
     def answer(self) -> str:
@@ -118,6 +149,7 @@ class TurnLoop:
         Raises:
             FailedPrecondition: the agent names a model that the operator has not named.
             RunLimitReached: the run used all it was allowed to.
+            BudgetExhausted: the budgets do not cover its next step.
             ServiceError: the model or the store does not answer.
         """
         at = self._at
@@ -184,8 +216,10 @@ class TurnLoop:
             await self._call_tools()
             if at.step == self._agent.max_steps:
                 raise RunLimitReached(f"the run used all of its {self._agent.max_steps} steps")
-            said, calls = await self._ask(at.step + 1, [*opening, *at.messages])
+            said, calls = await self._ask_model(at.step + 1, [*opening, *at.messages])
             at.step += 1
+            if at.step > 1:
+                self._run.note(Used(replace(self.usage)))
             if not calls:
                 return
             self._ask_tools(said, calls)
@@ -199,27 +233,28 @@ class TurnLoop:
             at.messages += (Message(Role.ASSISTANT, said, calls),)
         self._run.checkpoint(at)
 
-    async def _ask(self, step: int, messages: list[Message]) -> tuple[str, tuple[ToolCall, ...]]:
+    async def _ask_model(self, step: int, messages: list[Message]) -> tuple[str, tuple[ToolCall, ...]]:
         """One call of the model: what it said and the tools it asks for."""
         at = self._at
-        left = self._agent.max_tokens - self.usage.completion_tokens
-        if left <= 0:
-            raise RunLimitReached(f"the run used all of its {self._agent.max_tokens} tokens")
         offered = self._agent.model_chooses_tools and at.bad_calls < _MAX_BAD_CALLS
         tools = tuple(self._agent.tools.values()) if offered else ()
-        max_tokens = min(left, self._agent.max_answer_tokens)
+        usage, before = self.usage, replace(at.usage)
+        max_tokens = self._spending.before_model(usage, messages, tools)
         said: list[str] = []
         calls: tuple[ToolCall, ...] = ()
-        self.usage.model_calls += 1
+        usage.model_calls += 1
         chunks = self._model.chat(self._model_name, messages, tools, max_tokens, self._agent.temperature)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                self.usage.prompt_tokens += chunk.prompt_tokens
-                self.usage.completion_tokens += chunk.completion_tokens
-                if chunk.text:
-                    said.append(chunk.text)
-                    await self._say(chunk.text)
-                calls += chunk.tool_calls
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    usage.prompt_tokens += chunk.prompt_tokens
+                    usage.completion_tokens += chunk.completion_tokens
+                    if chunk.text:
+                        said.append(chunk.text)
+                        await self._say(chunk.text)
+                    calls += chunk.tool_calls
+        finally:
+            self._spending.after_model(usage, before, messages, tools, said)
         if calls and not tools and not self.answer:
             raise ModelFailed("the model asked for tools that it may not use, and said nothing")
         asked = calls[:_MAX_CALLS] if tools else ()
@@ -231,31 +266,87 @@ class TurnLoop:
         for index, call in enumerate(at.calls or ()):
             if index < at.answered:
                 continue
-            if not at.started:
-                self._run.note(ToolStarted(call))
-                at.started = True
-                self._run.checkpoint(at)
-                await self._run.append()
             finished = await self._call_tool(call, idempotency_key(at.step, index, call))
+            await failpoints.reached(Point.AFTER_EFFECT)
+            self.usage.tool_calls += finished.outcome in _BEGUN
             self._run.note(*self._degraded(finished), finished)
+            self._executed(finished)
             at.messages += (Message(Role.TOOL, finished.result_json, tool_call_id=call.id),)
-            at.answered, at.started = index + 1, False
+            at.answered, at.started, at.approval = index + 1, False, ""
             self._run.checkpoint(at)
 
     async def _call_tool(self, call: ToolCall, key: str) -> ToolFinished:
+        """One call. Raises Parked when the run must wait for somebody or something."""
+        at = self._at
         try:
+            if at.waits_for == call.id and self._answer is None:  # it ran for too long: nobody would hear of it
+                await self._calling.stop(call, key)
+            finished = self._take_answer(call) if at.waits_for else None
+            if finished is not None:
+                return finished
             tool = self._schemas.check(call)
-            result = await self._tools.execute(self._agent, call, self._run.turn.run_id, key, tool.timeout_s)
-        except ToolResponseTooLarge as error:
-            self.usage.tool_calls += 1
-            return ToolFinished(call, Outcome.ERROR, _told(error), error.reason)
-        except _REFUSALS as error:
-            self._at.bad_calls += isinstance(error, InvalidToolArguments | ToolNotFound)
-            return ToolFinished(call, Outcome.REFUSED, _told(error), error.reason)
-        except ServiceError as error:
-            return ToolFinished(call, Outcome.ERROR, _told(error), error.reason)
-        self.usage.tool_calls += 1
-        return _finished(call, result)
+            self._spending.before_tool(self.usage)
+            if tool.needs_answer and not at.approval:
+                reason = ApprovalReason.CLIENT_TOOL if tool.client else ApprovalReason.SIDE_EFFECT
+                await self._ask(call, key, reason)
+            await self._begin_call(call, background=tool.background)
+            if not tool.background:
+                return await self._calling.execute(tool, call, key, at.approval)
+            finished = await self._calling.start(call, key, at.approval)
+            if finished is None:
+                await self._park(call.id, self._calling.wait_for(tool, call))
+            return finished
+        except OutcomeUnknown:
+            await self._ask(call, key, ApprovalReason.OUTCOME_UNKNOWN)
+        except (InvalidToolArguments, ToolNotFound) as error:
+            await self._begin_call(call)
+            at.bad_calls += 1
+            return failed(call, error)
+
+    async def _begin_call(self, call: ToolCall, *, background: bool = False) -> None:
+        """Says that a call is begun, once, before it is."""
+        at = self._at
+        if at.started:
+            return
+        self._run.note(ToolStarted(call, background))
+        tool = self._agent.tools.get(call.tool)
+        if tool is not None and tool.side_effect is not SideEffect.READ:
+            at.effects += (call,)
+        at.started = True
+        self._run.checkpoint(at)
+        await failpoints.reached(Point.BEFORE_INTENT)
+        await self._run.append()
+        await failpoints.reached(Point.AFTER_INTENT)
+
+    def _take_answer(self, call: ToolCall) -> ToolFinished | None:
+        """How a call ended that the run waited for. None: it may run now."""
+        at, answer = self._at, self._answer
+        at.waits_for, self._answer = "", None
+        if answer is None:
+            return unanswered(call, self._agent.tools[call.tool])
+        if answer.approved:
+            at.approval = answer.approval
+            return None
+        return answered(call, answer)
+
+    async def _ask(self, call: ToolCall, key: str, reason: ApprovalReason) -> NoReturn:
+        """Puts a call before somebody, and waits."""
+        waiting, event = self._calling.ask(call, key, reason)
+        await self._park(waiting.approval, waiting, event)
+
+    async def _park(self, waits_for: str, waiting: Waiting, *events: Event) -> NoReturn:
+        self._at.waits_for, self._at.approval = waits_for, ""
+        self._at.usage = self.usage  # up to now
+        await self._remind(waiting.wait_s)
+        await self._run.park(waiting, self._at, *events)
+        raise Parked
+
+    async def abandon(self) -> None:
+        """Stops what runs in the background for a turn that is stopped."""
+        at = self._at
+        for index, call in enumerate(at.calls or ()):
+            if at.waits_for == call.id:
+                await self._calling.stop(call, idempotency_key(at.step, index, call))
 
     @staticmethod
     def _degraded(finished: ToolFinished) -> list[Event]:
@@ -275,18 +366,3 @@ def _named(step: int, index: int, call: ToolCall) -> ToolCall:
     """
     named = ToolCall(f"call_{step}_{index}", call.tool[:_LONGEST_NAME] or "?", call.arguments_json[:_LONGEST_TEXT])
     return repaired(named)
-
-
-def _finished(call: ToolCall, result: ToolResult) -> ToolFinished:
-    if len(result.result_json) > _LONGEST_TEXT:
-        return ToolFinished(
-            call, Outcome.ERROR, '{"error": "the result is too long to be read"}', "TOOL_RESPONSE_TOO_LARGE"
-        )
-    if result.is_error:
-        return ToolFinished(call, Outcome.ERROR, result.result_json, "TOOL_ERROR")
-    return ToolFinished(call, Outcome.OK, result.result_json)
-
-
-def _told(error: ServiceError) -> str:
-    """What the model is told of a call that did not come to a result."""
-    return json.dumps({"error": error.message, "fields": error.fields} if error.fields else {"error": error.message})

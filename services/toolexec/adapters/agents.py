@@ -8,9 +8,10 @@ from google.protobuf.json_format import MessageToDict
 
 from myriad.common.v1 import common_pb2
 from services.kit.call import Principal
-from services.toolexec.domain import AgentTools, FunctionCall, HttpCall, SideEffect, Tool
+from services.toolexec.domain import AgentTools, ClientCall, FunctionCall, HttpCall, SideEffect, Tool
 
 _TIMEOUT_S = 10.0
+_BACKGROUND_TIMEOUT_S = 3600.0
 _RESPONSE_BYTES = 65_536
 _SIDE_EFFECTS = MappingProxyType(
     {
@@ -53,14 +54,16 @@ class CatalogToolSource:
 
 def read_tool(tool: common_pb2.Tool) -> Tool:
     """A tool as the contract writes it, with its defaults. An unknown side effect counts as the worst."""
+    timeout = _BACKGROUND_TIMEOUT_S if tool.background else _TIMEOUT_S
     return Tool(
         name=tool.name,
         description=tool.description,
         parameters=_whole(MessageToDict(tool.parameters)) if tool.HasField("parameters") else None,
         side_effect=_SIDE_EFFECTS.get(tool.side_effect, SideEffect.SIDE_EFFECT),
-        timeout=tool.timeout.ToTimedelta().total_seconds() if tool.HasField("timeout") else _TIMEOUT_S,
+        timeout=tool.timeout.ToTimedelta().total_seconds() if tool.HasField("timeout") else timeout,
         roles=frozenset(tool.roles),
         call=_call(tool),
+        background=tool.background,
     )
 
 
@@ -73,7 +76,9 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _call(tool: common_pb2.Tool) -> FunctionCall | HttpCall:
+def _call(tool: common_pb2.Tool) -> FunctionCall | HttpCall | ClientCall:
+    if tool.HasField("client"):
+        return ClientCall()
     if tool.WhichOneof("kind") != "http":
         return FunctionCall(tool.builtin.function)
     http = tool.http

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import Any
@@ -118,6 +119,15 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
             else:
                 return _Stream(stream)
         raise failure
+
+    async def check(self, host: str, port: int, timeout: float) -> None:
+        """Returns when every address of a host is allowed, or none is known in time. Connects to nothing.
+
+        Raises:
+            FailedPrecondition: the host has an address that is not allowed.
+        """
+        with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+            await self._addresses(host, port, timeout)
 
     async def sleep(self, seconds: float) -> None:
         """Sleeps."""

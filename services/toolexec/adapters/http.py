@@ -14,7 +14,7 @@ import httpcore2
 
 from services.kit.errors import ToolUnavailable
 from services.toolexec.adapters.guard import Address, CheckedBackend, Resolve, is_public
-from services.toolexec.domain import HttpRequest, HttpResponse
+from services.toolexec.domain import HttpRequest, HttpResponse, Url
 
 KEEPALIVE_S = 3.0
 """Shorter than servers' usual 5 s, so that a connection is seldom used in the moment its server closes it."""
@@ -60,7 +60,9 @@ class HttpcoreCaller:
         """
         trust = trust or ssl.create_default_context()
         self._timeouts = {"connect": connect_timeout, "pool": connect_timeout}
-        self._public = _pool(CheckedBackend(resolve, allows), connections, trust)
+        self._guard = CheckedBackend(resolve, allows)
+        self._connect_timeout = connect_timeout
+        self._public = _pool(self._guard, connections, trust)
         self._endpoints = _pool(CheckedBackend(resolve, anywhere), connections, trust)
 
     async def call(self, request: HttpRequest) -> HttpResponse:
@@ -85,6 +87,10 @@ class HttpcoreCaller:
         content_type = found.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
         location = found.get(b"location", b"").decode("latin-1")
         return HttpResponse(response.status, content_type, body, truncated, location)
+
+    async def check(self, url: Url) -> None:
+        """As `HttpCaller.check`."""
+        await self._guard.check(url.host, url.port, self._connect_timeout)
 
     async def close(self) -> None:
         """Closes all connections."""

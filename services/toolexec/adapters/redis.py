@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from myriad.toolexec.v1 import toolexec_pb2
 from services.kit.call import Principal
-from services.kit.keys import SessionKeys
+from services.kit.keys import SessionKeys, user_text
 from services.kit.redis import Redis
+from services.kit.run_ids import read_run_id
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 
 _RUNNING, _FINISHED = b"r", b"f"
@@ -26,18 +27,42 @@ class RedisResultStore:
         """As `ResultStore.begin`, in one round trip."""
         ticket = secrets.token_hex(8)
         found = await self._redis.execute(
-            "SET", _name(principal, key), _running(ticket), "NX", "GET", "PX", _milliseconds(running_for)
+            "SET",
+            _name(principal, key),
+            _running(ticket),
+            "NX",
+            "GET",
+            "PX",
+            _milliseconds(running_for),
+            kept=True,  # else a tool is called twice after the store has failed over
         )
         if found is None:
             return Begun(ticket)
-        return Finished(_outcome(found[1:])) if found[:1] == _FINISHED else InProgress()
+        return _kept(found)
+
+    async def begin_approved(
+        self, principal: Principal, key: CallKey, approval: str, running_for: float
+    ) -> Begun | Finished | InProgress:
+        """As `ResultStore.begin_approved`, in one round trip."""
+        ticket = secrets.token_hex(8)
+        session_id, run = read_run_id(key.run_id)
+        keys = SessionKeys(principal, session_id)
+        found = await self._redis.call(
+            "tool_approved",
+            (keys.session, keys.approvals, _name(principal, key)),
+            user_text(principal.user),
+            approval,
+            run,
+            key.tool,
+            key.idempotency_key,
+            _running(ticket),
+            _milliseconds(running_for),
+        )
+        return Begun(ticket) if found is None else _kept(found)
 
     async def finish(self, principal: Principal, key: CallKey, ticket: str, outcome: Outcome, keep_for: float) -> None:
         """As `ResultStore.finish`."""
-        kept = toolexec_pb2.ExecuteResponse(
-            result_json=outcome.result_json, is_error=outcome.is_error, duration=timedelta(seconds=outcome.duration)
-        )
-        value = _FINISHED + kept.SerializeToString()
+        value = _FINISHED + write_outcome(outcome)
         keys = (_name(principal, key),)
         await self._redis.call("tool_finish", keys, _running(ticket), value, _milliseconds(keep_for))
 
@@ -47,8 +72,12 @@ class RedisResultStore:
 
 
 def _name(principal: Principal, key: CallKey) -> str:
-    session_id, _, run = key.run_id.rpartition(".")
-    return SessionKeys(principal, session_id).tool_call(int(run), principal.user, key.tool, key.idempotency_key)
+    session_id, run = read_run_id(key.run_id)
+    return SessionKeys(principal, session_id).tool_call(run, principal.user, key.tool, key.idempotency_key)
+
+
+def _kept(found: bytes) -> Finished | InProgress:
+    return Finished(read_outcome(found[1:])) if found[:1] == _FINISHED else InProgress()
 
 
 def _running(ticket: str) -> bytes:
@@ -59,6 +88,14 @@ def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _outcome(serialized: bytes) -> Outcome:
+def write_outcome(outcome: Outcome) -> bytes:
+    """An outcome, to be kept."""
+    return toolexec_pb2.ExecuteResponse(
+        result_json=outcome.result_json, is_error=outcome.is_error, duration=timedelta(seconds=outcome.duration)
+    ).SerializeToString()
+
+
+def read_outcome(serialized: bytes) -> Outcome:
+    """An outcome that was kept."""
     kept = toolexec_pb2.ExecuteResponse.FromString(serialized)
     return Outcome(kept.result_json, kept.is_error, kept.duration.ToTimedelta().total_seconds())

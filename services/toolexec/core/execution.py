@@ -8,30 +8,37 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from services.kit import failpoints
 from services.kit.breaker import FAIR_S, Breaker, Breakers, Circuit
 from services.kit.call import Principal
+from services.kit.effects import is_key_of
 from services.kit.errors import (
+    ApprovalInvalid,
     ApprovalRequired,
     ExecutionInProgress,
     FailedPrecondition,
     StoreUnavailable,
     ToolNotAllowed,
     ToolNotFound,
+    ToolRunsAtClient,
     ToolTimeout,
     ToolUnavailable,
 )
+from services.kit.failpoints import Point
 from services.toolexec.core import json_text
 from services.toolexec.core.answer import Answer, problem
 from services.toolexec.core.arguments import read_arguments
 from services.toolexec.core.functions import Function, FunctionFailed
-from services.toolexec.core.gate import Gate
+from services.toolexec.core.gate import Gate, ToolKey
 from services.toolexec.core.http_tool import HttpTools
 from services.toolexec.core.schema import Schemas
 from services.toolexec.domain import (
     AgentTools,
     CallKey,
+    ClientCall,
     Finished,
     FunctionCall,
+    HttpCall,
     InProgress,
     Outcome,
     SideEffect,
@@ -62,6 +69,8 @@ class Execution:
     run_id: str
     idempotency_key: str
     remaining: float | None
+    approval: str = ""
+    """SHA-256 of the token that a person approved it with, in hexadecimal digits. Empty: nobody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,50 +120,64 @@ class Executor:
             AgentNotFound, ToolNotFound: there is none.
             ToolNotAllowed: the principal has none of the tool's roles.
             InvalidToolArguments: the arguments do not fit.
-            ApprovalRequired: the tool has side effects, and no way to approve it exists.
+            ToolRunsAtClient: it is the client's to run.
+            ApprovalRequired: the tool has side effects, and nobody has approved the call.
+            ApprovalInvalid: the approval is of another call, has expired, or was used.
             ResourceExhausted: too many calls run.
             ExecutionInProgress: the same key runs.
-            FailedPrecondition: the tool is wrong: its schema, its URL, a function that is not installed.
+            FailedPrecondition: the tool is wrong: its schema, its URL, a function that is not installed; or it runs in
+                the background.
             ToolTimeout, ToolResponseTooLarge: it did not work.
             ToolUnavailable: it cannot be reached, or failed several times in a row of late.
         """
+        made = await self.prepare(principal, execution)
+        if made.tool.background:
+            raise FailedPrecondition(f"the tool {made.tool.name} runs in the background")
+        approval = approval_of(made.tool, execution)
+        with self._gate.enter(made.name):
+            if made.tool.side_effect is SideEffect.READ:
+                return Executed(await self.run(principal, made), replayed=False)
+            return await self._run_once(principal, made, approval)
+
+    async def prepare(self, principal: Principal, execution: Execution) -> "Prepared":
+        """A call that may be made, as far as the tool and its arguments go. Raises what `execute` says of these."""
         found = await self._source.get(principal, execution.agent, execution.revision)
         tool = _allowed(principal, found, execution.tool)
         arguments = read_arguments(execution.arguments_json)
         schema_key = (principal.tenant, found.agent, found.revision, tool.name)
         await self._schemas.check(schema_key, tool.parameters, arguments)
-        if tool.side_effect is SideEffect.SIDE_EFFECT:
-            raise ApprovalRequired(f"the tool {tool.name} has side effects: a person must approve the call first")
         key = CallKey(execution.run_id, tool.name, execution.idempotency_key)
-        limit = min(tool.timeout, MAX_TIMEOUT_S)
-        if execution.remaining is not None:
+        limit = tool.timeout if tool.background else min(tool.timeout, MAX_TIMEOUT_S)
+        if execution.remaining is not None and not tool.background:
             limit = max(min(limit, execution.remaining - _MARGIN_S), 0.0)
         name = (principal.tenant, found.agent, tool.name)
-        made = _Made(tool, arguments, key, limit, self._runners.breakers.of("/".join(quote(part, "") for part in name)))
-        with self._gate.enter(name):
-            if tool.side_effect is SideEffect.READ:
-                return Executed(await self._run(principal, made), replayed=False)
-            return await self._run_once(principal, made)
+        breaker = self._runners.breakers.of("/".join(quote(part, "") for part in name))
+        return Prepared(tool, arguments, key, limit, breaker, name, found.revision)
 
-    async def _run_once(self, principal: Principal, made: "_Made") -> Executed:
-        key = made.key
-        begun = await self._store.begin(principal, key, made.limit + _SETTLE_S)
+    async def _run_once(self, principal: Principal, made: "Prepared", approval: str) -> Executed:
+        key, running_for = made.key, made.limit + _SETTLE_S
+        if approval:
+            begun = await self._store.begin_approved(principal, key, approval, running_for)
+        else:
+            begun = await self._store.begin(principal, key, running_for)
         if isinstance(begun, Finished):
             return Executed(begun.outcome, replayed=True)
         if isinstance(begun, InProgress):
             raise ExecutionInProgress("the same call is running", retry_after=1.0)
         try:
-            outcome = await self._run(principal, made)
+            outcome = await self.run(principal, made)
         except BaseException:
             with suppress(StoreUnavailable):  # the key frees itself soon
                 await self._store.abandon(principal, key, begun.ticket)
             raise
+        await failpoints.reached(Point.BEFORE_TOOL_RESULT)
         # The effect has happened. Its result is worth more than its record: the tool may be repeated with this key.
         with suppress(StoreUnavailable):
             await self._store.finish(principal, key, begun.ticket, outcome, KEEP_RESULT_S)
         return Executed(outcome, replayed=False)
 
-    async def _run(self, principal: Principal, made: "_Made") -> Outcome:
+    async def run(self, principal: Principal, made: "Prepared") -> Outcome:
+        """Makes a call, and keeps nothing of it. Raises what `execute` says of a tool that did not work."""
         started = self._clock.monotonic()
         tool = made.tool
         with made.breaker.attempt(min(tool.timeout, FAIR_S)) as attempt:
@@ -167,12 +190,14 @@ class Executor:
                 attempt.failed()
         return Outcome(answer.result_json, answer.is_error, self._clock.monotonic() - started)
 
-    async def _answer(self, principal: Principal, made: "_Made") -> Answer:
+    async def _answer(self, principal: Principal, made: "Prepared") -> Answer:
         call = made.tool.call
+        if isinstance(call, HttpCall):
+            outside_key = _outside_key(principal, made.key)
+            return await self._runners.http.run(made.tool.name, call, made.arguments, outside_key)
         if isinstance(call, FunctionCall):
             return await self._call_function(call.function, made.arguments)
-        outside_key = _outside_key(principal, made.key)
-        return await self._runners.http.run(made.tool.name, call, made.arguments, outside_key)
+        raise ToolRunsAtClient(f"the tool {made.tool.name} is the client's to run")
 
     async def _call_function(self, name: str, arguments: dict[str, Any]) -> Answer:
         function = self._runners.functions.get(name)
@@ -185,7 +210,7 @@ class Executor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class Prepared:
     """A call that may be made, with the seconds it may take."""
 
     tool: Tool
@@ -193,6 +218,24 @@ class _Made:
     key: CallKey
     limit: float
     breaker: Breaker
+    name: ToolKey
+    revision: int
+
+
+def approval_of(tool: Tool, execution: Execution) -> str:
+    """The approval that a call needs, which is yet to be used up. Empty: it needs none.
+
+    Raises:
+        ApprovalRequired: it needs one, and has none.
+        ApprovalInvalid: the call's key, which is what was approved, is not that of this tool with these arguments.
+    """
+    if tool.side_effect is not SideEffect.SIDE_EFFECT:
+        return ""
+    if not execution.approval:
+        raise ApprovalRequired(f"the tool {tool.name} has side effects: a person must approve the call first")
+    if not is_key_of(execution.idempotency_key, tool.name, execution.arguments_json):
+        raise ApprovalInvalid("the approval is of a call with other arguments")
+    return execution.approval
 
 
 def _may(principal: Principal, tool: Tool) -> bool:
@@ -205,6 +248,8 @@ def _allowed(principal: Principal, found: AgentTools, name: str) -> Tool:
         raise ToolNotFound("the agent has no such tool")
     if not _may(principal, tool):
         raise ToolNotAllowed("the caller has none of the roles the tool asks for")
+    if isinstance(tool.call, ClientCall):
+        raise ToolRunsAtClient(f"the tool {name} is the client's to run")
     return tool
 
 

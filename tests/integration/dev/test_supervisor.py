@@ -20,6 +20,7 @@ from services.dev.part import Part
 from services.dev.readiness import NotReady
 from services.dev.state import PartState, State
 from services.dev.supervisor import PartFailed, Supervisor
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -68,13 +69,6 @@ def scene(tmp_path: Path) -> Scene:
 
 
 RUNS = "READY; exec sleep 60"
-
-
-async def until(true, seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.02)
 
 
 async def test_part_starts_after_what_it_needs_and_stops_before_it(scene: Scene) -> None:
@@ -143,9 +137,8 @@ async def test_part_that_dies_is_started_again(scene: Scene, monkeypatch: pytest
     await supervised.start()
     before = supervised.states["fragile"].pid
     supervised.kill("fragile")
-    await until(
-        lambda: supervised.states["fragile"].restarts == 1 and supervised.states["fragile"].state is State.READY
-    )
+    fragile = supervised.states["fragile"]
+    await until(lambda: (fragile.restarts, fragile.state) == (1, State.READY), 15)
     assert supervised.states["fragile"].pid != before
     assert scene.lines["fragile"] == ["last words"]
     await supervised.stop()
@@ -159,7 +152,7 @@ async def test_part_that_keeps_dying_is_started_ever_more_slowly(scene: Scene, m
     await supervised.start()
     supervised.kill("doomed")
     began = time.monotonic()
-    await until(lambda: supervised.states["doomed"].restarts >= 4)
+    await until(lambda: supervised.states["doomed"].restarts >= 4, 15)
     assert time.monotonic() - began > 0.05 + 0.1 + 0.2 + 0.4
     await supervised.stop()
     assert scene.left() == []
@@ -178,15 +171,15 @@ async def test_part_that_ignores_the_signal_is_killed_after_its_grace(scene: Sce
 async def test_what_a_part_started_ends_with_it(scene: Scene) -> None:
     supervised = scene.supervise(scene.part("parent", "sleep 60 & READY; wait"))
     await supervised.start()
-    await until(lambda: len(scene.left()) == 2)
+    await until(lambda: len(scene.left()) == 2, 15)
     await supervised.stop()
-    await until(lambda: scene.left() == [])
+    await until(lambda: scene.left() == [], 15)
 
 
 async def test_stop_while_starting_leaves_nobody(scene: Scene) -> None:
     supervised = scene.supervise(scene.part("slow", "exec sleep 60"), scene.part("other", RUNS))
     starting = asyncio.create_task(supervised.start())
-    await until(lambda: len(scene.left()) == 2)
+    await until(lambda: len(scene.left()) == 2, 15)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await supervised.stop()
@@ -234,7 +227,7 @@ async def test_part_that_lost_a_process_of_its_own_is_started_again_when_it_need
     try:
         for name in ("needy", "sturdy"):
             os.kill(int((scene.folder / name / "crew").read_text()), signal.SIGKILL)
-        await until(lambda: supervising.states["needy"].restarts == 1 and scene.order(State.READY)[-1] == "needy")
+        await until(lambda: supervising.states["needy"].restarts == 1 and scene.order(State.READY)[-1] == "needy", 15)
         assert supervising.states["sturdy"].restarts == 0
     finally:
         await supervising.stop()

@@ -5,7 +5,7 @@ import json
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,7 @@ async def running_edge(
     authority: Path | None = None,
     change: Change | None = None,
     status: int = 200,
+    beside: Sequence[str] = (),
 ) -> AsyncIterator[Edge]:
     """Envoy in front of `backend`, once it answers.
 
@@ -132,9 +133,10 @@ async def running_edge(
         authority: File of the authority that signed its certificate. None: its port speaks plain text.
         change: Taken to its configuration before it starts.
         status: What a good request is answered with.
+        beside: Addresses of further replicas.
     """
     address, admin = free_address(), free_address()
-    clusters = {"orchestrator": (backend.address,)}
+    clusters = {"orchestrator": (backend.address, *beside)}
     local = envoy.local(address, admin, clusters)
     path = await asyncio.to_thread(envoy.render, {**local, "access_log": str(work / "access.log"), **fields}, work)
     if change is not None:

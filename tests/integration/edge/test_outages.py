@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from services.kit import errors, status
-from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, Backend, Edge, running_edge
+from tests.integration.edge.broken import running_broken
+from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, Backend, Change, Edge, running_edge
 
 
 async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it_is(edge: Edge) -> None:
@@ -65,3 +66,34 @@ async def test_an_unavailable_of_the_service_itself_keeps_its_reason_however_oft
         reply = await edge.http.post("/v1/sessions", json={"agent": "unavailable"})
         assert (reply.status_code, reply.json()["details"][0]["reason"]) == (503, "STORE_UNAVAILABLE")
     assert (await edge.http.get("/v1/runs/s.1")).status_code == 200
+
+
+async def broken_off(backend: Backend, work: Path, change: Change | None = None) -> int:
+    """How many of 100 calls to a good replica and another that one breaks off, which has done so for five seconds."""
+    async with (
+        running_broken() as broken,
+        running_edge(work, backend, {}, beside=[broken.address], change=change) as edge,
+    ):
+        loop = asyncio.get_running_loop()
+        known = loop.time() + 5  # two looks of Envoy's at its counts, and a second
+        while loop.time() < known:
+            await edge.http.get("/v1/runs/s.1")
+            await asyncio.sleep(0.01)
+        before = broken.calls
+        assert before > 5
+        for _ in range(100):
+            await edge.http.get("/v1/runs/s.1")
+        return broken.calls - before
+
+
+async def test_a_replica_that_is_well_and_breaks_calls_off_is_left_alone(backend: Backend, tmp_path: Path) -> None:
+    assert await broken_off(backend, tmp_path) == 0
+
+
+async def test_control_a_replica_that_breaks_calls_off_is_used_by_who_does_not_count(
+    backend: Backend, tmp_path: Path
+) -> None:
+    def without(document: Any) -> None:
+        del document["static_resources"]["clusters"][0]["outlier_detection"]
+
+    assert await broken_off(backend, tmp_path, without) > 20

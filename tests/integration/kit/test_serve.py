@@ -89,6 +89,7 @@ async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_ha
             told = time.monotonic()
             process.process.send_signal(signal.SIGTERM)
             assert await overall() == NOT_SERVING
+            await appeared(tmp_path / "drained")
             assert time.monotonic() - told < DRAIN_S / 2
         async with grpc.aio.insecure_channel(process.address) as another:
             with pytest.raises(grpc.aio.AioRpcError) as refused:

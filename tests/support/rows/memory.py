@@ -44,11 +44,18 @@ def rows() -> dict[str, Row]:
         "GetSession": Row(lambda names: pb.GetSessionRequest(session_id=names.session), user),
         "ListSessions": Row(lambda _: pb.ListSessionsRequest(), user, Answer.LEFT_OUT),
         "DeleteSession": Row(lambda names: pb.DeleteSessionRequest(session_id=names.session), user),
+        "CopySession": Row(lambda names: pb.CopySessionRequest(session_id=names.session, request_id="r1"), user),
         "BeginTurn": Row(begin, user),
         "ResumeTurn": Row(resume, user),
         "CommitTurn": Row(commit, user),
         "AbandonTurn": Row(abandon, user),
         "GetHistory": Row(lambda names: pb.GetHistoryRequest(session_id=names.session), user),
+        "GetBudget": Row(
+            lambda names: pb.GetBudgetRequest(scope="BUDGET_SCOPE_SESSION", session_id=names.session), user
+        ),
+        "SetBudget": Row(
+            lambda names: pb.SetBudgetRequest(scope="BUDGET_SCOPE_SESSION", session_id=names.session), user
+        ),
         "PutAgent": Row(lambda names: pb.PutAgentRequest(agent=an_agent(names.agent)), tenant, Answer.THEIR_OWN),
         "GetAgent": Row(lambda names: pb.GetAgentRequest(agent=ref(names)), tenant),
         "ListAgents": Row(lambda _: pb.ListAgentsRequest(), tenant, Answer.LEFT_OUT),

@@ -23,6 +23,8 @@ class Names:
     held_run: str
     """A run that holds the session."""
     fencing_token: int
+    approval_token: str = "t1"
+    """Of what the run asks, when it waits."""
 
     @classmethod
     def absent(cls) -> "Names":
@@ -61,10 +63,12 @@ class Row:
     build: Callable[[Names], Message]
     owner: Owner
     answer: Answer = Answer.NOT_FOUND
+    most: int = 100
+    """So many replies of a stream are looked at: 1 of one that has no end."""
 
 
 def an_agent(name: str) -> common.Agent:
-    """The agent that the rows are about: a tool that may be repeated, and knowledge."""
+    """The agent that the rows are about: a tool that may be repeated, a slow one, and knowledge."""
     tool = common.Tool(
         name="calculate",
         description="Calculates.",
@@ -72,7 +76,24 @@ def an_agent(name: str) -> common.Agent:
         builtin=common.BuiltinTool(function="calculator"),
     )
     tool.parameters.update({"type": "object", "properties": {"expression": {"type": "string"}}})
-    return common.Agent(name=name, persona="You help.", tools=[tool], model=common.ModelPolicy(model="sim_llm"))
+    slow = common.Tool()
+    slow.CopyFrom(tool)
+    slow.name, slow.background = "calculate_slowly", True
+    return common.Agent(name=name, persona="You help.", tools=[tool, slow], model=common.ModelPolicy(model="sim_llm"))
+
+
+PAYS = '#sim {"tool_calls": [{"name": "pay", "arguments": {"expression": "6*7"}}], "then": {"text": "paid"}}'
+"""What to say to `a_paying_agent` so that its run waits for an approval; then it says that it has paid."""
+
+
+def a_paying_agent(name: str) -> common.Agent:
+    """An agent with a tool that asks somebody first, played by the scripted model."""
+    pay = common.Tool(
+        name="pay", description="Pays.", side_effect="SIDE_EFFECT_SIDE_EFFECT", builtin={"function": "calculator"}
+    )
+    pay.parameters.update({"type": "object", "properties": {"expression": {"type": "string"}}})
+    model = common.ModelPolicy(model="sim_llm", tool_choice=common.TOOL_CHOICE_MODEL)
+    return common.Agent(name=name, persona="You pay.", tools=[pay], model=model)
 
 
 def ref(names: Names) -> common.AgentRef:

@@ -12,9 +12,10 @@ from google.rpc import status_pb2
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from services.dev.conversation import Conversation, Transcript
+from services.dev.conversation import Conversation, follow
 from services.dev.show import printable
-from services.kit.errors import InvalidArgument, SessionNotFound, Unavailable
+from services.dev.transcript import Transcript
+from services.kit.errors import Internal, InvalidArgument, ServiceUnavailable, SessionNotFound, Unavailable
 
 RUN = "s.1"
 
@@ -25,6 +26,16 @@ def event(sequence: int, **what: Any) -> pb.RunEvent:
 
 def delta(sequence: int, text: str) -> pb.RunEvent:
     return event(sequence, text_delta=pb.RunTextDelta(text=text))
+
+
+def asks(sequence: int, token: str = "t1") -> pb.RunEvent:
+    call = common_pb2.ToolCall(tool_call_id="c1", tool="pay", arguments_json='{"item": 7}')
+    return event(sequence, approval_required=pb.RunApprovalRequired(call=call, approval_token=token, reason=1))
+
+
+def slow_tool(sequence: int) -> pb.RunEvent:
+    started = pb.RunToolStarted(call=common_pb2.ToolCall(tool_call_id="c1", tool="slow"), background=True)
+    return event(sequence, tool_started=started)
 
 
 COMPLETED = event(4, completed=pb.RunCompleted(answer="hi", usage=common_pb2.Usage(model_calls=1)))
@@ -60,12 +71,15 @@ class Orchestrator:
         session = memory_pb2.Session(session_id="s", agent="aura")
         if getattr(request, "session_id", "s") != "s":
             raise SessionNotFound("no such session")
+        if isinstance(request, pb.RespondToRunRequest):
+            return pb.RespondToRunResponse(run=pb.Run(run_id=request.run_id))
         return SimpleNamespace(session=session)
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.dev.conversation._RESUME_AFTER_S", 0.0)
+    monkeypatch.setattr("services.dev.conversation._LOOK_AGAIN_S", 0.0)
 
 
 async def said(orchestrator: Orchestrator) -> list[int]:
@@ -128,6 +142,19 @@ async def test_refused_turn_is_not_repeated() -> None:
     assert len(orchestrator.calls) == 1
 
 
+@pytest.mark.parametrize("error", [ServiceUnavailable("gone"), Internal("cut"), Unavailable("stops", retry_after=1.0)])
+async def test_a_turn_that_was_cut_before_its_first_event_is_asked_for_again_as_the_same_request(error: Any) -> None:
+    orchestrator = Orchestrator([error], [event(1), COMPLETED])
+    assert await said(orchestrator) == [1, 4]
+    first, second = orchestrator.calls
+    assert first == second
+
+
+async def test_a_stream_that_breaks_often_is_resumed_as_long_as_something_comes() -> None:
+    breaking = [[delta(number, "a"), Unavailable("gone")] for number in range(2, 30)]
+    assert (await said(Orchestrator(*breaking, [COMPLETED])))[-1] == 4
+
+
 async def test_resuming_ends_some_time() -> None:
     orchestrator = Orchestrator([delta(2, "a")], *[[Unavailable("gone")] for _ in range(9)])
     with pytest.raises(Unavailable):
@@ -155,6 +182,56 @@ async def test_cancelled_task_stops_the_run() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert orchestrator.calls[-1] == pb.CancelRunRequest(run_id=RUN)
+
+
+async def test_a_run_that_asks_something_is_left_until_it_is_answered() -> None:
+    orchestrator = Orchestrator([event(1), asks(2)])
+    conversation, seen = Conversation(orchestrator, "s", "aura"), Transcript()  # type: ignore[arg-type]
+    assert [each.sequence async for each in conversation.say("pay", seen)] == [1, 2]
+    assert seen.state == "waiting"
+    assert seen.failure()
+    told = seen.to_dict()["waits_for"]
+    assert (told["tool"], told["arguments"], told["reason"]) == ("pay", {"item": 7}, "SIDE_EFFECT")
+    assert told["approval_token"] == "t1"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [pb.Approve(), pb.Deny(reason="too much"), pb.Deny(), pb.ClientToolResult(result_json="7")],
+    ids=["approve", "deny", "deny without a reason", "result"],
+)
+async def test_an_answer_goes_on_from_the_cursor(response: Any) -> None:
+    orchestrator = Orchestrator([event(1), asks(2)], [delta(3, "a"), Unavailable("gone")], [COMPLETED])
+    conversation, seen = Conversation(orchestrator, "s", "aura"), Transcript()  # type: ignore[arg-type]
+    _ = [each async for each in conversation.say("pay", seen)]
+    assert [each.sequence async for each in conversation.answer(seen, response)] == [3, 4]
+    assert (seen.state, seen.asked) == ("completed", None)
+    _, answered, *watched = orchestrator.calls
+    assert answered.request_id
+    assert (answered.run_id, answered.approval_token) == (RUN, "t1")
+    assert getattr(answered, answered.WhichOneof("response")) == response
+    assert [call.after_sequence for call in watched] == [2, 3]
+
+
+async def test_a_second_question_is_asked_too() -> None:
+    orchestrator = Orchestrator([asks(1)], [asks(2, "t2")])
+    conversation, seen = Conversation(orchestrator, "s", "aura"), Transcript()  # type: ignore[arg-type]
+    _ = [each async for each in conversation.say("pay", seen)]
+    _ = [each async for each in conversation.answer(seen, pb.Approve())]
+    assert seen.asked is not None
+    assert seen.asked.approval_token == "t2"
+
+
+async def test_a_question_that_was_answered_is_passed_over_when_the_run_is_seen_from_its_begin() -> None:
+    orchestrator = Orchestrator([event(1), asks(2)], [COMPLETED])
+    seen = Transcript(run_id=RUN)
+    seen.answer_taken("t1")
+    assert [each.sequence async for each in follow(orchestrator, seen)] == [1, 2, 4]  # type: ignore[arg-type]
+
+
+async def test_a_slow_tool_is_waited_for_as_long_as_it_takes() -> None:
+    silence: list[list[Any]] = [[] for _ in range(20)]
+    assert await said(Orchestrator([slow_tool(2)], *silence, [COMPLETED])) == [2, 4]
 
 
 async def test_session_of_another_agent_is_refused() -> None:

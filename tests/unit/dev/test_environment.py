@@ -10,8 +10,10 @@ import pytest
 from services.dev.environment import Site, base_environment, reach, service_environment, vertical_environment
 from services.kit import config, topology
 from services.kit.app import KitConfig
+from services.toolexec.config import Config as ToolExecConfig
+from services.toolexec.core.signing import Signer
 
-NAMES = [*topology.SERVICES, *(f"{name}_metrics" for name in topology.SERVICES), *topology.ENDPOINTS]
+NAMES = [*topology.PROCESSES, *(f"{name}_metrics" for name in topology.PROCESSES), *topology.ENDPOINTS]
 SITE = Site(
     {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}, Path("/models"), ("llm", "sim_llm")
 )
@@ -38,6 +40,17 @@ def test_orchestrator_is_told_where_each_service_is() -> None:
     for other in ("memory", "nlu", "retrieval", "toolexec", "triton"):
         assert environment[f"MYRIAD_ORCHESTRATOR_{other.upper()}_ADDRESS"] == SITE.addresses[other]
     assert environment["MYRIAD_ORCHESTRATOR_MODELS"] == "llm,sim_llm"
+
+
+def test_a_worker_is_told_what_the_orchestrator_is_told_and_listens_elsewhere() -> None:
+    worker, orchestrator = service_environment("worker", SITE), service_environment("orchestrator", SITE)
+    assert {name for name in worker if worker[name] != orchestrator[name]} == {"MYRIAD_PORT", "MYRIAD_METRICS_PORT"}
+    assert set(worker) == set(orchestrator)
+
+
+def test_the_stack_signs_its_callbacks() -> None:
+    settings = config.load(ToolExecConfig, service_environment("toolexec", SITE), "MYRIAD_TOOLEXEC_")
+    assert Signer(settings.callback_keys, settings.callback_secrets).can_sign("dev")
 
 
 def test_one_process_reaches_its_services_without_a_socket_and_engines_with_one() -> None:

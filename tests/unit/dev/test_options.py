@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.dev import cli, up
+from services.dev.command import Failed
 from services.dev.plan import Options
 from services.dev.state import Folder
 
@@ -44,5 +45,5 @@ def test_replicas_may_be_given_in_one_option(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("given", ["nlu", "nlu=", "nlu=two", "nlu=-1", ""])
 def test_replicas_without_a_number_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    with pytest.raises(cli.Failed, match="SERVICE=N"):
+    with pytest.raises(Failed, match="SERVICE=N"):
         understood(monkeypatch, ["--replicas", given])

@@ -11,7 +11,7 @@ from services.dev.ports import Ports
 from services.dev.state import Folder
 from services.kit import topology
 
-NAMES = [*topology.SERVICES, *(f"{name}_metrics" for name in topology.SERVICES), *topology.ENDPOINTS]
+NAMES = [*topology.PROCESSES, *(f"{name}_metrics" for name in topology.PROCESSES), *topology.ENDPOINTS]
 ADDRESSES = {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}
 
 
@@ -33,9 +33,9 @@ def test_every_part_comes_after_those_it_needs(folder: Folder, vertical: bool) -
         seen.add(part.name)
 
 
-def test_every_service_is_a_part(folder: Folder) -> None:
+def test_every_service_and_a_worker_are_parts(folder: Folder) -> None:
     parts = {part.name for part in plan.plan(folder, ADDRESSES, Options())}
-    assert parts == {*topology.SERVICES, "valkey", "milvus", "triton", "crm", "envoy"}
+    assert parts == {*topology.SERVICES, "worker", "valkey", "milvus", "triton", "crm", "envoy"}
 
 
 def test_one_process_takes_the_place_of_all_services(folder: Folder) -> None:
@@ -78,6 +78,16 @@ def test_replicas_are_parts_with_ports_of_their_own(folder: Folder) -> None:
     assert {"memory", "memory-2"} <= set(parts["nlu"].needs)
 
 
+def test_a_worker_is_an_orchestrator_that_nobody_is_sent_to(folder: Folder) -> None:
+    addresses = with_replicas(worker=2)
+    parts = {part.name: part for part in plan.plan(folder, addresses, Options(replicas={"worker": 2}))}
+    assert parts["worker"].launch.argv[-3:] == ("-m", "services.orchestrator", "worker")
+    assert parts["worker-2"].launch.argv == parts["worker"].launch.argv
+    assert parts["worker-2"].address == addresses["worker-2"] != addresses["worker"]
+    assert parts["worker"].needs == parts["orchestrator"].needs
+    assert not {"worker", "worker-2"} & set(parts["envoy"].needs)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -98,13 +108,13 @@ def test_keys_are_made_only_for_a_stack_that_needs_them(folder: Folder) -> None:
     plan.plan(folder, ADDRESSES, Options(auth=True))
     assert {file.name for file in folder.keys.iterdir()} == {"signing.json", "jwks.json", "mesh.token"}
     plan.plan(folder, ADDRESSES, Options(auth=True, tls=True))
-    holders = {"ca", "envoy", "operator", "vertical", *topology.SERVICES}
+    holders = {"ca", "envoy", "operator", "vertical", "worker", *topology.SERVICES}
     assert {file.stem for file in folder.keys.glob("*.pem")} == holders
 
 
 def test_ports_of_the_topology_are_all_different() -> None:
-    wanted = [service.port for service in topology.SERVICES.values()]
-    wanted += [service.metrics_port for service in topology.SERVICES.values()]
+    wanted = [service.port for service in topology.PROCESSES.values()]
+    wanted += [service.metrics_port for service in topology.PROCESSES.values()]
     wanted += [endpoint.port for endpoint in topology.ENDPOINTS.values()]
     assert len(set(wanted)) == len(wanted)
     assert max(wanted) < 32768

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.kit.call import Principal
-from services.kit.keys import SessionKeys, TenantKeys, UserKeys, encode
+from services.kit.keys import SessionKeys, TenantKeys, UserKeys, encode, read_session
 
 ids = st.text(st.characters(exclude_categories=()), min_size=1, max_size=200)
 HOSTILE = re.compile(r"[^A-Za-z0-9_.~@%-]")
@@ -75,5 +75,22 @@ def test_a_session_and_a_user_of_the_same_name_share_no_key() -> None:
     of_session, of_user = SessionKeys(principal, "same"), UserKeys(principal)
     keys = [of_session.session, of_session.lease, of_session.history, of_session.requests, of_session.request_times]
     keys += [of_session.log(1), of_session.log(11), of_session.tool_call(1, "u", "t", "k")]
-    keys += [of_user.sessions, of_user.created("1")]
+    keys += [of_user.sessions, of_user.created("1"), of_user.reply("created", "1")]
     assert len(set(keys)) == len(keys)
+
+
+@given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))
+@example("acme", "s1")
+@example("{t}/x:session", "%7B")
+@example("a" * 129, "s1")
+def test_a_sessions_key_says_whose_it_is_unless_a_digest_stands_in_it(tenant: str, session_id: str) -> None:
+    read = read_session(SessionKeys(Principal(tenant, "alice"), session_id).session)
+    digested = any(encode(each).startswith("%-") for each in (tenant, session_id))
+    assert read == (None if digested else (tenant, session_id))
+
+
+@pytest.mark.parametrize(
+    "key", ["", "session", "myriad:{a/b}:work", "myriad:{a}:session", "myriad:{a/b/c}:session", "myriad:{a/b}:session "]
+)
+def test_another_key_is_no_sessions(key: str) -> None:
+    assert read_session(key) is None

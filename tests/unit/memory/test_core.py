@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, InvalidArgument, RequestIdReused
-from services.memory.adapters.inmemory import InMemoryAgentStore, InMemorySessionStore
+from services.kit.run_ids import read_run_id, write_run_id
+from services.memory.adapters.inmemory import InMemorySessionStore
+from services.memory.adapters.inmemory_agents import InMemoryAgentStore
 from services.memory.core.agents import Agents
 from services.memory.core.sessions import Sessions, new_session_id, read_page_token, write_page_token
-from services.memory.core.turns import Turns, read_run_id, write_run_id
+from services.memory.core.turns import Turns
 from services.memory.core.window import estimate_tokens, window
 from services.memory.domain import Cursor, Lifetimes, Message, Role
 

@@ -6,8 +6,11 @@ from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import AgentNotFound, InvalidArgument, LeaseLost, SessionBusy, SessionNotFound
-from services.memory.adapters.inmemory import InMemoryAgentStore, InMemorySessionStore
+from services.memory.adapters.inmemory import InMemorySessionStore
+from services.memory.adapters.inmemory_agents import InMemoryAgentStore
 from services.memory.core.agents import Agents
+from services.memory.core.budgets import Budgets
+from services.memory.core.forks import Forks
 from services.memory.core.sessions import Sessions
 from services.memory.core.turns import Turns
 from services.memory.domain import Lifetimes
@@ -25,7 +28,9 @@ def act_as(user: str, tenant: str = "acme") -> None:
 async def servicer() -> MemoryServicer:
     sessions = InMemorySessionStore(Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=500))
     agents = InMemoryAgentStore(revisions_kept=10, agents_allowed=10)
-    return MemoryServicer(Sessions(sessions, agents), Turns(sessions), Agents(agents))
+    return MemoryServicer(
+        Sessions(sessions, agents), Turns(sessions), Agents(agents), Forks(sessions), Budgets(sessions.budgets)
+    )
 
 
 async def create(servicer: MemoryServicer) -> memory_pb2.Session:

@@ -7,7 +7,8 @@ import pytest
 
 from services.kit.errors import FailedPrecondition, InvalidToolArguments, ToolNotFound
 from services.orchestrator.core.arguments import Schemas, repaired
-from services.orchestrator.domain import Chunk, Tool, ToolCall
+from services.orchestrator.domain.agent import Tool, ToolCall
+from services.orchestrator.domain.turn import Chunk
 from services.toolexec.core.arguments import read_arguments
 from services.toolexec.core.schema import compile_schema
 from tests.support.hostile_model import junk_calls

@@ -19,10 +19,13 @@ from services.kit.errors import (
 )
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
-from services.orchestrator.core import runs
-from services.orchestrator.domain import Intent as IntentOf
-from services.orchestrator.domain import Tool, ToolBinding, Understanding
+from services.orchestrator.core import driver
+from services.orchestrator.domain.agent import Intent as IntentOf
+from services.orchestrator.domain.agent import Tool, ToolBinding
+from services.orchestrator.domain.run import Concurrency, Request
+from services.orchestrator.domain.turn import Understanding
 from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, deltas, kinds
+from tests.support.waiting import until
 
 SLOW = [f"word{n} " if n % 2 else 0.004 for n in range(1, 40)]
 ENDLESS = ["on ", 60.0]
@@ -30,21 +33,13 @@ ENDLESS = ["on ", 60.0]
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(runs, "_RETRY_S", 0.05)
+    monkeypatch.setattr(driver, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
 async def b():
     async with bench() as made:
         yield made
-
-
-async def until(condition):
-    for _ in range(200):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not come to that")
 
 
 async def test_all_watchers_see_the_same_bytes(b):
@@ -124,7 +119,7 @@ async def test_cancel_stops_the_model_and_keeps_the_partial_answer(b):
 
 async def test_cancel_before_the_first_step_still_ends_the_run(b):
     act_as(ALICE)
-    run_id = await b.runs._begin(ALICE, SESSION, "hello", "")
+    run_id = (await b.runs._begin(ALICE, Request(SESSION, "hello"))).run_id
     await b.runs.cancel(ALICE, run_id)
     assert kinds(await asyncio.wait_for(b.events(run_id), 0.5)) == ["cancelled"]
 
@@ -156,11 +151,11 @@ async def test_cancelling_a_run_that_has_ended_changes_nothing(b):
     assert await b.events(run_id) == events
 
 
-async def test_a_second_turn_in_a_busy_session_is_refused_and_harms_nothing(b):
+async def test_a_second_turn_that_does_not_wait_is_refused_and_harms_nothing(b):
     b.model.scripts = [SLOW]
     run_id = await b.begin()
     with pytest.raises(SessionBusy) as raised:
-        await b.begin()
+        await b.begin(concurrency=Concurrency.REJECT)
     assert raised.value.retry_after > 0
     assert kinds(await b.events(run_id))[-1] == "completed"
 
@@ -216,7 +211,7 @@ async def test_a_caller_who_leaves_while_the_run_begins_is_told_of(b):
     b.store.begin_turn = slow_begin
     told = []
     act_as(ALICE)
-    task = asyncio.create_task(b.runs.begin(ALICE, SESSION, "hello", "", told.append))
+    task = asyncio.create_task(b.runs.begin(ALICE, Request(SESSION, "hello"), told.append))
     await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.wait([task])
@@ -265,7 +260,7 @@ async def test_the_last_entry_is_shown_once_and_only_with_the_commit():
 
         async def slow_commit(*args):
             await asyncio.sleep(0.15)
-            shown.append(len(b.runs._live[ALICE.tenant, run_id]._entries))
+            shown.append(len(b.runs._driver.live[ALICE.tenant, run_id]._entries))
             await commit(*args)
 
         b.store.commit_turn = slow_commit
@@ -302,18 +297,18 @@ async def test_a_commit_that_cannot_be_ends_the_run_all_the_same(b, error):
         assert events[-1].failed.error.message == "internal error"
     except Internal:
         assert isinstance(error, RuntimeError)
-    assert not b.runs._live
+    assert not b.runs._driver.live
 
 
 async def test_a_run_whose_owner_died_and_that_nobody_can_take_over_is_failed(b):
     b.model.scripts = [ENDLESS]
     run_id = await b.begin()
     await until(lambda: b.store._run(ALICE, run_id).entries[2:])
-    *bounds, at_work = await b.another().bounds(ALICE, run_id)
-    assert run_of(*bounds, at_work=at_work).state == pb.RUN_STATE_RUNNING
+    *bounds, standing = await b.another().bounds(ALICE, run_id)
+    assert run_of(*bounds, standing).state == pb.RUN_STATE_RUNNING
     b.store._run(ALICE, run_id).lease_ends, b.store._run(ALICE, run_id).record = 0.0, b""
-    *bounds, at_work = await b.another().bounds(ALICE, run_id)
-    assert run_of(*bounds, at_work=at_work).state == pb.RUN_STATE_FAILED
+    *bounds, standing = await b.another().bounds(ALICE, run_id)
+    assert run_of(*bounds, standing).state == pb.RUN_STATE_FAILED
 
 
 async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):
@@ -331,7 +326,7 @@ async def test_a_run_at_work_holds_its_session_beyond_the_first_lease():
         run_id = await b.begin()
         await asyncio.sleep(0.15)
         with pytest.raises(SessionBusy):
-            await b.begin()
+            await b.begin(concurrency=Concurrency.REJECT)
         await b.runs.cancel(ALICE, run_id)
         assert kinds(await b.events(run_id))[-1] == "cancelled"
 

@@ -6,7 +6,9 @@ import pytest
 
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.kit.call import Principal
 from services.kit.errors import StoreUnavailable
+from services.kit.hints import RunHint
 from services.orchestrator.servicer import OrchestratorServicer
 from tests.support.orchestrator import ALICE, SESSION, act_as, bench, kinds
 
@@ -17,7 +19,7 @@ ENDLESS = ["on ", 60.0]
 async def b():
     async with bench() as made:
         made.model.scripts = [ENDLESS]
-        made.servicer = OrchestratorServicer(made.runs, None)
+        made.servicer = OrchestratorServicer(made.runs, None, None, None)
         act_as(ALICE)
         yield made
 
@@ -66,7 +68,7 @@ async def test_an_error_of_ours_stops_no_run(b):
 
     elsewhere = b.another()
     read, b.store.read = b.store.read, away
-    servicer = OrchestratorServicer(elsewhere, None)
+    servicer = OrchestratorServicer(elsewhere, None, None, None)
     with pytest.raises(StoreUnavailable):
         async for _ in servicer.RunTurn(pb.RunTurnRequest(session_id=SESSION, input="hello", request_id="r1"), None):
             pass
@@ -96,15 +98,27 @@ class Directory:
         return memory_pb2.GetSessionResponse(session=memory_pb2.Session(run_count=len(session.runs)))
 
 
+async def work(b, worker, classes=("SIMPLE",)):
+    """A worker takes what is due."""
+    for claimed in await b.queue.claim(classes, 100, 0.5):
+        hint = RunHint.read(claimed.item.body)
+        who = Principal(hint.tenant, hint.user)
+        act_as(who)
+        await b.queue.done(claimed)
+        await (await worker.take(who, hint.session_id, hint.run))
+
+
 async def create(b, **fields):
     return (await b.servicer.CreateRun(pb.CreateRunRequest(session_id=SESSION, input="hello", **fields), None)).run
 
 
-async def test_a_run_created_in_the_background_goes_on_though_nobody_watches(b):
+async def test_a_run_created_for_the_workers_goes_on_though_nobody_watches(b):
     b.model.scripts = [["all ", 0.05, "of it"]]
     run = await create(b, request_id="r1")
-    assert (run.run_id, run.state) == (f"{SESSION}.1", pb.RUN_STATE_RUNNING)
+    assert (run.run_id, run.state) == (f"{SESSION}.1", pb.RUN_STATE_QUEUED)
     assert (await create(b, request_id="r1")).run_id == run.run_id
+    worker = b.another(classes=("SIMPLE",))
+    await work(b, worker)
     events = await asyncio.wait_for(b.events(run.run_id), 2)
     assert events[-1].completed.answer == "all of it"
     assert (await create(b, request_id="r1")).state == pb.RUN_STATE_COMPLETED
@@ -112,7 +126,7 @@ async def test_a_run_created_in_the_background_goes_on_though_nobody_watches(b):
 
 async def test_the_runs_of_a_session_are_listed_in_pages_the_newest_first(b):
     b.model.scripts = [["hello"]]
-    b.servicer = OrchestratorServicer(b.runs, Directory(b.store))
+    b.servicer = OrchestratorServicer(b.runs, Directory(b.store), None, None)
     for _ in range(5):
         await b.turn()
     b.store._run(ALICE, f"{SESSION}.4").entries.clear()  # its log has expired
@@ -130,8 +144,21 @@ async def test_the_runs_of_a_session_are_listed_in_pages_the_newest_first(b):
 @pytest.mark.parametrize("token", ["0", "6", "999999999"])
 async def test_a_page_beyond_the_runs_is_the_first_or_empty(b, token):
     b.model.scripts = [["hello"]]
-    b.servicer = OrchestratorServicer(b.runs, Directory(b.store))
+    b.servicer = OrchestratorServicer(b.runs, Directory(b.store), None, None)
     await b.turn()
     reply = await b.servicer.ListRuns(pb.ListRunsRequest(session_id=SESSION, page_token=token), None)
     assert len(reply.runs) == (token != "0")
     assert reply.next_page_token == ""
+
+
+async def test_the_runs_of_a_batch_are_accepted_in_its_order(b):
+    accept, pauses = b.runs.accept, iter((0.03, 0.02, 0.01, 0.0))
+
+    async def slower(*arguments):
+        await asyncio.sleep(next(pauses))
+        return await accept(*arguments)
+
+    b.runs.accept = slower
+    items = [pb.CreateRunRequest(session_id=SESSION, input=str(n)) for n in range(4)]
+    results = (await b.servicer.CreateRuns(pb.CreateRunsRequest(requests=items), None)).results
+    assert [result.run.run_id for result in results] == [f"{SESSION}.{n}" for n in range(1, 5)]

@@ -6,25 +6,15 @@ import pytest
 
 from services.kit.call import Principal
 from services.kit.errors import LeaseLost, RunNotFound, SessionBusy, StoreUnavailable
-from services.orchestrator.adapters.inmemory import InMemoryOwners
+from services.orchestrator.adapters.inmemory_owners import InMemoryOwners
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
 from services.orchestrator.core import takeover
-from services.orchestrator.domain import (
-    Chunk,
-    Citation,
-    Complexity,
-    Entity,
-    Message,
-    Progress,
-    Record,
-    Role,
-    Tool,
-    ToolCall,
-    Understanding,
-    Usage,
-)
+from services.orchestrator.domain.agent import Message, Role, Tool, ToolCall
+from services.orchestrator.domain.run import Concurrency, Record, Request
+from services.orchestrator.domain.turn import Chunk, Citation, Complexity, Entity, Progress, Understanding, Usage
+from tests.support.events import counted
 from tests.support.orchestrator import ALICE, EVE, SESSION, act_as, bench, kinds
 
 ANSWER = "Let me look. It is here."
@@ -89,22 +79,6 @@ async def logged(b, run_id):
     raise AssertionError("nothing was logged")
 
 
-def counted(events):
-    """The answer as a client puts it together."""
-    text, at = [], []
-    for event in events:
-        kind = event.WhichOneof("event")
-        if kind == "text_delta":
-            text.append(event.text_delta.text)
-            at.append(event.sequence)
-        elif kind == "restarted":
-            kept = [
-                piece for piece, place in zip(text, at, strict=True) if place < event.restarted.discard_from_sequence
-            ]
-            text, at = kept, at[: len(kept)]
-    return "".join(text)
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("writes", range(1, 5))
 async def test_a_run_whose_process_dies_at_any_write_ends_as_the_undisturbed_one(b, writes, after):
@@ -112,7 +86,7 @@ async def test_a_run_whose_process_dies_at_any_write_ends_as_the_undisturbed_one
     b.store = dying = Dying(store, writes, after=after)
     doomed, b.store = b.another(), store
     act_as(ALICE)
-    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    run_id = await doomed.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
     await asyncio.wait_for(dying.dead.wait(), 5)
     store._run(ALICE, run_id).lease_ends = 0.0
 
@@ -142,7 +116,7 @@ async def test_the_model_is_not_asked_again_for_what_it_has_said(b):
     b.store = dying = Dying(store, 3, after=True)  # the third write shows the answer's second half begin
     doomed, b.store = b.another(), store
     act_as(ALICE)
-    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    run_id = await doomed.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
     await asyncio.wait_for(dying.dead.wait(), 5)
     store._run(ALICE, run_id).lease_ends = 0.0
     asked = len(b.model.asked)
@@ -156,9 +130,9 @@ async def test_the_model_is_not_asked_again_for_what_it_has_said(b):
 async def orphaned(b, process, session=SESSION):
     """A run that speaks, whose lease is over though its process lives: its id."""
     act_as(ALICE)
-    run_id = await process.begin(ALICE, session, "hello", "", lambda run_id: None)
+    run_id = await process.begin(ALICE, Request(session, "hello"), lambda run_id: None)
     await logged(b, run_id)
-    process._holding.close()
+    process._driver._holding.close()
     b.store._run(ALICE, run_id).lease_ends = 0.0
     return run_id
 
@@ -172,7 +146,7 @@ async def test_a_process_that_was_only_slow_cannot_write_any_more(b):
     events = await b.events(run_id, runs=other)
     assert counted(events) == events[-1].completed.answer == "All of it."
     with pytest.raises(LeaseLost):
-        await slow._live[ALICE.tenant, run_id].append()
+        await slow._driver.live[ALICE.tenant, run_id].append()
     await slow.close()
     await other.close()
 
@@ -191,7 +165,7 @@ async def test_a_run_that_processes_are_lost_to_fails_in_the_end(b):
     b.model = InMemoryModel([["on ", 60.0]])
     runs = b.another(Config(coalesce_s=0.02, heartbeat_s=0.05, end_s=1.0, max_takeovers=2))
     act_as(ALICE)
-    run_id = await runs.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    run_id = await runs.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
     others = []
     for _ in range(3):
         await logged(b, run_id)
@@ -209,7 +183,7 @@ async def test_the_sessions_of_a_process_that_is_gone_are_taken_over(b):
     b.store = dying = Dying(store, 2, after=True)
     doomed, b.store = b.another(), store
     act_as(ALICE)
-    run_id = await doomed.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    run_id = await doomed.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
     await asyncio.wait_for(dying.dead.wait(), 5)
     store._run(ALICE, run_id).lease_ends = 0.0
     b.gone.add(doomed._takeover._owners._me)
@@ -261,7 +235,7 @@ async def test_a_run_whose_agent_is_gone_fails_and_frees_its_session(b):
     await other.resume(ALICE, SESSION)
     assert (await b.events(run_id))[-1].failed.error.code == 5
     b.model.scripts = [["hello"]]
-    await other.begin(ALICE, SESSION, "hello again", "", lambda run_id: None)
+    await other.begin(ALICE, Request(SESSION, "hello again"), lambda run_id: None)
     for each in (doomed, other):
         await each.close()
 
@@ -272,7 +246,8 @@ async def test_who_finds_a_session_held_up_by_a_dead_run_takes_it_over(b):
     run_id = await orphaned(b, doomed)
     b.model.scripts = [["All of it."]]
     with pytest.raises(SessionBusy):
-        await other.begin(ALICE, SESSION, "and?", "", lambda run_id: None)
+        reject = Request(SESSION, "and?", concurrency=Concurrency.REJECT)
+        await other.begin(ALICE, reject, lambda run_id: None)
     events = await asyncio.wait_for(b.events(run_id, runs=other), 5)
     assert events[-1].completed.answer == "All of it."
     for each in (doomed, other):
@@ -284,11 +259,11 @@ async def test_a_process_that_stood_still_says_anew_where_it_works_and_is_patien
     b.model = InMemoryModel([["on ", 60.0]])
     runs, gone = b.another(), b.another()
     act_as(ALICE)
-    await runs.begin(ALICE, SESSION, "hello", "", lambda run_id: None)
+    await runs.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
     b.store.add_session(ALICE, "other", "aura")
-    orphan = await gone.begin(ALICE, "other", "hello", "", lambda run_id: None)
+    orphan = await gone.begin(ALICE, Request("other", "hello"), lambda run_id: None)
     await logged(b, orphan)
-    gone._holding.close()
+    gone._driver._holding.close()
     owners = runs._takeover._owners
     runs.start()
     await asyncio.sleep(0.08)
@@ -351,15 +326,16 @@ async def test_a_session_that_is_used_while_it_is_given_back_stays_held(b, monke
     assert await owners.mine() == [(ALICE, SESSION)]
 
 
-async def test_one_lost_reply_of_the_store_loses_no_run(b):
+async def test_one_lost_reply_of_the_store_loses_no_run(b, monkeypatch):
+    monkeypatch.setattr(takeover, "BEAT_S", 0.05)
     b.model = InMemoryModel([["on ", 60.0]])
     doomed, other = b.another(), b.another()
     runs = []
     for number in range(30):
         b.store.add_session(ALICE, f"t{number}", "aura")
         act_as(ALICE)
-        runs.append(await doomed.begin(ALICE, f"t{number}", "hello", "", lambda run_id: None))
-    doomed._holding.close()
+        runs.append(await doomed.begin(ALICE, Request(f"t{number}", "hello"), lambda run_id: None))
+    doomed._driver._holding.close()
     for run_id in runs:
         await logged(b, run_id)
         b.store._run(ALICE, run_id).lease_ends = 0.0

@@ -15,19 +15,8 @@ from services.kit.errors import (
     ToolTimeout,
     VectorIndexUnavailable,
 )
-from services.orchestrator.domain import (
-    Chunk,
-    Citation,
-    Entity,
-    Intent,
-    Knowledge,
-    Message,
-    Role,
-    Tool,
-    ToolBinding,
-    ToolCall,
-    Understanding,
-)
+from services.orchestrator.domain.agent import Intent, Knowledge, Message, Role, Tool, ToolBinding, ToolCall
+from services.orchestrator.domain.turn import Chunk, Citation, Entity, Understanding
 from tests.support.orchestrator import ALICE, SESSION, bench, deltas, kinds
 
 FACT = Citation("help", "returns", "Returns", "returns#0", 0, 20, "# Returns\n\nReturns take 30 days.\nAt most.", 0.9)

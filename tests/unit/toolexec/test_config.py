@@ -1,6 +1,6 @@
 import pytest
 
-from services.kit.config import ConfigError, load
+from services.kit.config import ConfigError, describe, load
 from services.toolexec.adapters.inmemory import InMemoryHttpCaller
 from services.toolexec.config import Config
 from services.toolexec.core.http_tool import HttpTools
@@ -34,3 +34,15 @@ def test_an_endpoint_that_is_no_url_stops_the_start(url):
     with pytest.raises(ValueError, match="the endpoint crm cannot be used") as caught:
         HttpTools(InMemoryHttpCaller({}), {"crm": url}, frozenset({80, 443}))
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_callbacks_are_signed_with_is_read_and_never_shown():
+    environ = {
+        PREFIX + "CALLBACK_KEYS": "acme=whsec_AA== whsec_BB==, other=whsec_CC==",
+        PREFIX + "CALLBACK_SECRETS": "one,two",
+    }
+    config = load(Config, environ, PREFIX)
+    assert config.callback_keys == {"acme": "whsec_AA== whsec_BB==", "other": "whsec_CC=="}
+    assert config.callback_secrets == ("one", "two")
+    shown = describe(config)
+    assert (shown["callback_keys"], shown["callback_secrets"]) == ("***", "***")

@@ -27,9 +27,10 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from myriad.common.v1 import budget_pb2 as myriad_dot_common_dot_v1_dot_budget__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmyriad/common/v1/common.proto\x12\x10myriad.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\'\n\x06\x41\x63\x63\x65ss\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12\r\n\x05roles\x18\x02 \x03(\t\"\xfa\x01\n\x07Message\x12\x30\n\x04role\x18\x01 \x01(\x0e\x32\x16.myriad.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x38\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1a.myriad.common.v1.ToolCallB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x1d\n\x0ctool_call_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x06run_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18P\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x08ToolCall\x12\x1f\n\x0ctool_call_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0e\x61rguments_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"\x8e\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x13\n\x0bmodel_calls\x18\x03 \x01(\r\x12\x12\n\ntool_calls\x18\x04 \x01(\r\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8d\x01\n\x08\x43itation\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x04 \x01(\t\x12\r\n\x05start\x18\x05 \x01(\r\x12\x0b\n\x03\x65nd\x18\x06 \x01(\r\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05score\x18\x08 \x01(\x02\"I\n\x08\x41gentRef\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x10\n\x08revision\x18\x02 \x01(\r\"\xde\x05\n\x05\x41gent\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x10\n\x08revision\x18\x02 \x01(\r\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x18x2\x13^[^\\x00-\\x1f\\x7f]*$\x12\x41\n\x07persona\x18\x05 \x01(\tB0\xbaH-r+\x10\x01\x18\xc0>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x12\x34\n\x07intents\x18\x06 \x03(\x0b\x32\x18.myriad.common.v1.IntentB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01\x12\x38\n\x08\x65ntities\x18\x07 \x03(\x0b\x32\x1c.myriad.common.v1.EntityTypeB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12/\n\x05tools\x18\x08 \x03(\x0b\x32\x16.myriad.common.v1.ToolB\x08\xbaH\x05\x92\x01\x02\x10@\x12.\n\tknowledge\x18\t \x01(\x0b\x32\x1b.myriad.common.v1.Knowledge\x12,\n\x05model\x18\n \x01(\x0b\x32\x1d.myriad.common.v1.ModelPolicy\x12+\n\x06limits\x18\x0b \x01(\x0b\x32\x1b.myriad.common.v1.RunLimits:\xc1\x01\xbaH\xbd\x01\x1a\xba\x01\n\x1c\x61gent.intents_call_its_tools\x12\x33\x61n intent names a tool that the agent does not have\x1a\x65this.intents.all(intent, !has(intent.tool) || this.tools.exists(tool, tool.name == intent.tool.name))\"\xc8\x01\n\x06Intent\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12L\n\x08\x65xamples\x18\x02 \x03(\tB:\xbaH7\x92\x01\x34\x08\x02\x10\xe8\x07\"-r+\x10\x01\x18\xf4\x03\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x12+\n\x04tool\x18\x03 \x01(\x0b\x32\x1d.myriad.common.v1.ToolBinding\x12\x16\n\x0eskip_knowledge\x18\x04 \x01(\x08\"\x80\x02\n\x0bToolBinding\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12U\n\targuments\x18\x02 \x03(\x0b\x32,.myriad.common.v1.ToolBinding.ArgumentsEntryB\x14\xbaH\x11\x9a\x01\x0e\x10 \"\x04r\x02\x18@*\x04r\x02\x18@\x12;\n\x03\x61sk\x18\x03 \x01(\tB.\xbaH+r)\x18\xf4\x03\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x1a\x30\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x98\x01\n\nEntityType\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x38\n\x06values\x18\x02 \x03(\x0b\x32\x1d.myriad.common.v1.EntityValueB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12#\n\x08patterns\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x14\"\x07r\x05\x10\x01\x18\xac\x02\"K\n\x0b\x45ntityValue\x12\x18\n\x05value\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18x\x12\"\n\x08synonyms\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18x\"\x9d\x03\n\x04Tool\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x1f\n\x0b\x64\x65scription\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12=\n\x0bside_effect\x18\x04 \x01(\x0e\x32\x1c.myriad.common.v1.SideEffectB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x38\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<*\x00\x12\x34\n\x05roles\x18\x06 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x14\"\x1br\x19\x32\x17^[A-Za-z0-9_:.-]{1,64}$\x12\x30\n\x07\x62uiltin\x18\x07 \x01(\x0b\x32\x1d.myriad.common.v1.BuiltinToolH\x00\x12*\n\x04http\x18\x08 \x01(\x0b\x32\x1a.myriad.common.v1.HttpToolH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\">\n\x0b\x42uiltinTool\x12/\n\x08\x66unction\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\"\xe3\x02\n\x08HttpTool\x12\x36\n\x06method\x18\x01 \x01(\x0e\x32\x1c.myriad.common.v1.HttpMethodB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x08\x65ndpoint\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9-]{0,62})?$\x12\'\n\x03url\x18\x03 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xd0\x0f\x32\x0e^[\\x21-\\x7e]+$\x12Q\n\x08response\x18\x04 \x03(\x0b\x32(.myriad.common.v1.HttpTool.ResponseEntryB\x15\xbaH\x12\x9a\x01\x0f\x10 \"\x04r\x02\x18@*\x05r\x03\x18\xf4\x03\x12%\n\x12max_response_bytes\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\x08\x1a/\n\rResponseEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x85\x01\n\tKnowledge\x12<\n\x0b\x63ollections\x18\x01 \x03(\tB\'\xbaH$\x92\x01!\x08\x01\x10\x08\"\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\x12\x16\n\x05top_k\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\x14\x12\"\n\tmin_score\x18\x03 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00\"\xd5\x01\n\x0bModelPolicy\x12\x30\n\x05model\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,62})?$\x12\x1c\n\nmax_tokens\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\x80 \x12)\n\x0btemperature\x18\x03 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\x00H\x00\x88\x01\x01\x12;\n\x0btool_choice\x18\x04 \x01(\x0e\x32\x1c.myriad.common.v1.ToolChoiceB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x0e\n\x0c_temperature\"\x81\x01\n\tRunLimits\x12\x1a\n\tmax_steps\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\x32\x12\x1d\n\nmax_tokens\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x02\x12\x39\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04*\x00*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*x\n\nSideEffect\x12\x1b\n\x17SIDE_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10SIDE_EFFECT_READ\x10\x01\x12\x1a\n\x16SIDE_EFFECT_IDEMPOTENT\x10\x02\x12\x1b\n\x17SIDE_EFFECT_SIDE_EFFECT\x10\x03*\x98\x01\n\nHttpMethod\x12\x1b\n\x17HTTP_METHOD_UNSPECIFIED\x10\x00\x12\x13\n\x0fHTTP_METHOD_GET\x10\x01\x12\x14\n\x10HTTP_METHOD_POST\x10\x02\x12\x13\n\x0fHTTP_METHOD_PUT\x10\x03\x12\x15\n\x11HTTP_METHOD_PATCH\x10\x04\x12\x16\n\x12HTTP_METHOD_DELETE\x10\x05*X\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOOL_CHOICE_INTENT\x10\x01\x12\x15\n\x11TOOL_CHOICE_MODEL\x10\x02:J\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xa9\x8b\x03 \x01(\x0b\x32\x18.myriad.common.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmyriad/common/v1/common.proto\x12\x10myriad.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmyriad/common/v1/budget.proto\"\'\n\x06\x41\x63\x63\x65ss\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12\r\n\x05roles\x18\x02 \x03(\t\"\xfa\x01\n\x07Message\x12\x30\n\x04role\x18\x01 \x01(\x0e\x32\x16.myriad.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x38\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1a.myriad.common.v1.ToolCallB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x1d\n\x0ctool_call_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x17\n\x06run_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18P\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"g\n\x08ToolCall\x12\x1f\n\x0ctool_call_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0e\x61rguments_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\"\xd1\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x13\n\x0bmodel_calls\x18\x03 \x01(\r\x12\x12\n\ntool_calls\x18\x04 \x01(\r\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12,\n\tremaining\x18\x07 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"\x8d\x01\n\x08\x43itation\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x04 \x01(\t\x12\r\n\x05start\x18\x05 \x01(\r\x12\x0b\n\x03\x65nd\x18\x06 \x01(\r\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\r\n\x05score\x18\x08 \x01(\x02\"I\n\x08\x41gentRef\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x10\n\x08revision\x18\x02 \x01(\r\"\xde\x05\n\x05\x41gent\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x10\n\x08revision\x18\x02 \x01(\r\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x18x2\x13^[^\\x00-\\x1f\\x7f]*$\x12\x41\n\x07persona\x18\x05 \x01(\tB0\xbaH-r+\x10\x01\x18\xc0>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x12\x34\n\x07intents\x18\x06 \x03(\x0b\x32\x18.myriad.common.v1.IntentB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01\x12\x38\n\x08\x65ntities\x18\x07 \x03(\x0b\x32\x1c.myriad.common.v1.EntityTypeB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12/\n\x05tools\x18\x08 \x03(\x0b\x32\x16.myriad.common.v1.ToolB\x08\xbaH\x05\x92\x01\x02\x10@\x12.\n\tknowledge\x18\t \x01(\x0b\x32\x1b.myriad.common.v1.Knowledge\x12,\n\x05model\x18\n \x01(\x0b\x32\x1d.myriad.common.v1.ModelPolicy\x12+\n\x06limits\x18\x0b \x01(\x0b\x32\x1b.myriad.common.v1.RunLimits:\xc1\x01\xbaH\xbd\x01\x1a\xba\x01\n\x1c\x61gent.intents_call_its_tools\x12\x33\x61n intent names a tool that the agent does not have\x1a\x65this.intents.all(intent, !has(intent.tool) || this.tools.exists(tool, tool.name == intent.tool.name))\"\xc8\x01\n\x06Intent\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12L\n\x08\x65xamples\x18\x02 \x03(\tB:\xbaH7\x92\x01\x34\x08\x02\x10\xe8\x07\"-r+\x10\x01\x18\xf4\x03\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x12+\n\x04tool\x18\x03 \x01(\x0b\x32\x1d.myriad.common.v1.ToolBinding\x12\x16\n\x0eskip_knowledge\x18\x04 \x01(\x08\"\x80\x02\n\x0bToolBinding\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12U\n\targuments\x18\x02 \x03(\x0b\x32,.myriad.common.v1.ToolBinding.ArgumentsEntryB\x14\xbaH\x11\x9a\x01\x0e\x10 \"\x04r\x02\x18@*\x04r\x02\x18@\x12;\n\x03\x61sk\x18\x03 \x01(\tB.\xbaH+r)\x18\xf4\x03\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x1a\x30\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x98\x01\n\nEntityType\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x38\n\x06values\x18\x02 \x03(\x0b\x32\x1d.myriad.common.v1.EntityValueB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12#\n\x08patterns\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x14\"\x07r\x05\x10\x01\x18\xac\x02\"K\n\x0b\x45ntityValue\x12\x18\n\x05value\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18x\x12\"\n\x08synonyms\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18x\"\xf3\x05\n\x04Tool\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x1f\n\x0b\x64\x65scription\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12=\n\x0bside_effect\x18\x04 \x01(\x0e\x32\x1c.myriad.common.v1.SideEffectB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12:\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05*\x00\x12\x34\n\x05roles\x18\x06 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x14\"\x1br\x19\x32\x17^[A-Za-z0-9_:.-]{1,64}$\x12\x30\n\x07\x62uiltin\x18\x07 \x01(\x0b\x32\x1d.myriad.common.v1.BuiltinToolH\x00\x12*\n\x04http\x18\x08 \x01(\x0b\x32\x1a.myriad.common.v1.HttpToolH\x00\x12.\n\x06\x63lient\x18\t \x01(\x0b\x32\x1c.myriad.common.v1.ClientToolH\x00\x12\x12\n\nbackground\x18\n \x01(\x08:\x8d\x02\xbaH\x89\x02\x1a\x97\x01\n\x0ctool.timeout\x12=a tool that does not run in the background takes at most 60 s\x1aHthis.background || !has(this.timeout) || this.timeout <= duration(\'60s\')\x1am\n\x0ftool.background\x12\x33what the client runs does not run in the background\x1a%!this.background || !has(this.client)B\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\x0c\n\nClientTool\">\n\x0b\x42uiltinTool\x12/\n\x08\x66unction\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\"\xe3\x02\n\x08HttpTool\x12\x36\n\x06method\x18\x01 \x01(\x0e\x32\x1c.myriad.common.v1.HttpMethodB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x08\x65ndpoint\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9-]{0,62})?$\x12\'\n\x03url\x18\x03 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18\xd0\x0f\x32\x0e^[\\x21-\\x7e]+$\x12Q\n\x08response\x18\x04 \x03(\x0b\x32(.myriad.common.v1.HttpTool.ResponseEntryB\x15\xbaH\x12\x9a\x01\x0f\x10 \"\x04r\x02\x18@*\x05r\x03\x18\xf4\x03\x12%\n\x12max_response_bytes\x18\x05 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80@\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\x08\x1a/\n\rResponseEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x85\x01\n\tKnowledge\x12<\n\x0b\x63ollections\x18\x01 \x03(\tB\'\xbaH$\x92\x01!\x08\x01\x10\x08\"\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\x12\x16\n\x05top_k\x18\x02 \x01(\rB\x07\xbaH\x04*\x02\x18\x14\x12\"\n\tmin_score\x18\x03 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x80?-\x00\x00\x00\x00\"\xd5\x01\n\x0bModelPolicy\x12\x30\n\x05model\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,62})?$\x12\x1c\n\nmax_tokens\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\x80 \x12)\n\x0btemperature\x18\x03 \x01(\x02\x42\x0f\xbaH\x0c\n\n\x1d\x00\x00\x00@-\x00\x00\x00\x00H\x00\x88\x01\x01\x12;\n\x0btool_choice\x18\x04 \x01(\x0e\x32\x1c.myriad.common.v1.ToolChoiceB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x0e\n\x0c_temperature\"\xc5\x01\n\tRunLimits\x12\x1a\n\tmax_steps\x18\x01 \x01(\rB\x07\xbaH\x04*\x02\x18\x32\x12\x1d\n\nmax_tokens\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x02\x12\x39\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04*\x00\x12 \n\x0fmax_cost_micros\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12 \n\x0emax_tool_calls\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xe8\x07*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*x\n\nSideEffect\x12\x1b\n\x17SIDE_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10SIDE_EFFECT_READ\x10\x01\x12\x1a\n\x16SIDE_EFFECT_IDEMPOTENT\x10\x02\x12\x1b\n\x17SIDE_EFFECT_SIDE_EFFECT\x10\x03*\x98\x01\n\nHttpMethod\x12\x1b\n\x17HTTP_METHOD_UNSPECIFIED\x10\x00\x12\x13\n\x0fHTTP_METHOD_GET\x10\x01\x12\x14\n\x10HTTP_METHOD_POST\x10\x02\x12\x13\n\x0fHTTP_METHOD_PUT\x10\x03\x12\x15\n\x11HTTP_METHOD_PATCH\x10\x04\x12\x16\n\x12HTTP_METHOD_DELETE\x10\x05*X\n\nToolChoice\x12\x1b\n\x17TOOL_CHOICE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOOL_CHOICE_INTENT\x10\x01\x12\x15\n\x11TOOL_CHOICE_MODEL\x10\x02:J\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xa9\x8b\x03 \x01(\x0b\x32\x18.myriad.common.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -99,9 +100,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOL'].fields_by_name['side_effect']._loaded_options = None
   _globals['_TOOL'].fields_by_name['side_effect']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_TOOL'].fields_by_name['timeout']._loaded_options = None
-  _globals['_TOOL'].fields_by_name['timeout']._serialized_options = b'\272H\t\252\001\006\"\002\010<*\000'
+  _globals['_TOOL'].fields_by_name['timeout']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\005*\000'
   _globals['_TOOL'].fields_by_name['roles']._loaded_options = None
   _globals['_TOOL'].fields_by_name['roles']._serialized_options = b'\272H\"\222\001\037\020\024\"\033r\0312\027^[A-Za-z0-9_:.-]{1,64}$'
+  _globals['_TOOL']._loaded_options = None
+  _globals['_TOOL']._serialized_options = b'\272H\211\002\032\227\001\n\014tool.timeout\022=a tool that does not run in the background takes at most 60 s\032Hthis.background || !has(this.timeout) || this.timeout <= duration(\'60s\')\032m\n\017tool.background\0223what the client runs does not run in the background\032%!this.background || !has(this.client)'
   _globals['_BUILTINTOOL'].fields_by_name['function']._loaded_options = None
   _globals['_BUILTINTOOL'].fields_by_name['function']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9_]{0,62}$'
   _globals['_HTTPTOOL_RESPONSEENTRY']._loaded_options = None
@@ -136,50 +139,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNLIMITS'].fields_by_name['max_tokens']._serialized_options = b'\272H\006*\004\030\200\200\002'
   _globals['_RUNLIMITS'].fields_by_name['timeout']._loaded_options = None
   _globals['_RUNLIMITS'].fields_by_name['timeout']._serialized_options = b'\272H\n\252\001\007\"\003\010\330\004*\000'
-  _globals['_ROLE']._serialized_start=3725
-  _globals['_ROLE']._serialized_end=3820
-  _globals['_SIDEEFFECT']._serialized_start=3822
-  _globals['_SIDEEFFECT']._serialized_end=3942
-  _globals['_HTTPMETHOD']._serialized_start=3945
-  _globals['_HTTPMETHOD']._serialized_end=4097
-  _globals['_TOOLCHOICE']._serialized_start=4099
-  _globals['_TOOLCHOICE']._serialized_end=4187
-  _globals['_ACCESS']._serialized_start=209
-  _globals['_ACCESS']._serialized_end=248
-  _globals['_MESSAGE']._serialized_start=251
-  _globals['_MESSAGE']._serialized_end=501
-  _globals['_TOOLCALL']._serialized_start=503
-  _globals['_TOOLCALL']._serialized_end=606
-  _globals['_USAGE']._serialized_start=609
-  _globals['_USAGE']._serialized_end=751
-  _globals['_CITATION']._serialized_start=754
-  _globals['_CITATION']._serialized_end=895
-  _globals['_AGENTREF']._serialized_start=897
-  _globals['_AGENTREF']._serialized_end=970
-  _globals['_AGENT']._serialized_start=973
-  _globals['_AGENT']._serialized_end=1707
-  _globals['_INTENT']._serialized_start=1710
-  _globals['_INTENT']._serialized_end=1910
-  _globals['_TOOLBINDING']._serialized_start=1913
-  _globals['_TOOLBINDING']._serialized_end=2169
-  _globals['_TOOLBINDING_ARGUMENTSENTRY']._serialized_start=2121
-  _globals['_TOOLBINDING_ARGUMENTSENTRY']._serialized_end=2169
-  _globals['_ENTITYTYPE']._serialized_start=2172
-  _globals['_ENTITYTYPE']._serialized_end=2324
-  _globals['_ENTITYVALUE']._serialized_start=2326
-  _globals['_ENTITYVALUE']._serialized_end=2401
-  _globals['_TOOL']._serialized_start=2404
-  _globals['_TOOL']._serialized_end=2817
-  _globals['_BUILTINTOOL']._serialized_start=2819
-  _globals['_BUILTINTOOL']._serialized_end=2881
-  _globals['_HTTPTOOL']._serialized_start=2884
-  _globals['_HTTPTOOL']._serialized_end=3239
-  _globals['_HTTPTOOL_RESPONSEENTRY']._serialized_start=3192
-  _globals['_HTTPTOOL_RESPONSEENTRY']._serialized_end=3239
-  _globals['_KNOWLEDGE']._serialized_start=3242
-  _globals['_KNOWLEDGE']._serialized_end=3375
-  _globals['_MODELPOLICY']._serialized_start=3378
-  _globals['_MODELPOLICY']._serialized_end=3591
-  _globals['_RUNLIMITS']._serialized_start=3594
-  _globals['_RUNLIMITS']._serialized_end=3723
+  _globals['_RUNLIMITS'].fields_by_name['max_cost_micros']._loaded_options = None
+  _globals['_RUNLIMITS'].fields_by_name['max_cost_micros']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_RUNLIMITS'].fields_by_name['max_tool_calls']._loaded_options = None
+  _globals['_RUNLIMITS'].fields_by_name['max_tool_calls']._serialized_options = b'\272H\005*\003\030\350\007'
+  _globals['_ROLE']._serialized_start=4247
+  _globals['_ROLE']._serialized_end=4342
+  _globals['_SIDEEFFECT']._serialized_start=4344
+  _globals['_SIDEEFFECT']._serialized_end=4464
+  _globals['_HTTPMETHOD']._serialized_start=4467
+  _globals['_HTTPMETHOD']._serialized_end=4619
+  _globals['_TOOLCHOICE']._serialized_start=4621
+  _globals['_TOOLCHOICE']._serialized_end=4709
+  _globals['_ACCESS']._serialized_start=240
+  _globals['_ACCESS']._serialized_end=279
+  _globals['_MESSAGE']._serialized_start=282
+  _globals['_MESSAGE']._serialized_end=532
+  _globals['_TOOLCALL']._serialized_start=534
+  _globals['_TOOLCALL']._serialized_end=637
+  _globals['_USAGE']._serialized_start=640
+  _globals['_USAGE']._serialized_end=849
+  _globals['_CITATION']._serialized_start=852
+  _globals['_CITATION']._serialized_end=993
+  _globals['_AGENTREF']._serialized_start=995
+  _globals['_AGENTREF']._serialized_end=1068
+  _globals['_AGENT']._serialized_start=1071
+  _globals['_AGENT']._serialized_end=1805
+  _globals['_INTENT']._serialized_start=1808
+  _globals['_INTENT']._serialized_end=2008
+  _globals['_TOOLBINDING']._serialized_start=2011
+  _globals['_TOOLBINDING']._serialized_end=2267
+  _globals['_TOOLBINDING_ARGUMENTSENTRY']._serialized_start=2219
+  _globals['_TOOLBINDING_ARGUMENTSENTRY']._serialized_end=2267
+  _globals['_ENTITYTYPE']._serialized_start=2270
+  _globals['_ENTITYTYPE']._serialized_end=2422
+  _globals['_ENTITYVALUE']._serialized_start=2424
+  _globals['_ENTITYVALUE']._serialized_end=2499
+  _globals['_TOOL']._serialized_start=2502
+  _globals['_TOOL']._serialized_end=3257
+  _globals['_CLIENTTOOL']._serialized_start=3259
+  _globals['_CLIENTTOOL']._serialized_end=3271
+  _globals['_BUILTINTOOL']._serialized_start=3273
+  _globals['_BUILTINTOOL']._serialized_end=3335
+  _globals['_HTTPTOOL']._serialized_start=3338
+  _globals['_HTTPTOOL']._serialized_end=3693
+  _globals['_HTTPTOOL_RESPONSEENTRY']._serialized_start=3646
+  _globals['_HTTPTOOL_RESPONSEENTRY']._serialized_end=3693
+  _globals['_KNOWLEDGE']._serialized_start=3696
+  _globals['_KNOWLEDGE']._serialized_end=3829
+  _globals['_MODELPOLICY']._serialized_start=3832
+  _globals['_MODELPOLICY']._serialized_end=4045
+  _globals['_RUNLIMITS']._serialized_start=4048
+  _globals['_RUNLIMITS']._serialized_end=4245
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from myriad.common.v1 import budget_pb2 as _budget_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -99,18 +100,22 @@ class ToolCall(_message.Message):
     def __init__(self, tool_call_id: _Optional[str] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "completion_tokens", "model_calls", "tool_calls", "elapsed")
+    __slots__ = ("prompt_tokens", "completion_tokens", "model_calls", "tool_calls", "elapsed", "cost_micros", "remaining")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MODEL_CALLS_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_FIELD_NUMBER: _ClassVar[int]
+    COST_MICROS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     completion_tokens: int
     model_calls: int
     tool_calls: int
     elapsed: _duration_pb2.Duration
-    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model_calls: _Optional[int] = ..., tool_calls: _Optional[int] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    cost_micros: int
+    remaining: _budget_pb2.Amounts
+    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., model_calls: _Optional[int] = ..., tool_calls: _Optional[int] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cost_micros: _Optional[int] = ..., remaining: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ...) -> None: ...
 
 class Citation(_message.Message):
     __slots__ = ("collection", "document_id", "title", "chunk_id", "start", "end", "text", "score")
@@ -214,7 +219,7 @@ class EntityValue(_message.Message):
     def __init__(self, value: _Optional[str] = ..., synonyms: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Tool(_message.Message):
-    __slots__ = ("name", "description", "parameters", "side_effect", "timeout", "roles", "builtin", "http")
+    __slots__ = ("name", "description", "parameters", "side_effect", "timeout", "roles", "builtin", "http", "client", "background")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +228,8 @@ class Tool(_message.Message):
     ROLES_FIELD_NUMBER: _ClassVar[int]
     BUILTIN_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    BACKGROUND_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     parameters: _struct_pb2.Struct
@@ -231,7 +238,13 @@ class Tool(_message.Message):
     roles: _containers.RepeatedScalarFieldContainer[str]
     builtin: BuiltinTool
     http: HttpTool
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., side_effect: _Optional[_Union[SideEffect, str]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., roles: _Optional[_Iterable[str]] = ..., builtin: _Optional[_Union[BuiltinTool, _Mapping]] = ..., http: _Optional[_Union[HttpTool, _Mapping]] = ...) -> None: ...
+    client: ClientTool
+    background: bool
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., side_effect: _Optional[_Union[SideEffect, str]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., roles: _Optional[_Iterable[str]] = ..., builtin: _Optional[_Union[BuiltinTool, _Mapping]] = ..., http: _Optional[_Union[HttpTool, _Mapping]] = ..., client: _Optional[_Union[ClientTool, _Mapping]] = ..., background: _Optional[bool] = ...) -> None: ...
+
+class ClientTool(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class BuiltinTool(_message.Message):
     __slots__ = ("function",)
@@ -285,11 +298,15 @@ class ModelPolicy(_message.Message):
     def __init__(self, model: _Optional[str] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., tool_choice: _Optional[_Union[ToolChoice, str]] = ...) -> None: ...
 
 class RunLimits(_message.Message):
-    __slots__ = ("max_steps", "max_tokens", "timeout")
+    __slots__ = ("max_steps", "max_tokens", "timeout", "max_cost_micros", "max_tool_calls")
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_MICROS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     max_steps: int
     max_tokens: int
     timeout: _duration_pb2.Duration
-    def __init__(self, max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    max_cost_micros: int
+    max_tool_calls: int
+    def __init__(self, max_steps: _Optional[int] = ..., max_tokens: _Optional[int] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_cost_micros: _Optional[int] = ..., max_tool_calls: _Optional[int] = ...) -> None: ...

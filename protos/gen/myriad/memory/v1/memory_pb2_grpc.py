@@ -96,6 +96,21 @@ class MemoryServiceStub:
                 request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.CopySession = channel.unary_unary(
+                '/myriad.memory.v1.MemoryService/CopySession',
+                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CopySessionRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CopySessionResponse.FromString,
+                _registered_method=True)
+        self.GetBudget = channel.unary_unary(
+                '/myriad.memory.v1.MemoryService/GetBudget',
+                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.GetBudgetResponse.FromString,
+                _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/myriad.memory.v1.MemoryService/SetBudget',
+                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer:
@@ -136,10 +151,11 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BeginTurn(self, request, context):
-        """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
+        """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
+        the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
         With a `request_id` seen before, returns the run it began and takes nothing.
 
-        Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+        Errors: ABORTED `SESSION_BUSY` with REJECT; RESOURCE_EXHAUSTED `LINE_FULL`, and `BUDGET_EXHAUSTED`; ALREADY_EXISTS
         `REQUEST_ID_REUSED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -147,9 +163,13 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTurn(self, request, context):
-        """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+        """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
+        when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
-        Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
+        A run for which nothing is left in its budgets is granted nothing.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
+        run has an owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,6 +219,34 @@ class MemoryServiceServicer:
 
     def ListAgents(self, request, context):
         """Lists the latest revisions of the tenant's agents, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopySession(self, request, context):
+        """Makes a session with the history another has, up to a run. Nothing is shared afterwards.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+        ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudget(self, request, context):
+        """Reads a budget and what was spent of it.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """Writes a budget. What was spent stays spent.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -266,6 +314,21 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ListAgentsRequest.FromString,
                     response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'CopySession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopySession,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CopySessionRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CopySessionResponse.SerializeToString,
+            ),
+            'GetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudget,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.GetBudgetRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.SetBudgetRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.SetBudgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -594,6 +657,87 @@ class MemoryService:
             '/myriad.memory.v1.MemoryService/ListAgents',
             myriad_dot_memory_dot_v1_dot_memory__pb2.ListAgentsRequest.SerializeToString,
             myriad_dot_memory_dot_v1_dot_memory__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopySession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.memory.v1.MemoryService/CopySession',
+            myriad_dot_memory_dot_v1_dot_memory__pb2.CopySessionRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_memory__pb2.CopySessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.memory.v1.MemoryService/GetBudget',
+            myriad_dot_memory_dot_v1_dot_memory__pb2.GetBudgetRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_memory__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.memory.v1.MemoryService/SetBudget',
+            myriad_dot_memory_dot_v1_dot_memory__pb2.SetBudgetRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_memory__pb2.SetBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

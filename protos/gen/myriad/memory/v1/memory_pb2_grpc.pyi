@@ -50,16 +50,21 @@ class MemoryServiceStub:
     Errors: ABORTED `SESSION_BUSY` while a run holds it.
     """
     BeginTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.BeginTurnRequest, _memory_pb2.BeginTurnResponse]
-    """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
+    """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
+    the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
     With a `request_id` seen before, returns the run it began and takes nothing.
 
-    Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+    Errors: ABORTED `SESSION_BUSY` with REJECT; RESOURCE_EXHAUSTED `LINE_FULL`, and `BUDGET_EXHAUSTED`; ALREADY_EXISTS
     `REQUEST_ID_REUSED`.
     """
     ResumeTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ResumeTurnRequest, _memory_pb2.ResumeTurnResponse]
-    """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+    """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
+    when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
-    Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
+    A run for which nothing is left in its budgets is granted nothing.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
+    run has an owner.
     """
     CommitTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.CommitTurnRequest, _memory_pb2.CommitTurnResponse]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
@@ -83,6 +88,22 @@ class MemoryServiceStub:
     """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ListAgentsRequest, _memory_pb2.ListAgentsResponse]
     """Lists the latest revisions of the tenant's agents, by name."""
+    CopySession: _grpc.UnaryUnaryMultiCallable[_memory_pb2.CopySessionRequest, _memory_pb2.CopySessionResponse]
+    """Makes a session with the history another has, up to a run. Nothing is shared afterwards.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+    ALREADY_EXISTS `REQUEST_ID_REUSED`.
+    """
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_memory_pb2.GetBudgetRequest, _memory_pb2.GetBudgetResponse]
+    """Reads a budget and what was spent of it.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+    """
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_memory_pb2.SetBudgetRequest, _memory_pb2.SetBudgetResponse]
+    """Writes a budget. What was spent stays spent.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+    """
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
@@ -106,16 +127,21 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     Errors: ABORTED `SESSION_BUSY` while a run holds it.
     """
     BeginTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.BeginTurnRequest, _memory_pb2.BeginTurnResponse]  # type: ignore[assignment]
-    """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
+    """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
+    the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
     With a `request_id` seen before, returns the run it began and takes nothing.
 
-    Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+    Errors: ABORTED `SESSION_BUSY` with REJECT; RESOURCE_EXHAUSTED `LINE_FULL`, and `BUDGET_EXHAUSTED`; ALREADY_EXISTS
     `REQUEST_ID_REUSED`.
     """
     ResumeTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.ResumeTurnRequest, _memory_pb2.ResumeTurnResponse]  # type: ignore[assignment]
-    """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+    """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
+    when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
-    Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
+    A run for which nothing is left in its budgets is granted nothing.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
+    run has an owner.
     """
     CommitTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.CommitTurnRequest, _memory_pb2.CommitTurnResponse]  # type: ignore[assignment]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
@@ -139,6 +165,22 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_memory_pb2.ListAgentsRequest, _memory_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the latest revisions of the tenant's agents, by name."""
+    CopySession: _aio.UnaryUnaryMultiCallable[_memory_pb2.CopySessionRequest, _memory_pb2.CopySessionResponse]  # type: ignore[assignment]
+    """Makes a session with the history another has, up to a run. Nothing is shared afterwards.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+    ALREADY_EXISTS `REQUEST_ID_REUSED`.
+    """
+    GetBudget: _aio.UnaryUnaryMultiCallable[_memory_pb2.GetBudgetRequest, _memory_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    """Reads a budget and what was spent of it.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+    """
+    SetBudget: _aio.UnaryUnaryMultiCallable[_memory_pb2.SetBudgetRequest, _memory_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """Writes a budget. What was spent stays spent.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+    """
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Remembers. Every call sees only what belongs to the caller's tenant, and of sessions only the caller's own:
@@ -189,10 +231,11 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_pb2.BeginTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.BeginTurnResponse, _abc.Awaitable[_memory_pb2.BeginTurnResponse]]:
-        """Begins a turn: takes the session's lease, numbers the run and returns what the agent remembers.
+        """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
+        the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
         With a `request_id` seen before, returns the run it began and takes nothing.
 
-        Errors: ABORTED `SESSION_BUSY` while another run holds the lease, or waits for a new owner; ALREADY_EXISTS
+        Errors: ABORTED `SESSION_BUSY` with REJECT; RESOURCE_EXHAUSTED `LINE_FULL`, and `BUDGET_EXHAUSTED`; ALREADY_EXISTS
         `REQUEST_ID_REUSED`.
         """
 
@@ -202,9 +245,13 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_pb2.ResumeTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.ResumeTurnResponse, _abc.Awaitable[_memory_pb2.ResumeTurnResponse]]:
-        """Takes over the session's unfinished run, whose owner is gone, and returns all that is needed to go on with it.
+        """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
+        when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
-        Errors: NOT_FOUND `RUN_NOT_FOUND` when no run waits for an owner; ABORTED `SESSION_BUSY` when it has one.
+        A run for which nothing is left in its budgets is granted nothing.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
+        run has an owner.
         """
 
     @_abc_1.abstractmethod
@@ -264,5 +311,39 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.ListAgentsResponse, _abc.Awaitable[_memory_pb2.ListAgentsResponse]]:
         """Lists the latest revisions of the tenant's agents, by name."""
+
+    @_abc_1.abstractmethod
+    def CopySession(
+        self,
+        request: _memory_pb2.CopySessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.CopySessionResponse, _abc.Awaitable[_memory_pb2.CopySessionResponse]]:
+        """Makes a session with the history another has, up to a run. Nothing is shared afterwards.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+        ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBudget(
+        self,
+        request: _memory_pb2.GetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.GetBudgetResponse, _abc.Awaitable[_memory_pb2.GetBudgetResponse]]:
+        """Reads a budget and what was spent of it.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _memory_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_pb2.SetBudgetResponse, _abc.Awaitable[_memory_pb2.SetBudgetResponse]]:
+        """Writes a budget. What was spent stays spent.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`.
+        """
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

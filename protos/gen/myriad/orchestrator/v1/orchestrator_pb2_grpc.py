@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from myriad.orchestrator.v1 import events_pb2 as myriad_dot_orchestrator_dot_v1_dot_events__pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2
+from myriad.orchestrator.v1 import queue_pb2 as myriad_dot_orchestrator_dot_v1_dot_queue__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -51,6 +53,11 @@ class OrchestratorServiceStub:
                 request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/ForkSession',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/DeleteSession',
                 request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionRequest.SerializeToString,
@@ -65,6 +72,16 @@ class OrchestratorServiceStub:
                 '/myriad.orchestrator.v1.OrchestratorService/CreateRun',
                 request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.FromString,
+                _registered_method=True)
+        self.CreateRuns = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/CreateRuns',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsResponse.FromString,
+                _registered_method=True)
+        self.RespondToRun = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/RespondToRun',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunResponse.FromString,
                 _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/ListRuns',
@@ -85,6 +102,36 @@ class OrchestratorServiceStub:
                 '/myriad.orchestrator.v1.OrchestratorService/CancelRun',
                 request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
+        self.SubmitFeedback = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/SubmitFeedback',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackResponse.FromString,
+                _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/myriad.orchestrator.v1.OrchestratorService/WatchEvents',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_events__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_events__pb2.DomainEvent.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/ListDeadLetters',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RedriveDeadLetter = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/RedriveDeadLetter',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.RedriveDeadLetterRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.RedriveDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.GetBudget = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/GetBudget',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetResponse.FromString,
+                _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/myriad.orchestrator.v1.OrchestratorService/SetBudget',
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetResponse.FromString,
                 _registered_method=True)
         self.GetAgent = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/GetAgent',
@@ -128,10 +175,20 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkSession(self, request, context):
+        """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+        ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteSession(self, request, context):
         """Deletes a session with its history and the logs of its runs.
 
-        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run holds it.
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,18 +199,40 @@ class OrchestratorServiceServicer:
         OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
         was not served: after the first event, resume with WatchRun.
 
-        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
-        ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        The stream also ends OK when the run waits for a person, the client or a slow tool: GetRun says WAITING, and
+        WatchRun shows how it goes on.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` with REJECT while another run has not ended;
+        RESOURCE_EXHAUSTED `LINE_FULL`, `BUDGET_EXHAUSTED`; ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE
+        `STORE_UNAVAILABLE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateRun(self, request, context):
-        """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
-        in; WatchRun and GetRun show it, CancelRun stops it.
+        """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
+        CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-        Errors: as RunTurn.
+        Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRuns(self, request, context):
+        """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RespondToRun(self, request, context):
+        """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
+        The run's user may, and whoever of the tenant has the role `approver`.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
+        run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,6 +276,59 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitFeedback(self, request, context):
+        """Says how good an answer was. A second word of the same user on the same run replaces the first.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """Streams what happens in the tenant, after a cursor or from now on.
+
+        Errors: RESOURCE_EXHAUSTED `OVERLOADED` when too many tenants are watched; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Lists the tenant's runs that were given up after their last attempt, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveDeadLetter(self, request, context):
+        """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
+        The letter is gone then.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudget(self, request, context):
+        """Reads a budget and what was spent of it. Another user's is read by an admin only.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBudget(self, request, context):
+        """Writes a budget. What was spent stays spent.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAgent(self, request, context):
         """Reads the latest revision of an agent.
 
@@ -231,6 +363,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsRequest.FromString,
                     response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsResponse.SerializeToString,
             ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionResponse.SerializeToString,
+            ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
                     request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionRequest.FromString,
@@ -245,6 +382,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CreateRun,
                     request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.FromString,
                     response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.SerializeToString,
+            ),
+            'CreateRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRuns,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsResponse.SerializeToString,
+            ),
+            'RespondToRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RespondToRun,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -265,6 +412,36 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunRequest.FromString,
                     response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'SubmitFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitFeedback,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_events__pb2.WatchEventsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_events__pb2.DomainEvent.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RedriveDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveDeadLetter,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.RedriveDeadLetterRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_queue__pb2.RedriveDeadLetterResponse.SerializeToString,
+            ),
+            'GetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudget,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetResponse.SerializeToString,
             ),
             'GetAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAgent,
@@ -371,6 +548,33 @@ class OrchestratorService:
             _registered_method=True)
 
     @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/ForkSession',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteSession(request,
             target,
             options=(),
@@ -441,6 +645,60 @@ class OrchestratorService:
             '/myriad.orchestrator.v1.OrchestratorService/CreateRun',
             myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.SerializeToString,
             myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/CreateRuns',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RespondToRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/RespondToRun',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -549,6 +807,168 @@ class OrchestratorService:
             '/myriad.orchestrator.v1.OrchestratorService/CancelRun',
             myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunRequest.SerializeToString,
             myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/SubmitFeedback',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/WatchEvents',
+            myriad_dot_orchestrator_dot_v1_dot_events__pb2.WatchEventsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_events__pb2.DomainEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/ListDeadLetters',
+            myriad_dot_orchestrator_dot_v1_dot_queue__pb2.ListDeadLettersRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_queue__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/RedriveDeadLetter',
+            myriad_dot_orchestrator_dot_v1_dot_queue__pb2.RedriveDeadLetterRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_queue__pb2.RedriveDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/GetBudget',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.orchestrator.v1.OrchestratorService/SetBudget',
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

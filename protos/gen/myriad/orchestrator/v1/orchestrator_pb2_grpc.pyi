@@ -5,7 +5,9 @@ Runs agents: the service behind the edge."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from myriad.orchestrator.v1 import events_pb2 as _events_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2 as _orchestrator_pb2
+from myriad.orchestrator.v1 import queue_pb2 as _queue_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -47,24 +49,43 @@ class OrchestratorServiceStub:
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListSessionsRequest, _orchestrator_pb2.ListSessionsResponse]
     """Lists the caller's sessions, the latest used first."""
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ForkSessionRequest, _orchestrator_pb2.ForkSessionResponse]
+    """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+    ALREADY_EXISTS `REQUEST_ID_REUSED`.
+    """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DeleteSessionRequest, _orchestrator_pb2.DeleteSessionResponse]
     """Deletes a session with its history and the logs of its runs.
 
-    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run holds it.
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
     """
     RunTurn: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.RunTurnRequest, _orchestrator_pb2.RunEvent]
     """Says something to the agent and streams the run that answers, from its first event to its last. The stream ends
     OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
     was not served: after the first event, resume with WatchRun.
 
-    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
-    ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    The stream also ends OK when the run waits for a person, the client or a slow tool: GetRun says WAITING, and
+    WatchRun shows how it goes on.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` with REJECT while another run has not ended;
+    RESOURCE_EXHAUSTED `LINE_FULL`, `BUDGET_EXHAUSTED`; ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE
+    `STORE_UNAVAILABLE`.
     """
     CreateRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunRequest, _orchestrator_pb2.CreateRunResponse]
-    """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
-    in; WatchRun and GetRun show it, CancelRun stops it.
+    """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
+    CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-    Errors: as RunTurn.
+    Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+    """
+    CreateRuns: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunsRequest, _orchestrator_pb2.CreateRunsResponse]
+    """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
+    RespondToRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RespondToRunRequest, _orchestrator_pb2.RespondToRunResponse]
+    """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
+    The run's user may, and whoever of the tenant has the role `approver`.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
+    run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]
     """Lists the runs of a session whose logs are kept, the newest first.
@@ -87,6 +108,34 @@ class OrchestratorServiceStub:
     was told, not when it has ended. Stopping a run that has ended changes nothing.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
+    """
+    SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitFeedbackRequest, _orchestrator_pb2.SubmitFeedbackResponse]
+    """Says how good an answer was. A second word of the same user on the same run replaces the first.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND`.
+    """
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_events_pb2.WatchEventsRequest, _events_pb2.DomainEvent]
+    """Streams what happens in the tenant, after a cursor or from now on.
+
+    Errors: RESOURCE_EXHAUSTED `OVERLOADED` when too many tenants are watched; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_queue_pb2.ListDeadLettersRequest, _queue_pb2.ListDeadLettersResponse]
+    """Lists the tenant's runs that were given up after their last attempt, the newest first."""
+    RedriveDeadLetter: _grpc.UnaryUnaryMultiCallable[_queue_pb2.RedriveDeadLetterRequest, _queue_pb2.RedriveDeadLetterResponse]
+    """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
+    The letter is gone then.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+    """
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetBudgetRequest, _orchestrator_pb2.GetBudgetResponse]
+    """Reads a budget and what was spent of it. Another user's is read by an admin only.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
+    """
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SetBudgetRequest, _orchestrator_pb2.SetBudgetResponse]
+    """Writes a budget. What was spent stays spent.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetAgentRequest, _orchestrator_pb2.GetAgentResponse]
     """Reads the latest revision of an agent.
@@ -115,24 +164,43 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListSessionsRequest, _orchestrator_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the caller's sessions, the latest used first."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ForkSessionRequest, _orchestrator_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+    ALREADY_EXISTS `REQUEST_ID_REUSED`.
+    """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DeleteSessionRequest, _orchestrator_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Deletes a session with its history and the logs of its runs.
 
-    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run holds it.
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
     """
     RunTurn: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.RunTurnRequest, _orchestrator_pb2.RunEvent]  # type: ignore[assignment]
     """Says something to the agent and streams the run that answers, from its first event to its last. The stream ends
     OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
     was not served: after the first event, resume with WatchRun.
 
-    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
-    ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+    The stream also ends OK when the run waits for a person, the client or a slow tool: GetRun says WAITING, and
+    WatchRun shows how it goes on.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` with REJECT while another run has not ended;
+    RESOURCE_EXHAUSTED `LINE_FULL`, `BUDGET_EXHAUSTED`; ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE
+    `STORE_UNAVAILABLE`.
     """
     CreateRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunRequest, _orchestrator_pb2.CreateRunResponse]  # type: ignore[assignment]
-    """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
-    in; WatchRun and GetRun show it, CancelRun stops it.
+    """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
+    CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-    Errors: as RunTurn.
+    Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+    """
+    CreateRuns: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunsRequest, _orchestrator_pb2.CreateRunsResponse]  # type: ignore[assignment]
+    """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
+    RespondToRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RespondToRunRequest, _orchestrator_pb2.RespondToRunResponse]  # type: ignore[assignment]
+    """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
+    The run's user may, and whoever of the tenant has the role `approver`.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
+    run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the runs of a session whose logs are kept, the newest first.
@@ -155,6 +223,34 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     was told, not when it has ended. Stopping a run that has ended changes nothing.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
+    """
+    SubmitFeedback: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitFeedbackRequest, _orchestrator_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
+    """Says how good an answer was. A second word of the same user on the same run replaces the first.
+
+    Errors: NOT_FOUND `RUN_NOT_FOUND`.
+    """
+    WatchEvents: _aio.UnaryStreamMultiCallable[_events_pb2.WatchEventsRequest, _events_pb2.DomainEvent]  # type: ignore[assignment]
+    """Streams what happens in the tenant, after a cursor or from now on.
+
+    Errors: RESOURCE_EXHAUSTED `OVERLOADED` when too many tenants are watched; UNAVAILABLE `STORE_UNAVAILABLE`.
+    """
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_queue_pb2.ListDeadLettersRequest, _queue_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """Lists the tenant's runs that were given up after their last attempt, the newest first."""
+    RedriveDeadLetter: _aio.UnaryUnaryMultiCallable[_queue_pb2.RedriveDeadLetterRequest, _queue_pb2.RedriveDeadLetterResponse]  # type: ignore[assignment]
+    """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
+    The letter is gone then.
+
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+    """
+    GetBudget: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetBudgetRequest, _orchestrator_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    """Reads a budget and what was spent of it. Another user's is read by an admin only.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
+    """
+    SetBudget: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SetBudgetRequest, _orchestrator_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """Writes a budget. What was spent stays spent.
+
+    Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetAgentRequest, _orchestrator_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Reads the latest revision of an agent.
@@ -200,6 +296,18 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the caller's sessions, the latest used first."""
 
     @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _orchestrator_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.ForkSessionResponse, _abc.Awaitable[_orchestrator_pb2.ForkSessionResponse]]:
+        """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
+        ALREADY_EXISTS `REQUEST_ID_REUSED`.
+        """
+
+    @_abc_1.abstractmethod
     def DeleteSession(
         self,
         request: _orchestrator_pb2.DeleteSessionRequest,
@@ -207,7 +315,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_pb2.DeleteSessionResponse, _abc.Awaitable[_orchestrator_pb2.DeleteSessionResponse]]:
         """Deletes a session with its history and the logs of its runs.
 
-        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run holds it.
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
         """
 
     @_abc_1.abstractmethod
@@ -220,8 +328,12 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
         was not served: after the first event, resume with WatchRun.
 
-        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while another run holds the session;
-        ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE `STORE_UNAVAILABLE`.
+        The stream also ends OK when the run waits for a person, the client or a slow tool: GetRun says WAITING, and
+        WatchRun shows how it goes on.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` with REJECT while another run has not ended;
+        RESOURCE_EXHAUSTED `LINE_FULL`, `BUDGET_EXHAUSTED`; ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE
+        `STORE_UNAVAILABLE`.
         """
 
     @_abc_1.abstractmethod
@@ -230,10 +342,31 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_pb2.CreateRunResponse, _abc.Awaitable[_orchestrator_pb2.CreateRunResponse]]:
-        """Says something to the agent and returns at once. The run goes on whoever watches it, and whichever process it began
-        in; WatchRun and GetRun show it, CancelRun stops it.
+        """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
+        CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-        Errors: as RunTurn.
+        Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRuns(
+        self,
+        request: _orchestrator_pb2.CreateRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.CreateRunsResponse, _abc.Awaitable[_orchestrator_pb2.CreateRunsResponse]]:
+        """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
+
+    @_abc_1.abstractmethod
+    def RespondToRun(
+        self,
+        request: _orchestrator_pb2.RespondToRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.RespondToRunResponse, _abc.Awaitable[_orchestrator_pb2.RespondToRunResponse]]:
+        """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
+        The run's user may, and whoever of the tenant has the role `approver`.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
+        run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
         """
 
     @_abc_1.abstractmethod
@@ -280,6 +413,70 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         was told, not when it has ended. Stopping a run that has ended changes nothing.
 
         Errors: NOT_FOUND `RUN_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def SubmitFeedback(
+        self,
+        request: _orchestrator_pb2.SubmitFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.SubmitFeedbackResponse, _abc.Awaitable[_orchestrator_pb2.SubmitFeedbackResponse]]:
+        """Says how good an answer was. A second word of the same user on the same run replaces the first.
+
+        Errors: NOT_FOUND `RUN_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _events_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_events_pb2.DomainEvent], _abc.AsyncIterator[_events_pb2.DomainEvent]]:
+        """Streams what happens in the tenant, after a cursor or from now on.
+
+        Errors: RESOURCE_EXHAUSTED `OVERLOADED` when too many tenants are watched; UNAVAILABLE `STORE_UNAVAILABLE`.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _queue_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_pb2.ListDeadLettersResponse, _abc.Awaitable[_queue_pb2.ListDeadLettersResponse]]:
+        """Lists the tenant's runs that were given up after their last attempt, the newest first."""
+
+    @_abc_1.abstractmethod
+    def RedriveDeadLetter(
+        self,
+        request: _queue_pb2.RedriveDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_pb2.RedriveDeadLetterResponse, _abc.Awaitable[_queue_pb2.RedriveDeadLetterResponse]]:
+        """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
+        The letter is gone then.
+
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBudget(
+        self,
+        request: _orchestrator_pb2.GetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.GetBudgetResponse, _abc.Awaitable[_orchestrator_pb2.GetBudgetResponse]]:
+        """Reads a budget and what was spent of it. Another user's is read by an admin only.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _orchestrator_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_pb2.SetBudgetResponse, _abc.Awaitable[_orchestrator_pb2.SetBudgetResponse]]:
+        """Writes a budget. What was spent stays spent.
+
+        Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
         """
 
     @_abc_1.abstractmethod

@@ -45,6 +45,26 @@ class ToolExecServiceStub:
                 request_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
+        self.StartExecution = channel.unary_unary(
+                '/myriad.toolexec.v1.ToolExecService/StartExecution',
+                request_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.StartExecutionRequest.SerializeToString,
+                response_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.StartExecutionResponse.FromString,
+                _registered_method=True)
+        self.GetExecution = channel.unary_unary(
+                '/myriad.toolexec.v1.ToolExecService/GetExecution',
+                request_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.GetExecutionRequest.SerializeToString,
+                response_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.GetExecutionResponse.FromString,
+                _registered_method=True)
+        self.CancelExecution = channel.unary_unary(
+                '/myriad.toolexec.v1.ToolExecService/CancelExecution',
+                request_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CancelExecutionRequest.SerializeToString,
+                response_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CancelExecutionResponse.FromString,
+                _registered_method=True)
+        self.CheckCallback = channel.unary_unary(
+                '/myriad.toolexec.v1.ToolExecService/CheckCallback',
+                request_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CheckCallbackRequest.SerializeToString,
+                response_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CheckCallbackResponse.FromString,
+                _registered_method=True)
 
 
 class ToolExecServiceServicer:
@@ -64,9 +84,47 @@ class ToolExecServiceServicer:
         """Runs one tool. A call with an idempotency key that already has a result returns that result.
 
         Errors: NOT_FOUND `AGENT_NOT_FOUND`, `TOOL_NOT_FOUND`; INVALID_ARGUMENT `INVALID_TOOL_ARGUMENTS` with a field per
-        argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side
-        effects; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED `TOOL_TIMEOUT`; UNAVAILABLE
-        `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+        argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`, `APPROVAL_INVALID` for an approval that is not good for this call or
+        was used; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side effects, `TOOL_RUNS_AT_CLIENT`, and for a
+        tool that runs in the background; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED
+        `TOOL_TIMEOUT`; UNAVAILABLE `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartExecution(self, request, context):
+        """Begins a tool that runs in the background, and returns at once. Its result wakes the run. A call with an idempotency
+        key that was begun already begins nothing: its execution may have ended by then.
+
+        Errors: as Execute, before anything runs; NOT_FOUND `RUN_NOT_FOUND`; RESOURCE_EXHAUSTED `QUEUE_FULL`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetExecution(self, request, context):
+        """Reads how far an execution is.
+
+        Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelExecution(self, request, context):
+        """Stops an execution. One that has ended stays as it is.
+
+        Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckCallback(self, request, context):
+        """Says whether an address may be called back, before a run is accepted with it.
+
+        Errors: INVALID_ARGUMENT naming `callback_url`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +142,26 @@ def add_ToolExecServiceServicer_to_server(servicer, server):
                     servicer.Execute,
                     request_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.ExecuteRequest.FromString,
                     response_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.ExecuteResponse.SerializeToString,
+            ),
+            'StartExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartExecution,
+                    request_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.StartExecutionRequest.FromString,
+                    response_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.StartExecutionResponse.SerializeToString,
+            ),
+            'GetExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetExecution,
+                    request_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.GetExecutionRequest.FromString,
+                    response_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.GetExecutionResponse.SerializeToString,
+            ),
+            'CancelExecution': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelExecution,
+                    request_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CancelExecutionRequest.FromString,
+                    response_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CancelExecutionResponse.SerializeToString,
+            ),
+            'CheckCallback': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckCallback,
+                    request_deserializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CheckCallbackRequest.FromString,
+                    response_serializer=myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CheckCallbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,6 +219,114 @@ class ToolExecService:
             '/myriad.toolexec.v1.ToolExecService/Execute',
             myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.ExecuteRequest.SerializeToString,
             myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.ExecuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.toolexec.v1.ToolExecService/StartExecution',
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.StartExecutionRequest.SerializeToString,
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.StartExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.toolexec.v1.ToolExecService/GetExecution',
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.GetExecutionRequest.SerializeToString,
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.GetExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.toolexec.v1.ToolExecService/CancelExecution',
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CancelExecutionRequest.SerializeToString,
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CancelExecutionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckCallback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.toolexec.v1.ToolExecService/CheckCallback',
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CheckCallbackRequest.SerializeToString,
+            myriad_dot_toolexec_dot_v1_dot_toolexec__pb2.CheckCallbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,9 +42,31 @@ class ToolExecServiceStub:
     """Runs one tool. A call with an idempotency key that already has a result returns that result.
 
     Errors: NOT_FOUND `AGENT_NOT_FOUND`, `TOOL_NOT_FOUND`; INVALID_ARGUMENT `INVALID_TOOL_ARGUMENTS` with a field per
-    argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side
-    effects; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED `TOOL_TIMEOUT`; UNAVAILABLE
-    `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+    argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`, `APPROVAL_INVALID` for an approval that is not good for this call or
+    was used; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side effects, `TOOL_RUNS_AT_CLIENT`, and for a
+    tool that runs in the background; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED
+    `TOOL_TIMEOUT`; UNAVAILABLE `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+    """
+    StartExecution: _grpc.UnaryUnaryMultiCallable[_toolexec_pb2.StartExecutionRequest, _toolexec_pb2.StartExecutionResponse]
+    """Begins a tool that runs in the background, and returns at once. Its result wakes the run. A call with an idempotency
+    key that was begun already begins nothing: its execution may have ended by then.
+
+    Errors: as Execute, before anything runs; NOT_FOUND `RUN_NOT_FOUND`; RESOURCE_EXHAUSTED `QUEUE_FULL`.
+    """
+    GetExecution: _grpc.UnaryUnaryMultiCallable[_toolexec_pb2.GetExecutionRequest, _toolexec_pb2.GetExecutionResponse]
+    """Reads how far an execution is.
+
+    Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+    """
+    CancelExecution: _grpc.UnaryUnaryMultiCallable[_toolexec_pb2.CancelExecutionRequest, _toolexec_pb2.CancelExecutionResponse]
+    """Stops an execution. One that has ended stays as it is.
+
+    Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+    """
+    CheckCallback: _grpc.UnaryUnaryMultiCallable[_toolexec_pb2.CheckCallbackRequest, _toolexec_pb2.CheckCallbackResponse]
+    """Says whether an address may be called back, before a run is accepted with it.
+
+    Errors: INVALID_ARGUMENT naming `callback_url`.
     """
 
 @_typing.type_check_only
@@ -61,9 +83,31 @@ class ToolExecServiceAsyncStub(ToolExecServiceStub):
     """Runs one tool. A call with an idempotency key that already has a result returns that result.
 
     Errors: NOT_FOUND `AGENT_NOT_FOUND`, `TOOL_NOT_FOUND`; INVALID_ARGUMENT `INVALID_TOOL_ARGUMENTS` with a field per
-    argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side
-    effects; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED `TOOL_TIMEOUT`; UNAVAILABLE
-    `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+    argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`, `APPROVAL_INVALID` for an approval that is not good for this call or
+    was used; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side effects, `TOOL_RUNS_AT_CLIENT`, and for a
+    tool that runs in the background; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED
+    `TOOL_TIMEOUT`; UNAVAILABLE `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+    """
+    StartExecution: _aio.UnaryUnaryMultiCallable[_toolexec_pb2.StartExecutionRequest, _toolexec_pb2.StartExecutionResponse]  # type: ignore[assignment]
+    """Begins a tool that runs in the background, and returns at once. Its result wakes the run. A call with an idempotency
+    key that was begun already begins nothing: its execution may have ended by then.
+
+    Errors: as Execute, before anything runs; NOT_FOUND `RUN_NOT_FOUND`; RESOURCE_EXHAUSTED `QUEUE_FULL`.
+    """
+    GetExecution: _aio.UnaryUnaryMultiCallable[_toolexec_pb2.GetExecutionRequest, _toolexec_pb2.GetExecutionResponse]  # type: ignore[assignment]
+    """Reads how far an execution is.
+
+    Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+    """
+    CancelExecution: _aio.UnaryUnaryMultiCallable[_toolexec_pb2.CancelExecutionRequest, _toolexec_pb2.CancelExecutionResponse]  # type: ignore[assignment]
+    """Stops an execution. One that has ended stays as it is.
+
+    Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+    """
+    CheckCallback: _aio.UnaryUnaryMultiCallable[_toolexec_pb2.CheckCallbackRequest, _toolexec_pb2.CheckCallbackResponse]  # type: ignore[assignment]
+    """Says whether an address may be called back, before a run is accepted with it.
+
+    Errors: INVALID_ARGUMENT naming `callback_url`.
     """
 
 class ToolExecServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,9 +133,55 @@ class ToolExecServiceServicer(metaclass=_abc_1.ABCMeta):
         """Runs one tool. A call with an idempotency key that already has a result returns that result.
 
         Errors: NOT_FOUND `AGENT_NOT_FOUND`, `TOOL_NOT_FOUND`; INVALID_ARGUMENT `INVALID_TOOL_ARGUMENTS` with a field per
-        argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side
-        effects; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED `TOOL_TIMEOUT`; UNAVAILABLE
-        `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+        argument; PERMISSION_DENIED `TOOL_NOT_ALLOWED`, `APPROVAL_INVALID` for an approval that is not good for this call or
+        was used; FAILED_PRECONDITION `APPROVAL_REQUIRED` for a tool with side effects, `TOOL_RUNS_AT_CLIENT`, and for a
+        tool that runs in the background; ABORTED `EXECUTION_IN_PROGRESS` while the same key runs; DEADLINE_EXCEEDED
+        `TOOL_TIMEOUT`; UNAVAILABLE `TOOL_UNAVAILABLE`; RESOURCE_EXHAUSTED `TOOL_RESPONSE_TOO_LARGE`.
+        """
+
+    @_abc_1.abstractmethod
+    def StartExecution(
+        self,
+        request: _toolexec_pb2.StartExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolexec_pb2.StartExecutionResponse, _abc.Awaitable[_toolexec_pb2.StartExecutionResponse]]:
+        """Begins a tool that runs in the background, and returns at once. Its result wakes the run. A call with an idempotency
+        key that was begun already begins nothing: its execution may have ended by then.
+
+        Errors: as Execute, before anything runs; NOT_FOUND `RUN_NOT_FOUND`; RESOURCE_EXHAUSTED `QUEUE_FULL`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetExecution(
+        self,
+        request: _toolexec_pb2.GetExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolexec_pb2.GetExecutionResponse, _abc.Awaitable[_toolexec_pb2.GetExecutionResponse]]:
+        """Reads how far an execution is.
+
+        Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelExecution(
+        self,
+        request: _toolexec_pb2.CancelExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolexec_pb2.CancelExecutionResponse, _abc.Awaitable[_toolexec_pb2.CancelExecutionResponse]]:
+        """Stops an execution. One that has ended stays as it is.
+
+        Errors: NOT_FOUND `EXECUTION_NOT_FOUND`.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckCallback(
+        self,
+        request: _toolexec_pb2.CheckCallbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolexec_pb2.CheckCallbackResponse, _abc.Awaitable[_toolexec_pb2.CheckCallbackResponse]]:
+        """Says whether an address may be called back, before a run is accepted with it.
+
+        Errors: INVALID_ARGUMENT naming `callback_url`.
         """
 
 def add_ToolExecServiceServicer_to_server(servicer: ToolExecServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

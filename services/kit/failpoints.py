@@ -1,0 +1,34 @@
+"""Named places in the code at which a test build of a process dies, waits or fails.
+
+In every other process they are nothing: `reached` is empty, and no setting is read here or anywhere else that could
+make it more. A test build (`tests/support/failing.py`, which is in no image) puts a function of its own in its place
+before it starts what it builds; so callers name it by its module: `await failpoints.reached(Point.BEFORE_INTENT)`.
+"""
+
+from enum import StrEnum
+
+
+class Point(StrEnum):
+    """Every place that has a name."""
+
+    BEFORE_INTENT = "run.before_intent"
+    """The loop is about to write down that it begins a tool call."""
+
+    AFTER_INTENT = "run.after_intent"
+    """It has; the tool was not called yet."""
+
+    AFTER_EFFECT = "run.after_effect"
+    """The tool has answered; nobody has heard of it yet."""
+
+    BEFORE_COMMIT = "run.before_commit"
+    """The answer is whole; the turn was not committed yet."""
+
+    AFTER_COMMIT = "run.after_commit"
+    """It was; its last event was not shown yet."""
+
+    BEFORE_TOOL_RESULT = "tool.before_result"
+    """toolexec has the tool's answer, and has not kept it yet."""
+
+
+async def reached(point: Point) -> None:
+    """Says that the code is at a point. Does nothing."""

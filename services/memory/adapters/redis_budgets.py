@@ -1,0 +1,120 @@
+"""Budgets in Redis, by the functions of `kit/lua/budgets.lua`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.kit.amounts import NO_AMOUNTS, Amounts
+from services.kit.call import Principal
+from services.kit.keys import SessionKeys, TenantKeys, UserKeys, user_text
+from services.kit.redis import Redis
+from services.kit.redis_connections import Command
+from services.memory.core.budgets import least
+from services.memory.domain import Budget, BudgetState, Grant, Reserving, Scope, Whose
+
+Argument = bytes | str | int
+
+
+class RedisBudgets:
+    """A budget in the tag of whoever it limits: a user, or the tenant. A session's is part of the session."""
+
+    def __init__(self, redis: Redis, reserving: Reserving) -> None:
+        """Uses `redis`, which its opener closes."""
+        self._redis = redis
+        self._reserving = reserving
+
+    async def get(self, principal: Principal, whose: Whose) -> BudgetState:
+        """As `BudgetStore.get`."""
+        if whose.scope is Scope.SESSION:
+            return await self._of_session(principal, whose)
+        return _state(await self._redis.call("budget_get", budget_keys(_holder(principal, whose))))
+
+    async def set(self, principal: Principal, whose: Whose, budget: Budget | None) -> BudgetState:
+        """As `BudgetStore.set`."""
+        limit = budget.limit if budget else NO_AMOUNTS
+        if whose.scope is Scope.SESSION:
+            return await self._of_session(principal, whose, *limits(limit))
+        window = budget.window_ms if budget and budget.window_ms else ""
+        keys = budget_keys(_holder(principal, whose))
+        return _state(await self._redis.call("budget_set", keys, self._reserving.unused_ms, *limits(limit), window))
+
+    async def reserve(self, principal: Principal, reservation: str, *, strict: bool, replaced: str = "") -> Grant:
+        """As `BudgetStore.reserve`."""
+        arguments = self._arguments(reservation, strict, replaced)
+        holders = (UserKeys(principal), TenantKeys(principal))
+        replies = await self._redis.replies(
+            [self._redis.function("budget_reserve", budget_keys(each), *arguments) for each in holders]
+        )
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                await self.settle(principal, reservation, NO_AMOUNTS)
+                raise reply
+        return least(map(grant, replies))
+
+    async def settle(self, principal: Principal, reservation: str, spent: Amounts) -> None:
+        """As `BudgetStore.settle`."""
+        settlement: tuple[Argument, ...] = (reservation, *amounts(spent))
+        await self._redis.pipeline(
+            [self.settling(budget_keys(each), settlement) for each in (UserKeys(principal), TenantKeys(principal))]
+        )
+
+    def beginning(
+        self, principal: Principal, session_id: str, index_ms: int, reservation: str
+    ) -> tuple[Command, Command]:
+        """What goes along when a turn begins: the session moves to the front of its user's index, and both reserve."""
+        arguments = self._arguments(reservation, True, "")
+        user, tenant = UserKeys(principal), TenantKeys(principal)
+        touch = (session_id, index_ms, *arguments)
+        return (
+            self._redis.function("budget_touch", (user.sessions, *budget_keys(user)), *touch),
+            self._redis.function("budget_reserve", budget_keys(tenant), *arguments),
+        )
+
+    def settling(self, keys: tuple[str, ...], settlements: Sequence[Argument]) -> Command:
+        """Settles reservations of one budget, each given as its name and four amounts."""
+        return self._redis.function("budget_settle", keys, self._reserving.unused_ms, *settlements)
+
+    def _arguments(self, reservation: str, strict: bool, replaced: str) -> tuple[Argument, ...]:
+        terms = self._reserving
+        wanted = amounts(terms.wanted)
+        return (reservation, terms.lifetime_ms, terms.unused_ms, int(strict), replaced, *wanted)
+
+    async def _of_session(self, principal: Principal, whose: Whose, *limit: Argument) -> BudgetState:
+        keys = (SessionKeys(principal, whose.name).session,)
+        owner = user_text(whose.owner)
+        return _state(await self._redis.call("budget_of_session", keys, owner, *limit))
+
+
+def budget_keys(holder: UserKeys | TenantKeys) -> tuple[str, str]:
+    """The keys of a budget's functions."""
+    return holder.budget, holder.reservations
+
+
+def amounts(spent: Amounts) -> tuple[int, ...]:
+    """Amounts as functions take them, when what is not said is 0."""
+    return tuple(each or 0 for each in spent)
+
+
+def limits(limit: Amounts) -> tuple[Argument, ...]:
+    """Amounts as functions take them, when what is not said is not limited."""
+    return tuple("" if each is None else each for each in limit)
+
+
+def grant(reply: Sequence[bytes]) -> Grant:
+    """What a function granted: nothing is limited, or four amounts and perhaps the end of the window."""
+    return Grant(_amounts(reply[:4]), int(reply[4] or 0) if len(reply) > 4 else 0) if reply else Grant()
+
+
+def _holder(principal: Principal, whose: Whose) -> UserKeys | TenantKeys:
+    if whose.scope is Scope.USER:
+        return UserKeys(Principal(principal.tenant, whose.name))
+    return TenantKeys(principal)
+
+
+def _amounts(found: Sequence[bytes]) -> Amounts:
+    return Amounts(*(int(each) if each else None for each in found))
+
+
+def _state(found: Sequence[Any]) -> BudgetState:
+    limit, spent, reserved = (_amounts(found[at : at + 4]) for at in (0, 4, 8))
+    window, renews = (int(each or 0) for each in found[12:14])
+    return BudgetState(Budget(limit, window) if limit else None, spent, reserved, renews)

@@ -1,0 +1,99 @@
+"""What `InMemoryTurns` keeps of a session, and what may be done to it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from services.kit.call import Principal
+from services.kit.errors import Aborted, LeaseLost, RunNotFound, SessionBusy
+from services.kit.run_ids import session_of, write_run_id
+from services.orchestrator.domain.agent import Message
+from services.orchestrator.domain.run import Next, Standing, Stop, Turn, Waiting
+
+
+def now() -> float:
+    """Seconds of the clock that leases go by."""
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class KeptRun:
+    """A run, and its log."""
+
+    number: int
+    request: tuple[str, bytes]
+    record: bytes
+    due_ms: int = 0
+    token: int = 0
+    lease_ends: float = 0.0
+    entries: list[bytes] = field(default_factory=list)
+    checkpoint: bytes = b""
+    attempts: int = 0
+    waiting: Waiting | None = None
+    waits_until: float = 0.0
+    answered: bool = False
+    handed: bool = False
+    response: bytes = b""
+    queued: bool = False
+    over: bool = False
+    stop: Stop = Stop.NO
+
+    @property
+    def standing(self) -> Standing:
+        """How it stands."""
+        if self.over or self.queued:
+            return Standing.OVER if self.over else Standing.QUEUED
+        if self.waiting is not None:
+            return Standing.QUEUED if self.waiting.what == "again" else Standing.WAITING
+        return Standing.AT_WORK if self.record or self.lease_ends > now() else Standing.LOST
+
+    def check_ready(self, wanted: int) -> None:
+        """Returns when somebody may go on with it who wants the run of this number; 0: any."""
+        if self.lease_ends > now() or wanted not in (0, self.number):
+            raise SessionBusy("another run holds the session", retry_after=max(self.lease_ends - now(), 0.01))
+        if self.waiting is None or self.stop or self.waits_until <= now():
+            return
+        if self.waiting.what == "again":
+            raise SessionBusy("the run is tried again later", retry_after=self.waits_until - now())
+        raise RunNotFound("no such run")
+
+    def extend(self, first_sequence: int, entries: Sequence[bytes]) -> None:
+        """Appends what the log does not have yet."""
+        if first_sequence > len(self.entries) + 1:
+            raise Aborted("an event before it is missing")
+        known = self.entries[first_sequence - 1 :] if first_sequence else []
+        if list(entries[: len(known)]) != known[: len(entries)]:
+            raise LeaseLost("the log has another entry of that sequence")
+        self.entries.extend(entries[len(known) :])
+
+
+@dataclass
+class KeptSession:
+    """A session, and its runs in the order of their numbers."""
+
+    owner: Principal
+    agent: str
+    history: list[Message] = field(default_factory=list)
+    runs: list[KeptRun] = field(default_factory=list)
+    approvals: dict[str, dict[str, object]] = field(default_factory=dict)
+    tokens: int = 0
+    current: KeptRun | None = None
+
+    def due(self) -> list[KeptRun]:
+        """Runs of the line that may begin, in their order."""
+        return [run for run in self.runs if run.queued and run.due_ms <= time.time() * 1000]
+
+    def take(self, session_id: str, run: KeptRun, lease_s: float) -> Turn:
+        """Gives the session to a run, under a new token."""
+        self.tokens += 1
+        self.current = run
+        run.token, run.lease_ends = self.tokens, now() + lease_s
+        return Turn(write_run_id(session_id, run.number), run.token, False, self.agent, tuple(self.history))
+
+    def next_after(self, run_id: str) -> Next | None:
+        """The run of the line that may begin now that this one has ended."""
+        due = self.due()
+        if self.current is not None or not due:
+            return None
+        return Next(write_run_id(session_of(run_id), due[0].number), due[0].record)

@@ -1,0 +1,35 @@
+"""Budgets between the edge and memory, which owns them."""
+
+import json
+
+from google.protobuf import json_format
+
+from myriad.common.v1 import budget_pb2
+from myriad.memory.v1 import memory_pb2
+from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from services.kit.call import current_call
+
+REMAINING = "x-myriad-budget-remaining"
+"""Initial metadata of a reply: what is left of a budget, as `myriad.common.v1.Amounts` in JSON."""
+
+
+def get_request(request: pb.GetBudgetRequest) -> memory_pb2.GetBudgetRequest:
+    """What memory is asked."""
+    return memory_pb2.GetBudgetRequest(scope=request.scope, session_id=request.session_id, user=request.user)
+
+
+def set_request(request: pb.SetBudgetRequest) -> memory_pb2.SetBudgetRequest:
+    """What memory is asked."""
+    budget = request.budget if request.HasField("budget") else None
+    return memory_pb2.SetBudgetRequest(
+        scope=request.scope, session_id=request.session_id, user=request.user, budget=budget
+    )
+
+
+def told(state: budget_pb2.BudgetState) -> budget_pb2.BudgetState:
+    """A state, of which the initial metadata of the reply says what remains, when anything is limited."""
+    call = current_call()
+    if call is not None and state.HasField("remaining"):
+        remaining = json_format.MessageToDict(state.remaining)
+        call.reply_metadata[REMAINING] = json.dumps(remaining, separators=(",", ":"))
+    return state

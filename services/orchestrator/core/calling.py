@@ -1,0 +1,181 @@
+"""Calls of tools: run at once, begun in the background, or put before somebody who must answer first."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+
+import orjson
+import structlog
+
+from services.kit.errors import (
+    ApprovalInvalid,
+    ApprovalRequired,
+    DeadlineExceeded,
+    ExecutionInProgress,
+    InvalidToolArguments,
+    ResourceExhausted,
+    ServiceError,
+    ServiceUnavailable,
+    StoreUnavailable,
+    ToolNotAllowed,
+    ToolNotFound,
+    ToolResponseTooLarge,
+    ToolTimeout,
+)
+from services.kit.run_ids import read_run_id
+from services.orchestrator.domain.agent import Agent, Tool, ToolCall
+from services.orchestrator.domain.log import ApprovalReason, Outcome, ToolFinished
+from services.orchestrator.domain.log import ApprovalRequired as Ask
+from services.orchestrator.domain.run import Answer, Waiting
+from services.orchestrator.domain.turn import ToolResult
+from services.orchestrator.ports.services import Tools
+
+log = structlog.get_logger(__name__)
+
+_REFUSALS = (ApprovalRequired, InvalidToolArguments, ToolNotAllowed, ToolNotFound, ResourceExhausted)
+_LONGEST_TEXT = 16_000
+"""Characters of a result."""
+
+_AWAY = (ServiceUnavailable, StoreUnavailable, DeadlineExceeded, ExecutionInProgress)
+"""What toolexec is when it, or its store, was away for a moment; what came of the call is not known."""
+
+_AWAY_S = 10.0
+"""Beyond a tool's own time, seconds that toolexec may be away, or hold a call that it was killed in to be running."""
+
+_RETRY_S = 0.25
+_TOKEN_BYTES = 32
+_INTERRUPTED = "EXECUTION_INTERRUPTED"
+
+
+class OutcomeUnknown(Exception):
+    """A tool with side effects was begun under an approval, and what became of it is not known."""
+
+
+class Calling:
+    """The tool calls of one run."""
+
+    def __init__(self, tools: Tools, agent: Agent, run_id: str, wake: str, answer_s: float) -> None:
+        """Calls an agent's tools.
+
+        Args:
+            tools: Runs them.
+            agent: Whose tools.
+            run_id: The run.
+            wake: Queue in which the run is put when it has what it waited for.
+            answer_s: Seconds that somebody has to answer.
+        """
+        self._tools = tools
+        self._agent = agent
+        self._run_id = run_id
+        self._wake = wake
+        self._answer_s = answer_s
+
+    async def execute(self, tool: Tool, call: ToolCall, key: str, approval: str) -> ToolFinished:
+        """Runs a tool, and says how that ended.
+
+        Raises:
+            OutcomeUnknown: it has side effects, and may have run under this approval before.
+        """
+        try:
+            return _finished(call, await self._execute(tool, call, key, approval))
+        except ApprovalInvalid:
+            raise OutcomeUnknown from None
+        except ServiceError as error:
+            return failed(call, error)
+
+    async def _execute(self, tool: Tool, call: ToolCall, key: str, approval: str) -> ToolResult:
+        """Runs a tool. One that runs only once, however often it is called, is called again while toolexec is away."""
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + tool.timeout_s + _AWAY_S
+        while True:
+            try:
+                return await self._tools.execute(self._agent, call, self._run_id, key, tool.timeout_s, approval)
+            except _AWAY as error:
+                if isinstance(error, ToolTimeout) or not (tool.repeatable or approval) or clock() > give_up:
+                    raise
+                wait_s = error.retry_after or _RETRY_S
+            await asyncio.sleep(wait_s)
+
+    async def start(self, call: ToolCall, key: str, approval: str) -> ToolFinished | None:
+        """Begins a tool in the background. Returns how it ended, when it has or could not be begun.
+
+        Raises:
+            OutcomeUnknown: it has side effects, and may have run under this approval before.
+        """
+        try:
+            result = await self._tools.start(self._agent, call, self._run_id, key, approval)
+        except ApprovalInvalid:
+            raise OutcomeUnknown from None
+        except ServiceError as error:
+            return failed(call, error)
+        return _finished(call, result) if result else None
+
+    async def stop(self, call: ToolCall, key: str) -> None:
+        """Stops a tool in the background."""
+        try:
+            await self._tools.stop(call, self._run_id, key)
+        except ServiceError as error:
+            log.warning("tool not stopped", run_id=self._run_id, tool=call.tool, reason=error.reason)
+
+    def wait_for(self, tool: Tool, call: ToolCall) -> Waiting:
+        """What a run waits for that has begun a tool in the background."""
+        return Waiting(f"tool:{call.id}", tool.timeout_s + _AWAY_S, self._wake)
+
+    def ask(self, call: ToolCall, key: str, reason: ApprovalReason) -> tuple[Waiting, Ask]:
+        """Puts a call before somebody: what the run waits for, and the event that says so.
+
+        The token is shown in the event only. What is kept is its digest, with all that it is good for: this call of
+        this tool with these arguments, which the key stands for, once, until it expires.
+        """
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        approval = hashlib.sha256(token.encode()).hexdigest()
+        expires_ms = int((time.time() + self._answer_s) * 1000)
+        _, run = read_run_id(self._run_id)
+        good_for = {"run": run, "tool": call.tool, "key": key, "expires_ms": expires_ms, "state": "open"}
+        good_for["client"] = reason is ApprovalReason.CLIENT_TOOL
+        waiting = Waiting("answer", self._answer_s, self._wake, approval, orjson.dumps(good_for))
+        return waiting, Ask(call, token, reason, expires_ms)
+
+
+def answered(call: ToolCall, answer: Answer) -> ToolFinished:
+    """How a call ended that somebody else answered: the client, a tool in the background, or a person by saying no.
+
+    Raises:
+        OutcomeUnknown: a tool with side effects was begun in the background, and its process is gone.
+    """
+    if answer.result_json:
+        return _finished(call, ToolResult(answer.result_json, answer.is_error))
+    if answer.tool_call_id and answer.reason == _INTERRUPTED:
+        raise OutcomeUnknown
+    if answer.tool_call_id:
+        return ToolFinished(call, Outcome.ERROR, _error("the tool could not be run"), answer.reason or "TOOL_ERROR")
+    told = "it was turned down" + (f": {answer.reason}" if answer.reason else "")
+    return ToolFinished(call, Outcome.REFUSED, _error(told), "APPROVAL_DENIED")
+
+
+def unanswered(call: ToolCall, tool: Tool) -> ToolFinished:
+    """How a call ended that nobody answered in time."""
+    if tool.background:
+        return ToolFinished(call, Outcome.ERROR, _error("the tool did not answer in time"), "TOOL_TIMEOUT")
+    return ToolFinished(call, Outcome.REFUSED, _error("nobody answered in time"), "APPROVAL_EXPIRED")
+
+
+def failed(call: ToolCall, error: ServiceError) -> ToolFinished:
+    """How a call ended that did not come to a result."""
+    told = json.dumps({"error": error.message, "fields": error.fields} if error.fields else {"error": error.message})
+    refused = isinstance(error, _REFUSALS) and not isinstance(error, ToolResponseTooLarge)
+    return ToolFinished(call, Outcome.REFUSED if refused else Outcome.ERROR, told, error.reason)
+
+
+def _finished(call: ToolCall, result: ToolResult) -> ToolFinished:
+    if len(result.result_json) > _LONGEST_TEXT:
+        return ToolFinished(call, Outcome.ERROR, _error("the result is too long to be read"), "TOOL_RESPONSE_TOO_LARGE")
+    if result.is_error:
+        return ToolFinished(call, Outcome.ERROR, result.result_json, "TOOL_ERROR")
+    return ToolFinished(call, Outcome.OK, result.result_json)
+
+
+def _error(text: str) -> str:
+    return json.dumps({"error": text})

@@ -1,0 +1,325 @@
+"""Works on runs: each until its last event, until it waits, or until it goes on elsewhere."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import partial
+
+import structlog
+
+from services.kit import failpoints
+from services.kit.call import Principal, work_as
+from services.kit.errors import (
+    Aborted,
+    BudgetExhausted,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    LeaseLost,
+    Overloaded,
+    ServiceError,
+    ServiceUnavailable,
+    Unavailable,
+)
+from services.kit.failpoints import Point
+from services.kit.run_ids import session_of
+from services.orchestrator.config import Config
+from services.orchestrator.core.endings import Endings
+from services.orchestrator.core.finish import finish
+from services.orchestrator.core.holding import Holding
+from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.run_events import RunEvents
+from services.orchestrator.core.spending import read_prices, spent_of
+from services.orchestrator.core.turn import Parked, TurnLoop
+from services.orchestrator.domain.agent import Agent, Message, Role
+from services.orchestrator.domain.log import Cancelled, Completed, Failed, Last, Queued
+from services.orchestrator.domain.run import Answer, Next, Record, Stop, Waiting
+from services.orchestrator.domain.turn import Progress, Understanding
+from services.orchestrator.ports.codec import Codec
+from services.orchestrator.ports.runs import Memory, RunLog
+from services.orchestrator.ports.services import Model, Retrieval, Tools
+
+log = structlog.get_logger(__name__)
+
+_RETRY_S = 0.25
+_MOST_KEPT = 150
+"""Messages of one turn beside the user's that enter the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run to work on.
+
+    Args:
+        run: Its log.
+        agent: Who answers.
+        record: What was asked.
+        progress: How far it has come.
+        analysis: What the user means, perhaps still on its way.
+        answer: What it waited for.
+    """
+
+    run: LiveRun
+    agent: Agent
+    record: Record
+    progress: Progress
+    analysis: asyncio.Future[Understanding]
+    answer: Answer | None = None
+
+
+class _Left(Enum):
+    """Why work on a run stopped without its last event."""
+
+    PARKED = auto()
+    ELSEWHERE = auto()
+
+
+class Driver:
+    """All runs at work in this process."""
+
+    def __init__(
+        self,
+        *,
+        memory: Memory,
+        retrieval: Retrieval,
+        tools: Tools,
+        model: Model,
+        run_log: RunLog,
+        codec: Codec,
+        events: RunEvents,
+        config: Config,
+        ended: Callable[[Job, Last, Next | None], Awaitable[None]],
+        again: Callable[[Job, float], Awaitable[None]],
+        gives_up: Callable[[Job, ServiceError], Awaitable[None]],
+        lost: Callable[[LiveRun], None],
+    ) -> None:
+        """Works with these ports.
+
+        Args:
+            memory: Takes what was said.
+            retrieval: Finds facts.
+            tools: Run.
+            model: Speaks.
+            run_log: Keeps events.
+            codec: Writes them.
+            events: Told what happens to runs.
+            config: Limits.
+            ended: Told when a run has its last event, and which run of its session is due.
+            again: Has a worker look after a run in so many seconds.
+            gives_up: Told when a run of a queue has failed for the last time, before it ends.
+            lost: Told of a run that could not be brought to its end, and that nobody else has.
+        """
+        self.live: dict[tuple[str, str], LiveRun] = {}
+        self._memory = memory
+        self._retrieval, self._tools, self._model = retrieval, tools, model
+        self._codec, self._events, self._config = codec, events, config
+        self._prices = read_prices(config.model_prices)
+        self._ended, self._again, self._gives_up, self._lost = ended, again, gives_up, lost
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._endings = Endings()
+        self._holding = Holding(run_log, config.lease_s, self.live.values)
+
+    def start(self, job: Job) -> asyncio.Task[None]:
+        """Begins to work on a run. The task is over when the work is."""
+        self.live[job.run.principal.tenant, job.run.turn.run_id] = job.run
+        self._holding.wake()
+        if job.progress.understanding is None:
+            self._events.began(job.run.principal, job.run.turn.run_id, job.agent.name)
+        task = asyncio.create_task(self._drive(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def find(self, principal: Principal, run_id: str) -> LiveRun | None:
+        """The run of this caller, if this process works on it."""
+        run = self.live.get((principal.tenant, run_id))
+        return run if run is not None and run.principal.user == principal.user and not run.left else None
+
+    def sessions(self) -> list[tuple[Principal, str]]:
+        """Sessions of the runs at work."""
+        return [(run.principal, session_of(run.turn.run_id)) for run in self.live.values()]
+
+    def hear_of_stop(self, tenant: str, run_id: str) -> None:
+        """There is word that a run is to stop; the store says whether that is so."""
+        run = self.live.get((tenant, run_id))
+        if run is not None and not run.left:
+            self._holding.ask(run)
+
+    async def close(self) -> None:
+        """Hands all runs over to other processes."""
+        for run in self.live.values():
+            run.interrupt()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._holding.close()
+
+    async def end(self, job: Job, error: ServiceError) -> None:
+        """Ends a run that cannot be worked on."""
+        loop = self._loop(job)
+        await self._end(job, loop, Failed(error, loop.answer, loop.usage))
+
+    async def _drive(self, job: Job) -> None:
+        """Works on a run until its log has its last entry, or it goes on without this process."""
+        run = job.run
+        work_as(run.principal, name="run", timeout=job.agent.timeout_s + self._config.end_s)
+        loop = self._loop(job)
+        try:
+            outcome = await self._outcome(job, loop)
+            with contextlib.suppress(asyncio.CancelledError):
+                await finish(self._leave(job, loop, outcome))
+        except Exception as error:
+            # Whatever its code does: nobody waits for a run for ever, and its session is free again one lease later.
+            log.error("run not ended", run_id=run.turn.run_id, exc_info=error)
+            run.lose(Internal("internal error"))
+            self._lost(run)
+        finally:
+            job.analysis.cancel()
+            key = (run.principal.tenant, run.turn.run_id)
+            if self.live.get(key) is run:  # else this process has taken it over from itself
+                del self.live[key]
+
+    def _loop(self, job: Job) -> TurnLoop:
+        return TurnLoop(
+            job.run,
+            job.agent,
+            job.record,
+            job.progress,
+            job.answer,
+            retrieval=self._retrieval,
+            tools=self._tools,
+            model=self._model,
+            remind=lambda after_s: self._again(job, after_s),
+            executed=partial(self._events.executed, job.run.principal, job.run.turn.run_id, job.agent.name),
+            prices=self._prices,
+            config=self._config,
+        )
+
+    async def _outcome(self, job: Job, loop: TurnLoop) -> Last | _Left:
+        """How the turn ends, once it has."""
+        run = job.run
+        try:
+            run.at_work()
+            async with asyncio.timeout(loop.spending.time_s - job.progress.usage.elapsed_s) as timer:
+                await loop.work(job.analysis)
+            return Completed(loop.answer, loop.usage)
+        except Parked:
+            return _Left.PARKED
+        except asyncio.CancelledError:
+            return _cancelled(run.stop_requested, loop) if run.stop_requested else _Left.ELSEWHERE
+        except ServiceError as error:
+            return Failed(error, loop.answer, loop.usage)
+        except TimeoutError:
+            limit = loop.spending.out_of_time() if timer.expired() else Internal("internal error")
+            return Failed(limit, loop.answer, loop.usage)
+        except Exception as error:
+            log.error("run broke", run_id=run.turn.run_id, exc_info=error)
+            return Failed(Internal("internal error"), loop.answer, loop.usage)
+
+    async def _leave(self, job: Job, loop: TurnLoop, outcome: Last | _Left) -> None:
+        if outcome is _Left.PARKED:
+            return
+        if isinstance(outcome, _Left):
+            return await self._hand_over(job.run)
+        if isinstance(outcome, Cancelled):
+            async with self._endings.place():
+                await loop.abandon()
+                return await self._end(job, loop, outcome)
+        if isinstance(outcome, Failed) and job.record.queue and _may_pass(outcome.error):
+            if await self._try_later(job, loop):
+                return
+            if job.run.stop_requested:
+                return await self._end(job, loop, _cancelled(job.run.stop_requested, loop))
+            await self._gives_up(job, outcome.error)
+        await self._end(job, loop, outcome)
+
+    async def _try_later(self, job: Job, loop: TurnLoop) -> bool:
+        """Lets a run that failed be tried again. False: it was often enough, or is to stop."""
+        progress = replace(loop.progress, failures=loop.progress.failures + 1)
+        if progress.failures >= self._config.max_attempts:
+            return False
+        try:
+            await self._again(job, self._config.retry_s)
+            await job.run.park(Waiting("again", self._config.retry_s), progress, Queued(0))
+        except (ServiceError, asyncio.CancelledError):
+            return False
+        return True
+
+    async def _hand_over(self, run: LiveRun) -> None:
+        """Leaves a run to another process: this one stops, or has lost the session."""
+        try:
+            await run.hand_over()
+        except ServiceError as error:
+            log.warning("run not handed over", run_id=run.turn.run_id, reason=error.reason)
+        run.lose(_elsewhere())
+
+    async def _end(self, job: Job, loop: TurnLoop, last: Last) -> None:
+        """Writes a run's last entries and frees its session."""
+        run = job.run
+        entries = await run.last_entries(last)
+        first = run.next_sequence
+        try:
+            try:
+                await failpoints.reached(Point.BEFORE_COMMIT)
+                due = await self._write_end(run, loop, last, entries, first)
+                await failpoints.reached(Point.AFTER_COMMIT)
+            except InvalidArgument as error:
+                log.error("turn refused", run_id=run.turn.run_id, message=error.message)
+                last = Failed(Internal("internal error"), "", loop.usage)
+                entries[-1] = self._codec.encode(run.turn.run_id, first + len(entries) - 1, last)
+                due = await self._memory.abandon_turn(run.turn, entries, first, spent_of(loop.usage))
+            run.end(entries)
+        except ServiceError as error:
+            level = log.warning if isinstance(error, LeaseLost) else log.error
+            level("run not ended", run_id=run.turn.run_id, reason=error.reason)
+            run.lose(_elsewhere() if isinstance(error, LeaseLost) else error)
+            if not isinstance(error, LeaseLost):
+                self._lost(run)
+        else:
+            self._events.ended(run.principal, run.turn.run_id, job.agent.name, last)
+            await self._ended(job, last, due)
+
+    async def _write_end(
+        self, run: LiveRun, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int
+    ) -> Next | None:
+        """Commits or abandons a turn; again while the store is away, since repeating it changes nothing."""
+        give_up = time.monotonic() + self._config.end_s - _RETRY_S
+        kept = isinstance(last, Completed) or (loop.answer and run.stop_requested is not Stop.ROLL_BACK)
+        spent = spent_of(loop.usage)
+        while True:
+            try:
+                if kept:
+                    return await self._memory.commit_turn(run.turn, _kept(loop), entries, first_sequence, spent)
+                return await self._memory.abandon_turn(run.turn, entries, first_sequence, spent)
+            except (Unavailable, DeadlineExceeded, Overloaded, Aborted) as error:
+                if isinstance(error, LeaseLost) or time.monotonic() > give_up:
+                    raise
+                if isinstance(error, Aborted):
+                    await run.mend()
+            await asyncio.sleep(_RETRY_S)
+
+
+def _cancelled(how: Stop, loop: TurnLoop) -> Cancelled:
+    if how is Stop.ROLL_BACK:
+        return Cancelled(loop.answer, loop.usage, rolled_back=True, effects=loop.progress.effects)
+    return Cancelled(loop.answer, loop.usage)
+
+
+def _may_pass(error: ServiceError) -> bool:
+    """Whether a run that failed so may succeed later."""
+    if isinstance(error, BudgetExhausted):  # each attempt would spend what there is
+        return False
+    return isinstance(error, Unavailable | DeadlineExceeded) or error.retry_after is not None
+
+
+def _elsewhere() -> ServiceError:
+    """What watchers are told whose run another process works on: to resume."""
+    return ServiceUnavailable("the run goes on elsewhere", retry_after=1.0)
+
+
+def _kept(loop: TurnLoop) -> list[Message]:
+    """What the history gains: what the user said, and the newest of what followed, a partial answer included."""
+    answer = [Message(Role.ASSISTANT, loop.answer)] if loop.answer else []
+    said, *followed = [*loop.gained, *answer]
+    return [said, *followed[-_MOST_KEPT:]]

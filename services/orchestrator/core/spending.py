@@ -1,0 +1,183 @@
+"""What a run may still spend: by its agent's limits, and by what budgets have granted it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from services.kit.amounts import NO_AMOUNTS, Amounts
+from services.kit.errors import BudgetExhausted, ResourceExhausted, RunLimitReached
+from services.orchestrator.domain.agent import Agent, Message, Tool
+from services.orchestrator.domain.run import Turn
+from services.orchestrator.domain.turn import Usage
+
+_BYTES_A_TOKEN = 3
+"""What counts against a limit before it is known is guessed high: a token has about four bytes."""
+_TOKENS_EACH = 4
+_PER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in millionths of the operator's currency for 1,000 tokens."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """What a call costs, rounded up."""
+        return -(-(self.prompt * prompt_tokens + self.completion * completion_tokens) // _PER)
+
+    def affords(self, cost_micros: int, prompt_tokens: int) -> int | None:
+        """How many tokens may be written for so much, after these were read. None: any number."""
+        left = _PER * cost_micros - self.prompt * prompt_tokens
+        if self.completion == 0:
+            return None if left >= 0 else 0
+        return max(0, left // self.completion)
+
+
+def read_prices(settings: Sequence[str]) -> Mapping[str, Price]:
+    """Prices of models.
+
+    Args:
+        settings: Each `model=prompt/completion`.
+
+    Raises:
+        ValueError: one of them is something else, or a model has two.
+    """
+    prices: dict[str, Price] = {}
+    for setting in settings:
+        model, _, price = setting.partition("=")
+        prompt, _, completion = price.partition("/")
+        if not (model and prompt.isdecimal() and completion.isdecimal()) or model in prices:
+            raise ValueError(f"model_prices: {setting}: must be <model>=<prompt>/<completion>, once for each model")
+        prices[model] = Price(int(prompt), int(completion))
+    return prices
+
+
+class Spending:
+    """Says before each step whether it is covered, and keeps count of what cannot be read off.
+
+    What a prompt takes is known only after the call. It is guessed high, and from what the last call said of the same
+    conversation; so a run may spend more than it was granted by as much as a guess was too low, once.
+    """
+
+    def __init__(self, agent: Agent, turn: Turn, price: Price) -> None:
+        """Of a turn of an agent, whose model has a price."""
+        self._agent = agent
+        self._granted = turn.granted
+        self._renews_ms = turn.renews_ms
+        self._price = price
+        self._read: tuple[int, int] = (0, 0)
+        """How many messages the last call read, and how many tokens they were."""
+
+    @property
+    def time_s(self) -> float:
+        """How long the run may be at work in all, seconds."""
+        granted_ms = self._granted.milliseconds
+        return self._agent.timeout_s if granted_ms is None else min(self._agent.timeout_s, granted_ms / 1000)
+
+    def out_of_time(self) -> ResourceExhausted:
+        """What a run fails with that has used its time."""
+        if self.time_s < self._agent.timeout_s:
+            return self._exhausted("time")
+        return RunLimitReached(f"the run took longer than {self._agent.timeout_s:g} s")
+
+    def before_model(self, usage: Usage, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        """How many tokens the model may write, 1 at least.
+
+        Raises:
+            RunLimitReached, BudgetExhausted: not even one.
+        """
+        self._check_time(usage)
+        agent, granted = self._agent, self._granted
+        counts = agent.max_cost_micros or granted.tokens is not None or granted.cost_micros is not None
+        prompt = self._guess(messages, tools) if counts else 0  # a guess takes time: every word of the conversation
+        most = agent.max_tokens - usage.completion_tokens
+        if most < 1:
+            raise RunLimitReached(f"the run used all of its {agent.max_tokens} tokens")
+        if agent.max_cost_micros:
+            afforded = self._price.affords(agent.max_cost_micros - usage.cost_micros, prompt)
+            most = most if afforded is None else min(most, afforded)
+            if most < 1:
+                raise RunLimitReached(f"the run used all of its {agent.max_cost_micros} millionths of money")
+        if granted.tokens is not None:
+            most = min(most, granted.tokens - usage.prompt_tokens - usage.completion_tokens - prompt)
+            if most < 1:
+                raise self._exhausted("tokens")
+        if granted.cost_micros is not None:
+            afforded = self._price.affords(granted.cost_micros - usage.cost_micros, prompt)
+            most = most if afforded is None else min(most, afforded)
+            if most < 1:
+                raise self._exhausted("money")
+        return min(most, agent.max_answer_tokens)
+
+    def before_tool(self, usage: Usage) -> None:
+        """Lets a tool be called.
+
+        Raises:
+            RunLimitReached, BudgetExhausted: it is one too many.
+        """
+        self._check_time(usage)
+        most, granted = self._agent.max_tool_calls, self._granted.tool_calls
+        if most and usage.tool_calls >= most:
+            raise RunLimitReached(f"the run used all of its {most} tool calls")
+        if granted is not None and usage.tool_calls >= granted:
+            raise self._exhausted("tool calls")
+
+    def after_model(
+        self, usage: Usage, before: Usage, messages: Sequence[Message], tools: Sequence[Tool], said: Sequence[str]
+    ) -> None:
+        """Counts what a call of the model cost. Of one that was cut before it said what it used, by a guess."""
+        prompt = usage.prompt_tokens - before.prompt_tokens
+        completion = usage.completion_tokens - before.completion_tokens
+        if prompt:
+            self._read = (len(messages), prompt)
+        elif said:
+            prompt, completion = self._guess(messages, tools), max(len(said), _tokens("".join(said)))
+            usage.prompt_tokens += prompt
+            usage.completion_tokens += completion
+        usage.cost_micros += self._price.of(prompt, completion)
+
+    def remaining(self, usage: Usage) -> Amounts:
+        """What is left of what was granted."""
+        return self._granted.less(spent_of(usage)) if self._granted else NO_AMOUNTS
+
+    def _check_time(self, usage: Usage) -> None:
+        if usage.elapsed_s >= self.time_s:
+            raise self.out_of_time()
+
+    def _guess(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        count, known = self._read
+        if known and count <= len(messages):
+            return known + sum(map(_size, messages[count:]))
+        return sum(map(_size, messages)) + sum(map(_schema_size, tools))
+
+    def _exhausted(self, what: str) -> BudgetExhausted:
+        wait_s = max(0.0, self._renews_ms / 1000 - time.time()) if self._renews_ms else None
+        return BudgetExhausted(f"the budget has not enough left for the next step: {what}", retry_after=wait_s)
+
+
+def spent_of(usage: Usage) -> Amounts:
+    """What a run has spent, all of it."""
+    return Amounts(
+        usage.prompt_tokens + usage.completion_tokens,
+        usage.cost_micros,
+        usage.tool_calls,
+        int(usage.elapsed_s * 1000),
+    )
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode()) // _BYTES_A_TOKEN)
+
+
+def _size(message: Message) -> int:
+    calls = sum(_tokens(call.tool) + _tokens(call.arguments_json) + _TOKENS_EACH for call in message.tool_calls)
+    return _tokens(message.content) + calls + _TOKENS_EACH
+
+
+def _schema_size(tool: Tool) -> int:
+    schema = len(orjson.dumps(tool.parameters)) // _BYTES_A_TOKEN
+    return _tokens(tool.name) + _tokens(tool.description) + schema + _TOKENS_EACH
