@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
@@ -114,7 +115,7 @@ def real(slow_s: float = 5.0) -> World:
         gate=Gate(4, 8),
         clock=clock,
     )
-    return World(client_of(ToolExecServicer(executor)), lambda: functions.ran, lambda: functions.cut)
+    return World(client_of(ToolExecServicer(executor, Mock(), Mock())), lambda: functions.ran, lambda: functions.cut)
 
 
 def client_of(servicer: object) -> ToolExecClient:

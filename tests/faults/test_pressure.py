@@ -71,7 +71,7 @@ async def health_under(alone, share, seconds, beside):
     return taken, at_rest, codes
 
 
-@pytest.mark.parametrize("share", [1.0, 0.2], ids=["saturated", "starved"])
+@pytest.mark.parametrize("share", [1.0, pytest.param(0.2, marks=pytest.mark.chaos)], ids=["saturated", "starved"])
 @pytest.mark.parametrize(
     ("tries", "seconds", "most"), [(3, 2.5, 0.5), pytest.param(1, 30.0, 0.95, marks=pytest.mark.chaos)]
 )

@@ -17,6 +17,7 @@ from tests.support.cgroup import frozen
 from tests.support.client import face, kinds, sim
 from tests.support.events import counted
 from tests.support.load import OK, percentile, steady
+from tests.support.metrics import metrics_at
 from tests.support.waiting import until
 
 long = pytest.mark.chaos
@@ -231,6 +232,7 @@ async def test_a_replica_that_stands_still_is_left_alone_within_four_seconds(rig
 
 @pytest.mark.parametrize(("streams", "rps"), [(30, 20), pytest.param(100, 50, marks=long)])
 async def test_a_replica_told_to_stop_loses_no_call_and_leaves_in_time(rig, user, streams, rps):
+    await until(lambda: _is_called(rig, user), 30)  # what broke off calls before is left alone for a while
     begun = await talking(user, streams)
     restarts, pid = rig.part("orchestrator").restarts, rig.pid("orchestrator")
     async with steady(rps, lambda number: unary(user)) as load:
@@ -247,6 +249,20 @@ async def test_a_replica_told_to_stop_loses_no_call_and_leaves_in_time(rig, user
     assert lost.total() - lost[OK] <= 1, load.failures()
     await are_whole(user, begun)
     assert sum(bool(stream.errors) for stream in begun) >= streams // 4
+
+
+async def _is_called(rig, user):
+    """Whether the replica that is told to stop gets its share of the calls."""
+    address = rig.stack.address("orchestrator_metrics")
+    method = "/myriad.orchestrator.v1.OrchestratorService/CreateSession"
+
+    async def count():
+        return (await metrics_at(address)).sum("myriad_rpc_seconds_count", method=method)
+
+    before = await count()
+    for _ in range(8):
+        await user.session("player")
+    return (await count()) > before
 
 
 async def _gone(pid):

@@ -16,6 +16,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 from myriad.common.v1 import common_pb2
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
@@ -104,7 +105,8 @@ async def run(urls: Sequence[str], names: Mapping[str, Sequence[Sequence[str]]],
     caller = HttpcoreCaller(Names(names), connect_timeout=1.0, allows=is_public if guard else anywhere, trust=trust)
     http = HttpTools(caller, config.endpoints, frozenset(int(port) for port in config.public_ports))
     store, gate = InMemoryResultStore(clock), Gate(config.max_running_per_tool, config.max_running)
-    servicer = ToolExecServicer(Executor(source, Runners({}, http), store, Schemas(), gate, clock))
+    executor = Executor(source, Runners({}, http), store, Schemas(), gate, clock)
+    servicer = ToolExecServicer(executor, Mock(), Mock())  # only Execute is called
     kit = Kit(open_telemetry("toolexec", "", 0.0), None)
     kit.registry(
         App("toolexec", lambda server: toolexec_pb2_grpc.add_ToolExecServiceServicer_to_server(servicer, server))

@@ -121,8 +121,9 @@ class Terminal:
 def on_a_terminal(*command: str) -> Iterator[Terminal]:
     """Runs a command in the repository's root as a terminal does. Leaving the block waits for its end."""
     side, inside = pty.openpty()
-    # setsid makes the terminal the one that Ctrl-C and the end of the session come from.
-    whole = ["setsid", "--wait", "--ctty", *command]
+    # setsid makes the terminal the one that Ctrl-C and the end of the session come from; what runs in the background of
+    # a shell ignores Ctrl-C, and all that it starts does too, unless it is told not to.
+    whole = ["setsid", "--wait", "--ctty", "env", "--default-signal=INT", *command]
     with subprocess.Popen(whole, stdin=inside, stdout=inside, stderr=inside, cwd=ROOT) as running:
         os.close(inside)
         terminal = Terminal(running, side)

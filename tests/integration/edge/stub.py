@@ -1,10 +1,12 @@
 """An orchestrator that answers from a script and remembers how it was called: Envoy's behaviour is what is tested."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc
@@ -128,3 +130,25 @@ async def refuse(context: Context, error: errors.ServiceError) -> None:
     """Ends the call with the error, as the services do."""
     wire = status.to_status(error)
     await context.abort(wire.code, wire.message, wire.trailers)
+
+
+def _unary(name: str, reply: type[Message]) -> Callable[[StubOrchestrator, Message, Context], Awaitable[Message]]:
+    async def method(self: StubOrchestrator, request: Message, context: Context) -> Message:
+        self._note(name, request, context)
+        return reply()
+
+    return method
+
+
+def _stream(name: str, reply: type[Message]) -> Callable[[StubOrchestrator, Message, Context], AsyncIterator[Message]]:
+    async def method(self: StubOrchestrator, request: Message, context: Context) -> AsyncIterator[Message]:
+        self._note(name, request, context)
+        yield reply()
+
+    return method
+
+
+for each in pb.DESCRIPTOR.services_by_name["OrchestratorService"].methods:
+    if each.name not in vars(StubOrchestrator):  # what no test asks for in particular answers nothing
+        answer = _stream if each.server_streaming else _unary
+        setattr(StubOrchestrator, each.name, answer(each.name, GetMessageClass(each.output_type)))

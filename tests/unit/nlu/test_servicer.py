@@ -5,7 +5,7 @@ import pytest
 from myriad.common.v1 import common_pb2
 from myriad.nlu.v1 import nlu_pb2, nlu_pb2_grpc
 from services.kit.app import App, Kit
-from services.kit.call import Principal
+from services.kit.call import Call, Principal, enter
 from services.kit.clients import INPROC, Client
 from services.kit.errors import AgentNotFound, InvalidArgument
 from services.kit.telemetry import open_telemetry
@@ -38,6 +38,7 @@ AURA = common_pb2.Agent(
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
+    enter(Call(method="test", metadata={}, deadline=None, peer="test", principal=DEV))
     agents, models, workers = InMemoryAgents(), InMemoryIntentModels(), Workers(1)
     agent = agent_of(AURA)
     agents.put(DEV, agent)
