@@ -283,6 +283,7 @@ def asked_for_facts(stack: Running) -> set[str]:
     return {event["degraded"]["component"] for event in told["events"] if "degraded" in event}
 
 
+@pytest.mark.chaos
 def test_one_process_goes_on_without_a_milvus_that_stands_still(stack: Running) -> None:
     """Also once Envoy and the process itself have found out: retrieval is not ready, and the orchestrator is."""
     login.log_in(Folder(stack.myriad.work), Principal("dev", "dev"), TTL_S)

@@ -278,7 +278,8 @@ def test_killed_primaries_of_a_cluster_are_replaced_and_no_kept_write_is_lost(cl
         assert lost(cluster, writer) == 0
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(10, marks=chaos)])
+@chaos
+@pytest.mark.parametrize("times", [1, 10])
 def test_a_primary_cut_off_from_its_cluster_is_replaced_and_refuses(cluster, writing, times):
     for number in range(times):
         cluster.client.run(cluster.whole)

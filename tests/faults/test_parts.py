@@ -135,6 +135,7 @@ def _ends_well(error):
     return isinstance(error, grpc.aio.AioRpcError) and error.code() in RESUMABLE
 
 
+@long
 async def test_stopped_orchestrators_are_given_up_within_four_seconds_and_then_calls_fail_at_once(rig, bare):
     async with face(rig.stack) as user:
         with contextlib.ExitStack() as stopped:

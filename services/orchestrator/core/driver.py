@@ -33,7 +33,8 @@ from services.orchestrator.core.holding import Holding
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.spending import read_prices, spent_of
-from services.orchestrator.core.turn import Parked, TurnLoop
+from services.orchestrator.core.toolsteps import Parked
+from services.orchestrator.core.turn import TurnLoop
 from services.orchestrator.domain.agent import Agent, Message, Role
 from services.orchestrator.domain.log import Cancelled, Completed, Failed, Last, Queued
 from services.orchestrator.domain.run import Answer, Next, Record, Stop, Waiting

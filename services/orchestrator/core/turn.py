@@ -4,44 +4,34 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import NoReturn
 
-from services.kit import failpoints
 from services.kit.errors import (
-    DeadlineExceeded,
     FailedPrecondition,
-    InvalidToolArguments,
     ModelFailed,
     RunLimitReached,
     ServiceError,
-    ServiceUnavailable,
-    ToolNotFound,
 )
-from services.kit.failpoints import Point
 from services.kit.hints import DEFAULT_QUEUE
 from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
-from services.orchestrator.core.arguments import Schemas, repaired
-from services.orchestrator.core.calling import Calling, OutcomeUnknown, answered, failed, unanswered
+from services.orchestrator.core.arguments import repaired
+from services.orchestrator.core.calling import Calling
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.spending import Price, Spending
-from services.orchestrator.core.toolcalls import Asked, idempotency_key, intended
-from services.orchestrator.domain.agent import Agent, Message, Role, SideEffect, ToolCall
+from services.orchestrator.core.toolcalls import Asked, intended
+from services.orchestrator.core.toolsteps import ToolSteps
+from services.orchestrator.domain.agent import Agent, Message, Role, ToolCall
 from services.orchestrator.domain.log import (
-    ApprovalReason,
     Degraded,
-    Event,
-    Outcome,
     Retrieved,
     Routed,
     Started,
     TextDelta,
     ToolFinished,
-    ToolStarted,
     Understood,
     Used,
 )
-from services.orchestrator.domain.run import Answer, Record, Waiting
+from services.orchestrator.domain.run import Answer, Record
 from services.orchestrator.domain.turn import Citation, Progress, Understanding, Usage
 from services.orchestrator.ports.services import Model, Retrieval, Tools
 
@@ -53,13 +43,6 @@ _LONGEST_TEXT = 16_000
 """Characters of a call's arguments."""
 _LONGEST_ANSWER = 262_144
 """Bytes of a whole answer: what one message of the history takes."""
-
-_BEGUN = {Outcome.OK, Outcome.ERROR}
-"""How calls end that may have been run."""
-
-
-class Parked(Exception):
-    """The run waits: it has its session still, but needs no process."""
 
 
 class TurnLoop:
@@ -90,11 +73,8 @@ class TurnLoop:
         `answer` is what the run waited for; `remind` has someone look after the run in so many seconds;
         `executed` is told of each tool call that ended.
         """
-        self._remind = remind
-        self._executed = executed
         self._began = time.monotonic() - progress.usage.elapsed_s
         self._at = progress
-        self._answer = answer
         self._saying: list[str] = []
         self._room = _LONGEST_ANSWER - len(progress.said.encode())
         self._run = run
@@ -105,9 +85,18 @@ class TurnLoop:
         self._model_name = agent.model or config.models[0]
         self._models = config.models + (config.gpu_models if record.queue == "GPU" else ())
         self._spending = Spending(agent, run.turn, prices.get(self._model_name, Price()))
-        self._schemas = Schemas(agent.tools)
-        wake = record.queue or DEFAULT_QUEUE
-        self._calling = Calling(tools, agent, run.turn.run_id, wake, config.answer_s)
+        calling = Calling(tools, agent, run.turn.run_id, record.queue or DEFAULT_QUEUE, config.answer_s)
+        self._steps = ToolSteps(
+            run,
+            agent,
+            progress,
+            answer,
+            calling,
+            self._spending,
+            usage=lambda: self.usage,
+            remind=remind,
+            executed=executed,
+        )
 
     @property
     def progress(self) -> Progress:
@@ -174,6 +163,10 @@ class TurnLoop:
             self._ask_tools("", (asked,) if asked else ())
         await self._converse(prompt.opening(self._agent, at.facts, self._run.turn.history, self._text))
 
+    async def abandon(self) -> None:
+        """Stops what runs in the background for a turn that is stopped."""
+        await self._steps.abandon()
+
     async def _say(self, text: str) -> None:
         """Takes the next piece of the answer. The first is shown at once: the reader sees that something comes."""
         self._room -= len(text.encode())
@@ -213,7 +206,7 @@ class TurnLoop:
         """Calls tools and the model in turn until the model has nothing more to ask for."""
         at = self._at
         while True:
-            await self._call_tools()
+            await self._steps.take()
             if at.step == self._agent.max_steps:
                 raise RunLimitReached(f"the run used all of its {self._agent.max_steps} steps")
             said, calls = await self._ask_model(at.step + 1, [*opening, *at.messages])
@@ -259,100 +252,6 @@ class TurnLoop:
             raise ModelFailed("the model asked for tools that it may not use, and said nothing")
         asked = calls[:_MAX_CALLS] if tools else ()
         return "".join(said), tuple(_named(step, index, call) for index, call in enumerate(asked))
-
-    async def _call_tools(self) -> None:
-        """Runs what was asked for, one after the other, and keeps what each answered."""
-        at = self._at
-        for index, call in enumerate(at.calls or ()):
-            if index < at.answered:
-                continue
-            finished = await self._call_tool(call, idempotency_key(at.step, index, call))
-            await failpoints.reached(Point.AFTER_EFFECT)
-            self.usage.tool_calls += finished.outcome in _BEGUN
-            self._run.note(*self._degraded(finished), finished)
-            self._executed(finished)
-            at.messages += (Message(Role.TOOL, finished.result_json, tool_call_id=call.id),)
-            at.answered, at.started, at.approval = index + 1, False, ""
-            self._run.checkpoint(at)
-
-    async def _call_tool(self, call: ToolCall, key: str) -> ToolFinished:
-        """One call. Raises Parked when the run must wait for somebody or something."""
-        at = self._at
-        try:
-            if at.waits_for == call.id and self._answer is None:  # it ran for too long: nobody would hear of it
-                await self._calling.stop(call, key)
-            finished = self._take_answer(call) if at.waits_for else None
-            if finished is not None:
-                return finished
-            tool = self._schemas.check(call)
-            self._spending.before_tool(self.usage)
-            if tool.needs_answer and not at.approval:
-                reason = ApprovalReason.CLIENT_TOOL if tool.client else ApprovalReason.SIDE_EFFECT
-                await self._ask(call, key, reason)
-            await self._begin_call(call, background=tool.background)
-            if not tool.background:
-                return await self._calling.execute(tool, call, key, at.approval)
-            finished = await self._calling.start(call, key, at.approval)
-            if finished is None:
-                await self._park(call.id, self._calling.wait_for(tool, call))
-            return finished
-        except OutcomeUnknown:
-            await self._ask(call, key, ApprovalReason.OUTCOME_UNKNOWN)
-        except (InvalidToolArguments, ToolNotFound) as error:
-            await self._begin_call(call)
-            at.bad_calls += 1
-            return failed(call, error)
-
-    async def _begin_call(self, call: ToolCall, *, background: bool = False) -> None:
-        """Says that a call is begun, once, before it is."""
-        at = self._at
-        if at.started:
-            return
-        self._run.note(ToolStarted(call, background))
-        tool = self._agent.tools.get(call.tool)
-        if tool is not None and tool.side_effect is not SideEffect.READ:
-            at.effects += (call,)
-        at.started = True
-        self._run.checkpoint(at)
-        await failpoints.reached(Point.BEFORE_INTENT)
-        await self._run.append()
-        await failpoints.reached(Point.AFTER_INTENT)
-
-    def _take_answer(self, call: ToolCall) -> ToolFinished | None:
-        """How a call ended that the run waited for. None: it may run now."""
-        at, answer = self._at, self._answer
-        at.waits_for, self._answer = "", None
-        if answer is None:
-            return unanswered(call, self._agent.tools[call.tool])
-        if answer.approved:
-            at.approval = answer.approval
-            return None
-        return answered(call, answer)
-
-    async def _ask(self, call: ToolCall, key: str, reason: ApprovalReason) -> NoReturn:
-        """Puts a call before somebody, and waits."""
-        waiting, event = self._calling.ask(call, key, reason)
-        await self._park(waiting.approval, waiting, event)
-
-    async def _park(self, waits_for: str, waiting: Waiting, *events: Event) -> NoReturn:
-        self._at.waits_for, self._at.approval = waits_for, ""
-        self._at.usage = self.usage  # up to now
-        await self._remind(waiting.wait_s)
-        await self._run.park(waiting, self._at, *events)
-        raise Parked
-
-    async def abandon(self) -> None:
-        """Stops what runs in the background for a turn that is stopped."""
-        at = self._at
-        for index, call in enumerate(at.calls or ()):
-            if at.waits_for == call.id:
-                await self._calling.stop(call, idempotency_key(at.step, index, call))
-
-    @staticmethod
-    def _degraded(finished: ToolFinished) -> list[Event]:
-        """A tool that fails is the tool's affair; that toolexec itself does not answer is told."""
-        gone = finished.reason in {ServiceUnavailable.reason, DeadlineExceeded.reason}
-        return [Degraded("toolexec", finished.reason)] if gone else []
 
 
 def _without_words(message: Message) -> Message:
