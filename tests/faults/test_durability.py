@@ -21,6 +21,7 @@ from services.kit.redis import Redis
 from services.memory.domain import Ending
 from tests.support.kinds import KINDS, Writing, missing
 from tests.support.ports import free_port
+from tests.support.showing import not_shown
 from tests.support.syncs import NoStrace, cut_power, read, watched
 from tests.support.valkey import start_valkey, stop
 from tests.support.waiting import until
@@ -29,13 +30,6 @@ chaos = pytest.mark.chaos
 EVERYSEC, ALWAYS = ("--appendfsync", "everysec"), ("--appendfsync", "always")
 SLOW = "fdatasync:delay_enter={}"
 """Microseconds that the disk takes."""
-
-
-def not_shown(error):
-    """Fails where the tests must all run, and skips elsewhere."""
-    if os.environ.get("CI"):
-        pytest.fail(f"durability is not shown: {error}")
-    pytest.skip(str(error))
 
 
 class Store:
@@ -150,7 +144,7 @@ async def test_a_store_killed_while_its_disk_is_slow(tmp_path, options, fsync, s
                 await store.kill()
                 await dying
         except NoStrace as error:
-            not_shown(error)
+            not_shown(f"durability is not shown: {error}")
         await store.start()
         lost = await missing(made, written)
     assert written
@@ -172,7 +166,7 @@ async def test_what_the_disk_had_when_the_power_went(tmp_path, fsync, survives):
                 await store.kill()
                 await dying
         except NoStrace as error:
-            not_shown(error)
+            not_shown(f"durability is not shown: {error}")
         seen = read(output)
         assert store.log.stat().st_size == before + seen.written
         cut_power(store.log, before, seen)

@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from services.kit import failpoints
+from services.kit.effects import effect_key
 from services.kit.errors import DeadlineExceeded, InvalidToolArguments, ServiceUnavailable, ToolNotFound
 from services.kit.failpoints import Point
 from services.orchestrator.core.arguments import Schemas
 from services.orchestrator.core.calling import Calling, OutcomeUnknown, answered, failed, unanswered
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.spending import Spending
-from services.orchestrator.core.toolcalls import idempotency_key
 from services.orchestrator.domain.agent import Agent, Message, Role, SideEffect, ToolCall
 from services.orchestrator.domain.log import ApprovalReason, Degraded, Event, Outcome, ToolFinished, ToolStarted
 from services.orchestrator.domain.run import Answer, Waiting
@@ -64,7 +64,7 @@ class ToolSteps:
         for index, call in enumerate(at.calls or ()):
             if index < at.answered:
                 continue
-            finished = await self._call_tool(call, idempotency_key(at.step, index, call))
+            finished = await self._call_tool(call, effect_key(at.step, index, call.tool, call.arguments_json))
             await failpoints.reached(Point.AFTER_EFFECT)
             at.usage.tool_calls += finished.outcome in _BEGUN
             self._run.note(*self._degraded(finished), finished)
@@ -144,7 +144,7 @@ class ToolSteps:
         at = self._at
         for index, call in enumerate(at.calls or ()):
             if at.waits_for == call.id:
-                await self._calling.stop(call, idempotency_key(at.step, index, call))
+                await self._calling.stop(call, effect_key(at.step, index, call.tool, call.arguments_json))
 
     @staticmethod
     def _degraded(finished: ToolFinished) -> list[Event]:

@@ -16,9 +16,9 @@ from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
 from services.orchestrator.core.arguments import repaired
 from services.orchestrator.core.calling import Calling
+from services.orchestrator.core.intended import Asked, intended
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.spending import Price, Spending
-from services.orchestrator.core.toolcalls import Asked, intended
 from services.orchestrator.core.toolsteps import ToolSteps
 from services.orchestrator.domain.agent import Agent, Message, Role, ToolCall
 from services.orchestrator.domain.log import (

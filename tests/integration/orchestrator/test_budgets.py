@@ -144,6 +144,23 @@ async def test_what_the_events_say_was_used_is_what_the_budgets_count(b, open_wo
         assert spent.milliseconds > 0
 
 
+async def test_a_run_that_is_cancelled_settles_what_it_has_used_and_frees_the_rest(b, open_world):
+    b.model.scripts = [["on and ", 60.0]]
+    world = await open_world(b)
+    (session,) = await world.sessions(1)
+    await world.limit(tokens=100_000)
+    run_id = await b.begin("please", session=session, principal=world.user, runs=world.runs)
+    async for entry in world.runs.watch(world.user, run_id, 0):
+        if entry is not None and b"on and " in entry:
+            break
+    assert (await world.state()).reserved.tokens > 0  # the control
+    await world.runs.cancel(world.user, run_id)
+    events = await asyncio.wait_for(b.events(run_id, principal=world.user, runs=world.runs), 5)
+    assert kinds(events)[-1] == "cancelled"
+    state = await world.state()
+    assert (state.reserved.tokens, state.spent.tokens > 0) == (0, True)
+
+
 async def test_a_run_of_the_line_whose_budget_is_gone_ends_in_its_log_and_the_next_too(b, open_world):
     world = await open_world(b)
     (session,) = await world.sessions(1)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.kit.effects import effect_key
 from services.orchestrator.domain.agent import Agent, Intent, Message, Role, ToolBinding, ToolCall
 from services.orchestrator.domain.turn import Entity, Understanding
 
@@ -37,11 +36,6 @@ def intended(agent: Agent, understanding: Understanding, history: Sequence[Messa
         if parameter not in arguments:
             return Asked(parameter, binding.ask) if binding.ask else None
     return ToolCall("call_0_0", binding.tool, json.dumps(arguments))
-
-
-def idempotency_key(step: int, index: int, call: ToolCall) -> str:
-    """Names one effect of a run: step, index and a digest of tool and arguments."""
-    return effect_key(step, index, call.tool, call.arguments_json)
 
 
 def _binding(agent: Agent, understanding: Understanding, history: Sequence[Message]) -> ToolBinding | None:
