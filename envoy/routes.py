@@ -4,14 +4,14 @@ A route matches the method's gRPC path. The transcoder turns a JSON request into
 the descriptors and looks for the route afterwards, so the same route serves both, and paths are written once.
 """
 
-import importlib
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from shapes import TYPES, Yaml, named
 
 from myriad.common.v1 import common_pb2
 from services.kit.app import STREAM_TIMEOUT_S
+from services.kit.contracts import contract
 from services.kit.topology import Service
 
 MAX_REQUEST_BYTES = 256 * 1024
@@ -23,10 +23,7 @@ SILENCE_S = 300
 
 def public_methods(service: Service) -> list[MethodDescriptor]:
     """The methods of `service` that carry the access option, in the order of the proto."""
-    package = service.proto_service.rpartition(".")[0]
-    module = importlib.import_module(f"{package}.{service.name}_pb2")
-    descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[service.proto_service.rpartition(".")[2]]
-    return [method for method in descriptor.methods if _is_public(method)]
+    return [method for method in contract(service.proto_service).methods if _is_public(method)]
 
 
 def _is_public(method: MethodDescriptor) -> bool:

@@ -10,7 +10,7 @@ import protovalidate
 import yaml
 from google.protobuf import json_format
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.retrieval.v1 import retrieval_pb2
 from services.kit.errors import InvalidArgument
 from services.kit.interceptors.validation import check
@@ -35,7 +35,7 @@ class AgentSource:
     file: Path
     """The YAML file."""
 
-    agent: common_pb2.Agent
+    agent: agent_pb2.Agent
     documents: tuple[retrieval_pb2.Document, ...]
     """What goes into the agent's first collection, by id."""
 
@@ -113,9 +113,9 @@ def _value(node: yaml.Node, path: str, lines: dict[str, int]) -> Any:
     return found
 
 
-def _agent(file: Path, value: Any, lines: Mapping[str, int]) -> common_pb2.Agent:
+def _agent(file: Path, value: Any, lines: Mapping[str, int]) -> agent_pb2.Agent:
     try:
-        agent = json_format.ParseDict(value, common_pb2.Agent())
+        agent = json_format.ParseDict(value, agent_pb2.Agent())
     except json_format.ParseError as error:
         field, wrong = _parse_error(str(error))
         raise AgentFileError(located(file, lines, {field: wrong})) from None

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.dev.agentfile import AgentSource
@@ -90,7 +90,7 @@ class WouldPrune(Exception):
     """A file alone, without the documents that were applied before: they would be removed. The message names them."""
 
 
-async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = False) -> common_pb2.Agent:
+async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = False) -> agent_pb2.Agent:
     """Makes the agent what its files say. Applying the same files again changes nothing.
 
     What the agent needs is there before it, and what it no longer needs is removed after it: at no time does it answer
@@ -144,7 +144,7 @@ async def is_applied(source: AgentSource, target: Target) -> bool:
         return False
     async with _clients(target) as (memory, _):
         stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
-        latest = memory_pb2.GetAgentRequest(agent=common_pb2.AgentRef(name=source.agent.name))
+        latest = memory_pb2.GetAgentRequest(agent=agent_pb2.AgentRef(name=source.agent.name))
         try:
             agent = (await memory.unary(stub.GetAgent, latest, timeout=WRITE_S)).agent
         except ServiceError:

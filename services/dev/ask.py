@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from rich.console import Console
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.dev import conversation
 from services.dev.conversation import Conversation, Response
 from services.dev.edge import Edge, orchestrator_at
@@ -17,7 +17,7 @@ from services.kit.run_ids import session_of
 WAITS = 3
 """Exit status: the run waits for somebody's answer."""
 
-Later = Callable[[str, pb.RunApprovalRequired], str]
+Later = Callable[[str, run_event_pb2.RunApprovalRequired], str]
 """The command that answers what a run asks, by its id."""
 
 
@@ -91,7 +91,7 @@ async def respond(
 async def _show(
     console: Console,
     transcript: Transcript,
-    events: AsyncGenerator[pb.RunEvent],
+    events: AsyncGenerator[run_event_pb2.RunEvent],
     session_id: str,
     *,
     as_json: bool,
@@ -114,7 +114,7 @@ async def _show(
     return WAITS if transcript.asked is not None else 0 if transcript.state == "completed" else 1
 
 
-async def _after(token: str, events: AsyncGenerator[pb.RunEvent]) -> AsyncGenerator[pb.RunEvent]:
+async def _after(token: str, events: AsyncGenerator[run_event_pb2.RunEvent]) -> AsyncGenerator[run_event_pb2.RunEvent]:
     """The events after the question that was answered; those before were seen by whoever answered it."""
     reached = False
     async with aclosing(events):

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 from rich.console import Console
 from rich.markup import escape
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.dev.conversation import Conversation, Response
 from services.dev.edge import Edge, orchestrator_at
 from services.dev.show import Show
@@ -23,7 +23,7 @@ def chat(
     agent: str | None,
     session_id: str | None,
     again: str,
-    later: Callable[[str, pb.RunApprovalRequired], str],
+    later: Callable[[str, run_event_pb2.RunApprovalRequired], str],
 ) -> None:
     """Talks until the person leaves: Ctrl-D, Ctrl-C at the prompt, or `/quit`. Ctrl-C in an answer stops it.
 
@@ -60,7 +60,7 @@ def _talk(
     console: Console,
     runner: asyncio.Runner,
     conversation: Conversation,
-    later: Callable[[str, pb.RunApprovalRequired], str],
+    later: Callable[[str, run_event_pb2.RunApprovalRequired], str],
 ) -> None:
     while True:
         try:
@@ -115,7 +115,7 @@ def turn(
     show.ended(transcript)
 
 
-def ask_person(console: Console, asked: pb.RunApprovalRequired) -> Response:
+def ask_person(console: Console, asked: run_event_pb2.RunApprovalRequired) -> Response:
     """What the person at the terminal answers.
 
     Raises:
@@ -127,25 +127,25 @@ def ask_person(console: Console, asked: pb.RunApprovalRequired) -> Response:
     while True:
         said = console.input(f"[bold]{question} y/n>[/bold] ").strip().lower()
         if said in {"y", "yes"}:
-            return pb.Approve()
+            return run_pb2.Approve()
         if said in {"n", "no"}:
-            return pb.Deny(reason=console.input("[bold]Why not? (nothing: no reason)>[/bold] ").strip())
+            return run_pb2.Deny(reason=console.input("[bold]Why not? (nothing: no reason)>[/bold] ").strip())
 
 
 def _ask_result(console: Console) -> Response:
     while True:
         said = console.input("[bold]Its result, as JSON (nothing: it was not run)>[/bold] ").strip()
         if not said:
-            return pb.Deny(reason=console.input("[bold]Why not? (nothing: no reason)>[/bold] ").strip())
+            return run_pb2.Deny(reason=console.input("[bold]Why not? (nothing: no reason)>[/bold] ").strip())
         try:
             json.loads(said)
         except (ValueError, RecursionError):
             console.print('That is no JSON. A text is: "like this"', style="yellow", markup=False)
             continue
-        return pb.ClientToolResult(result_json=said)
+        return run_pb2.ClientToolResult(result_json=said)
 
 
-async def _shown(show: Show, events: AsyncGenerator[pb.RunEvent]) -> None:
+async def _shown(show: Show, events: AsyncGenerator[run_event_pb2.RunEvent]) -> None:
     async with aclosing(events):
         async for event in events:
             show.event(event)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TextIO, cast
 import typer
 from rich.console import Console
 
-from myriad.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, sessions_pb2
 from services.dev import agentfile, agents, login, status, talking, up
 from services.dev.command import AsJson, Failed, Tenant, User, advising, running
 from services.dev.conversation import TIMEOUT_S
@@ -221,6 +221,6 @@ def _agents_list(context: typer.Context, as_json: AsJson = False, tenant: Tenant
 async def _list(edge: Edge) -> dict[str, Any]:
     async with orchestrator_at(edge) as client:
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-        request = orchestrator_pb2.ListAgentsRequest()
+        request = sessions_pb2.ListAgentsRequest()
         reply = await client.unary(stub.ListAgents, request, timeout=TIMEOUT_S)
         return to_dict(reply)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.dev.show import WORK, typed
 from services.dev.state import Folder, StackState, State
 from services.dev.transcript import reason_of
@@ -73,10 +73,12 @@ def on_behalf(tenant: str | None, user: str | None) -> list[str]:
     return [word for option, name in given.items() if name is not None for word in (option, name)]
 
 
-def answering(folder: Folder, tenant: str | None, user: str | None) -> Callable[[str, pb.RunApprovalRequired], str]:
+def answering(
+    folder: Folder, tenant: str | None, user: str | None
+) -> Callable[[str, run_event_pb2.RunApprovalRequired], str]:
     """The command that answers what a run asks, by the run's id."""
 
-    def command(run_id: str, asked: pb.RunApprovalRequired) -> str:
+    def command(run_id: str, asked: run_event_pb2.RunApprovalRequired) -> str:
         how = ["--result", "{}"] if reason_of(asked) == "CLIENT_TOOL" else ["--approve"]
         return typed(folder.path, "respond", run_id, *on_behalf(tenant, user), f"--token={asked.approval_token}", *how)
 

@@ -5,8 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2, sessions_pb2
 from services.dev.transcript import Transcript
 from services.kit.clients import Client
 from services.kit.errors import (
@@ -32,7 +31,7 @@ _LONGEST_PAUSE_S = 8.0
 _LOOK_AGAIN_S = 1.0
 """Pause between two looks at a run that waits for a slow tool."""
 
-Response = pb.Approve | pb.Deny | pb.ClientToolResult
+Response = run_pb2.Approve | run_pb2.Deny | run_pb2.ClientToolResult
 """What may be answered to a run that waits."""
 
 
@@ -63,16 +62,16 @@ class Conversation:
         if session_id is None:
             if agent is None:
                 raise InvalidArgument("name an agent or a session")
-            opening = pb.CreateSessionRequest(agent=agent, request_id=uuid.uuid4().hex)
+            opening = sessions_pb2.CreateSessionRequest(agent=agent, request_id=uuid.uuid4().hex)
             session = (await client.unary(stub.CreateSession, opening, timeout=TIMEOUT_S)).session
         else:
-            known = pb.GetSessionRequest(session_id=session_id)
+            known = sessions_pb2.GetSessionRequest(session_id=session_id)
             session = (await client.unary(stub.GetSession, known, timeout=TIMEOUT_S)).session
             if agent is not None and agent != session.agent:
                 raise InvalidArgument(f"session {session_id} is with {session.agent}, not with {agent}")
         return cls(client, session.session_id, session.agent)
 
-    async def say(self, text: str, seen: Transcript | None = None) -> AsyncGenerator[pb.RunEvent]:
+    async def say(self, text: str, seen: Transcript | None = None) -> AsyncGenerator[run_event_pb2.RunEvent]:
         """Says something; yields the events of the run that answers, to its last, or until somebody must answer it.
 
         A stream that breaks is resumed: from its cursor, or under the same request id before there is one, so that
@@ -85,17 +84,17 @@ class Conversation:
         Raises:
             ServiceError: the turn was refused, or the stream broke for good.
         """
-        request = pb.RunTurnRequest(
+        request = run_pb2.RunTurnRequest(
             session_id=self.session_id,
             input=text,
             request_id=uuid.uuid4().hex,
-            on_disconnect=pb.ON_DISCONNECT_CONTINUE,
+            on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE,
         )
         async with aclosing(follow(self._client, seen if seen is not None else Transcript(), request)) as events:
             async for event in events:
                 yield event
 
-    async def answer(self, seen: Transcript, response: Response) -> AsyncGenerator[pb.RunEvent]:
+    async def answer(self, seen: Transcript, response: Response) -> AsyncGenerator[run_event_pb2.RunEvent]:
         """Answers a run that asked something; yields, and adds to `seen`, the events that follow, as `say`.
 
         Raises:
@@ -109,7 +108,7 @@ class Conversation:
             async for event in events:
                 yield event
 
-    def watch(self, seen: Transcript) -> AsyncGenerator[pb.RunEvent]:
+    def watch(self, seen: Transcript) -> AsyncGenerator[run_event_pb2.RunEvent]:
         """Yields, and adds to `seen`, what else happens in its run, as `say`."""
         return follow(self._client, seen)
 
@@ -118,18 +117,18 @@ class Conversation:
         await cancel(self._client, run_id)
 
 
-async def respond(client: Client, run_id: str, token: str, response: Response) -> pb.Run:
+async def respond(client: Client, run_id: str, token: str, response: Response) -> run_pb2.Run:
     """Answers a run that waits. Returns it.
 
     Raises:
         RunNotFound, RunNotWaiting, ApprovalInvalid: as the orchestrator says.
     """
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-    request = pb.RespondToRunRequest(run_id=run_id, request_id=uuid.uuid4().hex, approval_token=token)
-    field = {pb.Approve: request.approve, pb.Deny: request.deny}.get(type(response), request.tool_result)
+    request = run_pb2.RespondToRunRequest(run_id=run_id, request_id=uuid.uuid4().hex, approval_token=token)
+    field = {run_pb2.Approve: request.approve, run_pb2.Deny: request.deny}.get(type(response), request.tool_result)
     field.SetInParent()
     field.MergeFrom(response)
-    reply: pb.RespondToRunResponse = await client.unary(stub.RespondToRun, request, timeout=TIMEOUT_S)
+    reply: run_pb2.RespondToRunResponse = await client.unary(stub.RespondToRun, request, timeout=TIMEOUT_S)
     return reply.run
 
 
@@ -140,12 +139,12 @@ async def cancel(client: Client, run_id: str) -> None:
         RunNotFound: the caller has no such run.
     """
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-    await client.unary(stub.CancelRun, pb.CancelRunRequest(run_id=run_id), timeout=TIMEOUT_S)
+    await client.unary(stub.CancelRun, run_pb2.CancelRunRequest(run_id=run_id), timeout=TIMEOUT_S)
 
 
 async def follow(
-    client: Client, seen: Transcript, request: pb.RunTurnRequest | None = None
-) -> AsyncGenerator[pb.RunEvent]:
+    client: Client, seen: Transcript, request: run_pb2.RunTurnRequest | None = None
+) -> AsyncGenerator[run_event_pb2.RunEvent]:
     """Yields the events of a run after those of `seen`, which it adds them to: to the last, or until it asks something.
 
     Args:
@@ -183,11 +182,13 @@ async def follow(
     raise Internal("the run's stream ended without its last event")
 
 
-def _stream(client: Client, seen: Transcript, request: pb.RunTurnRequest | None) -> AsyncGenerator[pb.RunEvent]:
+def _stream(
+    client: Client, seen: Transcript, request: run_pb2.RunTurnRequest | None
+) -> AsyncGenerator[run_event_pb2.RunEvent]:
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
     if request is not None and not seen.run_id:
         return client.stream(stub.RunTurn, request, timeout=RUN_S)
-    watch = pb.WatchRunRequest(run_id=seen.run_id, after_sequence=seen.last_sequence)
+    watch = run_pb2.WatchRunRequest(run_id=seen.run_id, after_sequence=seen.last_sequence)
     return client.stream(stub.WatchRun, watch, timeout=RUN_S)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.dev.plan import ROOT
 from services.dev.transcript import Transcript, reason_of
 
@@ -95,7 +95,7 @@ class Show:
         self._console = console
         self._line_is_open = False
 
-    def event(self, event: pb.RunEvent) -> None:
+    def event(self, event: run_event_pb2.RunEvent) -> None:
         """Shows one event; `ended` shows the rest."""
         kind = event.WhichOneof("event")
         if kind == "text_delta":
@@ -107,7 +107,7 @@ class Show:
             self._aside(f"→ {call.tool}{slow} {call.arguments_json}")
         elif kind == "tool_finished":
             ended = event.tool_finished
-            outcome = pb.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_").lower()
+            outcome = run_event_pb2.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_").lower()
             self._aside(f"← {ended.tool}: {outcome} {ended.reason} {ended.result_json}")
         elif kind == "degraded":
             self._aside(f"without {event.degraded.component}: {event.degraded.reason}", style="yellow")
@@ -118,7 +118,7 @@ class Show:
         elif kind == "usage":
             self._aside(_used(event.usage))
 
-    def question(self, asked: pb.RunApprovalRequired) -> None:
+    def question(self, asked: run_event_pb2.RunApprovalRequired) -> None:
         """Shows what somebody must answer, all of it: the arguments are what is approved."""
         self._close_line()
         call, said = asked.call, _QUESTIONS[reason_of(asked)]

@@ -8,8 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.dev import ask as asking
 from services.dev import conversation
 from services.dev.chat import chat as talk
@@ -100,14 +99,14 @@ def _response(approve: bool, deny: str | None, result: str | None) -> conversati
     if approve + (deny is not None) + (result is not None) != 1:
         raise Failed("Say one of --approve, --deny WHY and --result JSON.")
     if approve:
-        return pb.Approve()
+        return run_pb2.Approve()
     if deny is not None:
-        return pb.Deny(reason=deny)
+        return run_pb2.Deny(reason=deny)
     try:
         json.loads(result or "")
     except (ValueError, RecursionError):
         raise Failed("--result is no JSON. A text is: '\"like this\"'") from None
-    return pb.ClientToolResult(result_json=result or "")
+    return run_pb2.ClientToolResult(result_json=result or "")
 
 
 def _runs(
@@ -134,7 +133,7 @@ def _runs(
 async def _list(edge: Edge, session: str) -> dict[str, Any]:
     async with orchestrator_at(edge) as client:
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-        request = pb.ListRunsRequest(session_id=session, page_size=100)
+        request = run_pb2.ListRunsRequest(session_id=session, page_size=100)
         reply = await client.unary(stub.ListRuns, request, timeout=conversation.TIMEOUT_S)
         return to_dict(reply)
 

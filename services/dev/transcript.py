@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 
 from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.kit.status import from_proto
 
 
@@ -29,7 +29,7 @@ class Transcript:
     state: str = "running"
     """`running`, `waiting`, `completed`, `failed` or `cancelled`."""
 
-    asked: pb.RunApprovalRequired | None = None
+    asked: run_event_pb2.RunApprovalRequired | None = None
     """What somebody must answer before it goes on. None: nothing; one that waits then has a slow tool at work."""
 
     citations: list[common_pb2.Citation] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Transcript:
 
     usage: common_pb2.Usage = field(default_factory=common_pb2.Usage)
     error: status_pb2.Status | None = None
-    events: list[pb.RunEvent] = field(default_factory=list)
+    events: list[run_event_pb2.RunEvent] = field(default_factory=list)
     _deltas: list[tuple[int, str]] = field(default_factory=list)
     _answered: set[str] = field(default_factory=set)
 
@@ -52,7 +52,7 @@ class Transcript:
         """The cursor to resume from."""
         return self.events[-1].sequence if self.events else 0
 
-    def add(self, event: pb.RunEvent) -> None:
+    def add(self, event: run_event_pb2.RunEvent) -> None:
         """Takes the next event; heartbeats are passed over."""
         kind = event.WhichOneof("event")
         if event.sequence == 0 or kind is None:
@@ -81,7 +81,7 @@ class Transcript:
         if self.asked is not None and self.asked.approval_token == token:
             self.state, self.asked = "running", None
 
-    def _add_state(self, event: pb.RunEvent) -> None:
+    def _add_state(self, event: run_event_pb2.RunEvent) -> None:
         kind = event.WhichOneof("event") or ""
         self.state, self.asked = "running", None
         if kind in {"completed", "failed", "cancelled"}:
@@ -91,14 +91,14 @@ class Transcript:
         elif kind == "approval_required" and event.approval_required.approval_token not in self._answered:
             self.state, self.asked = "waiting", event.approval_required
 
-    def _add_tool(self, event: pb.RunEvent) -> None:
+    def _add_tool(self, event: run_event_pb2.RunEvent) -> None:
         if event.WhichOneof("event") == "tool_started":
             call = event.tool_started.call
             arguments = _json(call.arguments_json)
             self.tools[call.tool_call_id] = {"tool": call.tool, "arguments": arguments, "outcome": "", "reason": ""}
             return
         ended = event.tool_finished
-        outcome = pb.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_")
+        outcome = run_event_pb2.ToolOutcome.Name(ended.outcome).removeprefix("TOOL_OUTCOME_")
         known = self.tools.setdefault(ended.tool_call_id, {"tool": ended.tool, "arguments": None})
         known |= {"outcome": outcome, "reason": ended.reason, "result": _json(ended.result_json)}
 
@@ -124,12 +124,12 @@ class Transcript:
         }
 
 
-def reason_of(asked: pb.RunApprovalRequired) -> str:
+def reason_of(asked: run_event_pb2.RunApprovalRequired) -> str:
     """Why a run waits: `SIDE_EFFECT`, `OUTCOME_UNKNOWN` or `CLIENT_TOOL`."""
-    return pb.ApprovalReason.Name(asked.reason).removeprefix("APPROVAL_REASON_")
+    return run_event_pb2.ApprovalReason.Name(asked.reason).removeprefix("APPROVAL_REASON_")
 
 
-def _question(asked: pb.RunApprovalRequired) -> dict[str, Any]:
+def _question(asked: run_event_pb2.RunApprovalRequired) -> dict[str, Any]:
     """For a program that answers."""
     call = asked.call
     return {

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.kit.call import current_principal
 from services.kit.clients import Client
@@ -18,9 +18,9 @@ class AgentCatalog:
         self._memory = memory
         self._stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
         self._capacity = capacity
-        self._revisions: OrderedDict[tuple[str, str, int], common_pb2.Agent] = OrderedDict()
+        self._revisions: OrderedDict[tuple[str, str, int], agent_pb2.Agent] = OrderedDict()
 
-    async def get(self, name: str, revision: int) -> common_pb2.Agent:
+    async def get(self, name: str, revision: int) -> agent_pb2.Agent:
         """One revision of an agent. The message is shared: do not change it.
 
         Args:
@@ -36,7 +36,7 @@ class AgentCatalog:
         if known is not None:
             self._revisions.move_to_end((tenant, name, revision))
             return known
-        request = memory_pb2.GetAgentRequest(agent=common_pb2.AgentRef(name=name, revision=revision))
+        request = memory_pb2.GetAgentRequest(agent=agent_pb2.AgentRef(name=name, revision=revision))
         agent = (await self._memory.unary(self._stub.GetAgent, request, timeout=_TIMEOUT_S)).agent
         self._revisions[tenant, name, agent.revision] = agent
         while len(self._revisions) > self._capacity:

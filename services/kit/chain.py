@@ -11,13 +11,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from myriad.common.v1 import common_pb2
 from services.kit.call import Call, enter
+from services.kit.contracts import contract
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,7 @@ class Registry:
 
     def add_registered_method_handlers(self, service: str, method_handlers: dict[str, Any]) -> None:
         """Takes the handlers of one servicer."""
-        described = descriptor_pool.Default().FindServiceByName(service)
-        for descriptor in described.methods:
+        for descriptor in contract(service).methods:
             handler = method_handlers[descriptor.name]
             path = f"/{service}/{descriptor.name}"
             options = descriptor.GetOptions()

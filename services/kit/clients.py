@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2
 from grpc.aio import AioRpcError, Channel
 
 from services.kit import topology
 from services.kit.call import current_call
 from services.kit.chain import Registry
+from services.kit.contracts import contract
 from services.kit.errors import DeadlineExceeded
 from services.kit.inproc import InprocChannel
 from services.kit.interceptors.identity import metadata_of
@@ -191,9 +192,12 @@ def service_config(service: str) -> Mapping[str, Any]:
     row = topology.SERVICES.get(service)
     if row is None:
         return {}
-    described = descriptor_pool.Default().FindServiceByName(row.proto_service)
     unknown = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
-    safe = [method.name for method in described.methods if method.GetOptions().idempotency_level != unknown]
+    safe = [
+        method.name
+        for method in contract(row.proto_service).methods
+        if method.GetOptions().idempotency_level != unknown
+    ]
     names = [{"service": row.proto_service, "method": method} for method in safe]
     return {
         "loadBalancingConfig": [{"round_robin": {}}],

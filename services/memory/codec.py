@@ -5,8 +5,8 @@ from types import MappingProxyType
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from myriad.common.v1 import budget_pb2, common_pb2, run_pb2
-from myriad.memory.v1 import memory_pb2
+from myriad.common.v1 import agent_pb2, budget_pb2, common_pb2, scheduling_pb2
+from myriad.memory.v1 import memory_pb2, turn_pb2
 from services.kit.amounts_codec import read_amounts, write_amounts
 from services.kit.errors import InvalidArgument
 from services.kit.run_ids import read_run_id, session_of, write_run_id
@@ -14,11 +14,11 @@ from services.memory.domain import Agent, Budget, BudgetState, Concurrency, Mess
 
 _CONCURRENCY = MappingProxyType(
     {
-        run_pb2.CONCURRENCY_UNSPECIFIED: Concurrency.ENQUEUE,
-        run_pb2.CONCURRENCY_REJECT: Concurrency.REJECT,
-        run_pb2.CONCURRENCY_ENQUEUE: Concurrency.ENQUEUE,
-        run_pb2.CONCURRENCY_INTERRUPT: Concurrency.INTERRUPT,
-        run_pb2.CONCURRENCY_ROLLBACK: Concurrency.ROLLBACK,
+        scheduling_pb2.CONCURRENCY_UNSPECIFIED: Concurrency.ENQUEUE,
+        scheduling_pb2.CONCURRENCY_REJECT: Concurrency.REJECT,
+        scheduling_pb2.CONCURRENCY_ENQUEUE: Concurrency.ENQUEUE,
+        scheduling_pb2.CONCURRENCY_INTERRUPT: Concurrency.INTERRUPT,
+        scheduling_pb2.CONCURRENCY_ROLLBACK: Concurrency.ROLLBACK,
     }
 )
 
@@ -46,7 +46,7 @@ def write_message(message: Message) -> common_pb2.Message:
     return common_pb2.Message.FromString(message.data)
 
 
-def read_order(request: memory_pb2.BeginTurnRequest) -> Order:
+def read_order(request: turn_pb2.BeginTurnRequest) -> Order:
     """The run that is to begin.
 
     Raises:
@@ -59,11 +59,11 @@ def read_order(request: memory_pb2.BeginTurnRequest) -> Order:
     return Order(request.record, _CONCURRENCY[request.concurrency], request.defer, due_ms)
 
 
-def write_next(ended_run_id: str, due: Next | None) -> memory_pb2.NextRun | None:
+def write_next(ended_run_id: str, due: Next | None) -> turn_pb2.NextRun | None:
     """The run that is due next in the session of one that ended."""
     if due is None:
         return None
-    return memory_pb2.NextRun(run_id=write_run_id(session_of(ended_run_id), due.run), record=due.record)
+    return turn_pb2.NextRun(run_id=write_run_id(session_of(ended_run_id), due.run), record=due.record)
 
 
 def write_session(session: Session) -> memory_pb2.Session:
@@ -78,7 +78,7 @@ def write_session(session: Session) -> memory_pb2.Session:
     )
 
 
-def read_agent(agent: common_pb2.Agent) -> bytes:
+def read_agent(agent: agent_pb2.Agent) -> bytes:
     """An agent without what the server sets, in the one way that equal agents share.
 
     Raises:
@@ -90,16 +90,16 @@ def read_agent(agent: common_pb2.Agent) -> bytes:
         except (json_format.SerializeToJsonError, ValueError):
             field = f"agent.tools[{index}].parameters"
             raise InvalidArgument(f"{field}: must be JSON", fields={field: "must be JSON"}) from None
-    content = common_pb2.Agent()
+    content = agent_pb2.Agent()
     content.CopyFrom(agent)
     content.ClearField("revision")
     content.ClearField("create_time")
     return content.SerializeToString(deterministic=True)
 
 
-def write_agent(agent: Agent) -> common_pb2.Agent:
+def write_agent(agent: Agent) -> agent_pb2.Agent:
     """An agent with what the server sets."""
-    message = common_pb2.Agent.FromString(agent.content)
+    message = agent_pb2.Agent.FromString(agent.content)
     message.revision = agent.revision
     message.create_time.CopyFrom(_time(agent.created_ms))
     return message

@@ -1,6 +1,6 @@
 """The contract: messages in, decisions of the core, messages out."""
 
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc, turn_pb2
 from services.kit.amounts_codec import read_amounts, write_amounts
 from services.kit.call import current_principal
 from services.kit.run_ids import write_run_id
@@ -57,7 +57,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
         session = await self._forks.copy(current_principal(), request.session_id, request.run, request.request_id)
         return memory_pb2.CopySessionResponse(session=codec.write_session(session))
 
-    async def BeginTurn(self, request: memory_pb2.BeginTurnRequest, context: object) -> memory_pb2.BeginTurnResponse:
+    async def BeginTurn(self, request: turn_pb2.BeginTurnRequest, context: object) -> turn_pb2.BeginTurnResponse:
         """Begins a turn."""
         turn = await self._turns.begin(
             current_principal(),
@@ -68,7 +68,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             max_tokens=request.max_tokens,
             order=codec.read_order(request),
         )
-        return memory_pb2.BeginTurnResponse(
+        return turn_pb2.BeginTurnResponse(
             run_id=write_run_id(request.session_id, turn.run),
             fencing_token=turn.token,
             attached=turn.attached,
@@ -80,7 +80,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             renew_time=codec.write_renewal(turn.renews_ms),
         )
 
-    async def ResumeTurn(self, request: memory_pb2.ResumeTurnRequest, context: object) -> memory_pb2.ResumeTurnResponse:
+    async def ResumeTurn(self, request: turn_pb2.ResumeTurnRequest, context: object) -> turn_pb2.ResumeTurnResponse:
         """Goes on in a session."""
         resumed = await self._turns.resume(
             current_principal(),
@@ -90,7 +90,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             max_tokens=request.max_tokens,
             run=request.run,
         )
-        return memory_pb2.ResumeTurnResponse(
+        return turn_pb2.ResumeTurnResponse(
             run_id=write_run_id(request.session_id, resumed.turn.run),
             fencing_token=resumed.turn.token,
             agent=resumed.turn.agent,
@@ -103,7 +103,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             renew_time=codec.write_renewal(resumed.turn.renews_ms),
         )
 
-    async def CommitTurn(self, request: memory_pb2.CommitTurnRequest, context: object) -> memory_pb2.CommitTurnResponse:
+    async def CommitTurn(self, request: turn_pb2.CommitTurnRequest, context: object) -> turn_pb2.CommitTurnResponse:
         """Ends a turn that is kept."""
         due = await self._turns.commit(
             current_principal(),
@@ -114,11 +114,9 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             request.last_events,
             read_amounts(request.spent),
         )
-        return memory_pb2.CommitTurnResponse(next=codec.write_next(request.run_id, due))
+        return turn_pb2.CommitTurnResponse(next=codec.write_next(request.run_id, due))
 
-    async def AbandonTurn(
-        self, request: memory_pb2.AbandonTurnRequest, context: object
-    ) -> memory_pb2.AbandonTurnResponse:
+    async def AbandonTurn(self, request: turn_pb2.AbandonTurnRequest, context: object) -> turn_pb2.AbandonTurnResponse:
         """Ends a turn that leaves no trace in the history."""
         due = await self._turns.abandon(
             current_principal(),
@@ -128,7 +126,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             request.last_events,
             read_amounts(request.spent),
         )
-        return memory_pb2.AbandonTurnResponse(next=codec.write_next(request.run_id, due))
+        return turn_pb2.AbandonTurnResponse(next=codec.write_next(request.run_id, due))
 
     async def GetHistory(self, request: memory_pb2.GetHistoryRequest, context: object) -> memory_pb2.GetHistoryResponse:
         """Reads the newest messages."""

@@ -6,19 +6,19 @@ from google.protobuf import json_format
 
 from myriad.common.v1 import budget_pb2
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import budgets_pb2
 from services.kit.call import current_call
 
 REMAINING = "x-myriad-budget-remaining"
 """Initial metadata of a reply: what is left of a budget, as `myriad.common.v1.Amounts` in JSON."""
 
 
-def get_request(request: pb.GetBudgetRequest) -> memory_pb2.GetBudgetRequest:
+def get_request(request: budgets_pb2.GetBudgetRequest) -> memory_pb2.GetBudgetRequest:
     """What memory is asked."""
     return memory_pb2.GetBudgetRequest(scope=request.scope, session_id=request.session_id, user=request.user)
 
 
-def set_request(request: pb.SetBudgetRequest) -> memory_pb2.SetBudgetRequest:
+def set_request(request: budgets_pb2.SetBudgetRequest) -> memory_pb2.SetBudgetRequest:
     """What memory is asked."""
     budget = request.budget if request.HasField("budget") else None
     return memory_pb2.SetBudgetRequest(

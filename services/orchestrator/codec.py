@@ -7,7 +7,7 @@ from google.rpc import status_pb2
 
 from myriad.common.v1 import common_pb2
 from myriad.nlu.v1 import nlu_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.kit import status
 from services.kit.amounts_codec import write_amounts
 from services.kit.errors import ServiceUnavailable
@@ -36,21 +36,21 @@ from services.orchestrator.domain.run import Answer, CallbackOutcome, Record, St
 from services.orchestrator.domain.turn import Citation, Progress, Understanding, Usage
 
 _STATES = {
-    "completed": pb.RUN_STATE_COMPLETED,
-    "failed": pb.RUN_STATE_FAILED,
-    "cancelled": pb.RUN_STATE_CANCELLED,
+    "completed": run_pb2.RUN_STATE_COMPLETED,
+    "failed": run_pb2.RUN_STATE_FAILED,
+    "cancelled": run_pb2.RUN_STATE_CANCELLED,
 }
 _STANDING = {
-    Standing.QUEUED: pb.RUN_STATE_QUEUED,
-    Standing.AT_WORK: pb.RUN_STATE_RUNNING,
-    Standing.WAITING: pb.RUN_STATE_WAITING,
-    Standing.OVER: pb.RUN_STATE_FAILED,
-    Standing.LOST: pb.RUN_STATE_FAILED,
+    Standing.QUEUED: run_pb2.RUN_STATE_QUEUED,
+    Standing.AT_WORK: run_pb2.RUN_STATE_RUNNING,
+    Standing.WAITING: run_pb2.RUN_STATE_WAITING,
+    Standing.OVER: run_pb2.RUN_STATE_FAILED,
+    Standing.LOST: run_pb2.RUN_STATE_FAILED,
 }
 _OUTCOMES = {
-    Outcome.OK: pb.TOOL_OUTCOME_OK,
-    Outcome.ERROR: pb.TOOL_OUTCOME_ERROR,
-    Outcome.REFUSED: pb.TOOL_OUTCOME_REFUSED,
+    Outcome.OK: run_event_pb2.TOOL_OUTCOME_OK,
+    Outcome.ERROR: run_event_pb2.TOOL_OUTCOME_ERROR,
+    Outcome.REFUSED: run_event_pb2.TOOL_OUTCOME_REFUSED,
 }
 _LAST = {"completed", "failed", "cancelled"}
 
@@ -60,18 +60,18 @@ class EventCodec:
 
     def encode(self, run_id: str, sequence: int, event: Event) -> bytes:
         """The entry of an event, stamped with the time of now."""
-        message = pb.RunEvent(run_id=run_id, sequence=sequence)
+        message = run_event_pb2.RunEvent(run_id=run_id, sequence=sequence)
         message.time.FromNanoseconds(time.time_ns())
         _fill(message, event)
         return message.SerializeToString()
 
     def is_last(self, entry: bytes) -> bool:
         """Whether a log ends with this entry."""
-        return pb.RunEvent.FromString(entry).WhichOneof("event") in _LAST
+        return run_event_pb2.RunEvent.FromString(entry).WhichOneof("event") in _LAST
 
     def is_delta(self, entry: bytes) -> bool:
         """Whether an entry is a piece of the answer."""
-        return pb.RunEvent.FromString(entry).HasField("text_delta")
+        return run_event_pb2.RunEvent.FromString(entry).HasField("text_delta")
 
     def encode_record(self, record: Record) -> bytes:
         """What was asked, to be kept."""
@@ -98,18 +98,18 @@ class EventCodec:
         return checkpoint.read_progress(data)
 
 
-def run_of(first: bytes, newest: bytes, standing: Standing) -> pb.Run:
+def run_of(first: bytes, newest: bytes, standing: Standing) -> run_pb2.Run:
     """The run whose log begins and, so far, ends with these entries, and that stands so."""
-    begun, latest = pb.RunEvent.FromString(first), pb.RunEvent.FromString(newest)
+    begun, latest = run_event_pb2.RunEvent.FromString(first), run_event_pb2.RunEvent.FromString(newest)
     kind = latest.WhichOneof("event") or ""
-    run = pb.Run(
+    run = run_pb2.Run(
         run_id=begun.run_id,
         state=_STATES.get(kind) or _STANDING[standing],
         agent=begun.started.agent,
         last_sequence=latest.sequence,
         create_time=begun.time,
     )
-    if kind not in _LAST and run.state == pb.RUN_STATE_FAILED:
+    if kind not in _LAST and run.state == run_pb2.RUN_STATE_FAILED:
         run.error.CopyFrom(status.to_proto(ServiceUnavailable("nobody works on the run any more")))
     if kind in _LAST:
         run.end_time.CopyFrom(latest.time)
@@ -119,9 +119,9 @@ def run_of(first: bytes, newest: bytes, standing: Standing) -> pb.Run:
     return run
 
 
-def callback_of(outcome: CallbackOutcome) -> pb.Callback:
+def callback_of(outcome: CallbackOutcome) -> run_pb2.Callback:
     """What became of a run's callback."""
-    wire = pb.Callback(
+    wire = run_pb2.Callback(
         state=f"CALLBACK_STATE_{outcome.state.upper()}", attempts=outcome.attempts, reason=outcome.reason
     )
     if outcome.end_ms:
@@ -129,7 +129,7 @@ def callback_of(outcome: CallbackOutcome) -> pb.Callback:
     return wire
 
 
-def _fill(message: pb.RunEvent, event: Event) -> None:
+def _fill(message: run_event_pb2.RunEvent, event: Event) -> None:
     match event:
         case TextDelta(text):
             message.text_delta.text = text
@@ -141,7 +141,7 @@ def _fill(message: pb.RunEvent, event: Event) -> None:
             message.retrieved.citations.extend(map(_citation, citations))
             message.retrieved.SetInParent()
         case Routed(model, reason):
-            message.routed.CopyFrom(pb.RunRouted(model=model, reason=reason))
+            message.routed.CopyFrom(run_event_pb2.RunRouted(model=model, reason=reason))
         case ToolStarted() | ToolFinished() | ApprovalRequired():
             _fill_tool(message, event)
         case Queued(position):
@@ -150,19 +150,19 @@ def _fill(message: pb.RunEvent, event: Event) -> None:
         case Restarted(sequence):
             message.restarted.discard_from_sequence = sequence
         case Degraded(component, reason):
-            message.degraded.CopyFrom(pb.RunDegraded(component=component, reason=reason))
+            message.degraded.CopyFrom(run_event_pb2.RunDegraded(component=component, reason=reason))
         case _:
             _fill_usage(message, event)
 
 
-def _fill_tool(message: pb.RunEvent, event: ToolStarted | ToolFinished | ApprovalRequired) -> None:
+def _fill_tool(message: run_event_pb2.RunEvent, event: ToolStarted | ToolFinished | ApprovalRequired) -> None:
     match event:
         case ToolStarted(call, background):
-            message.tool_started.CopyFrom(pb.RunToolStarted(call=tool_call(call), background=background))
+            message.tool_started.CopyFrom(run_event_pb2.RunToolStarted(call=tool_call(call), background=background))
         case ToolFinished():
             message.tool_finished.CopyFrom(_tool_finished(event))
         case ApprovalRequired(call, token, reason, expires_ms):
-            wire = pb.RunApprovalRequired(
+            wire = run_event_pb2.RunApprovalRequired(
                 call=tool_call(call),
                 approval_token=token,
                 reason=f"APPROVAL_REASON_{reason}",
@@ -171,18 +171,18 @@ def _fill_tool(message: pb.RunEvent, event: ToolStarted | ToolFinished | Approva
             message.approval_required.CopyFrom(wire)
 
 
-def _fill_usage(message: pb.RunEvent, event: Event) -> None:
+def _fill_usage(message: run_event_pb2.RunEvent, event: Event) -> None:
     match event:
         case Used(usage):
             message.usage.CopyFrom(_usage(usage))
         case Completed(answer, usage):
-            message.completed.CopyFrom(pb.RunCompleted(answer=answer, usage=_usage(usage)))
+            message.completed.CopyFrom(run_event_pb2.RunCompleted(answer=answer, usage=_usage(usage)))
         case Failed(error, partial, usage):
             wire: status_pb2.Status = status.to_proto(error)
-            message.failed.CopyFrom(pb.RunFailed(error=wire, partial_answer=partial, usage=_usage(usage)))
+            message.failed.CopyFrom(run_event_pb2.RunFailed(error=wire, partial_answer=partial, usage=_usage(usage)))
         case Cancelled(partial, usage, rolled_back, effects):
             message.cancelled.CopyFrom(
-                pb.RunCancelled(
+                run_event_pb2.RunCancelled(
                     partial_answer=partial,
                     usage=_usage(usage),
                     rolled_back=rolled_back,
@@ -196,9 +196,9 @@ def tool_call(call: ToolCall) -> common_pb2.ToolCall:
     return common_pb2.ToolCall(tool_call_id=call.id, tool=call.tool, arguments_json=call.arguments_json)
 
 
-def _understood(understanding: Understanding) -> pb.RunUnderstood:
+def _understood(understanding: Understanding) -> run_event_pb2.RunUnderstood:
     complexity = understanding.complexity
-    return pb.RunUnderstood(
+    return run_event_pb2.RunUnderstood(
         intents=[nlu_pb2.RankedIntent(name=name, confidence=confidence) for name, confidence in understanding.intents],
         out_of_scope=understanding.out_of_scope,
         entities=[
@@ -228,8 +228,8 @@ def _citation(citation: Citation) -> common_pb2.Citation:
     )
 
 
-def _tool_finished(event: ToolFinished) -> pb.RunToolFinished:
-    return pb.RunToolFinished(
+def _tool_finished(event: ToolFinished) -> run_event_pb2.RunToolFinished:
+    return run_event_pb2.RunToolFinished(
         tool_call_id=event.call.id,
         tool=event.call.tool,
         outcome=_OUTCOMES[event.outcome],

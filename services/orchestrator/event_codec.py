@@ -1,7 +1,6 @@
 """Domain events as messages of the contract, and what a run's log says of its end."""
 
-from myriad.orchestrator.v1 import events_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import events_pb2, run_event_pb2
 from services.kit.errors import Cancelled
 from services.kit.status import from_proto
 from services.orchestrator.domain.events import DomainEvent
@@ -25,7 +24,7 @@ def write_event(cursor: str, event: DomainEvent) -> events_pb2.DomainEvent:
 
 def read_end(first: bytes, newest: bytes) -> RunEnd | None:
     """How the run ended whose log begins and ends with these entries. None: it has not."""
-    begun, last = pb.RunEvent.FromString(first), pb.RunEvent.FromString(newest)
+    begun, last = run_event_pb2.RunEvent.FromString(first), run_event_pb2.RunEvent.FromString(newest)
     match last.WhichOneof("event"):
         case "completed":
             reason = ""

@@ -3,8 +3,7 @@
 from collections.abc import AsyncGenerator
 
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import events_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import events_pb2, run_pb2, sessions_pb2
 from services.kit.call import Principal
 from services.kit.errors import RunNotFound
 from services.kit.run_ids import read_run_id
@@ -30,7 +29,7 @@ class Happenings:
         said = {"agent": session.agent}
         self._bus.publish(happened(kind, principal, session.session_id, attributes=said, time_ms=made_ms))
 
-    async def submit(self, principal: Principal, request: pb.SubmitFeedbackRequest) -> None:
+    async def submit(self, principal: Principal, request: run_pb2.SubmitFeedbackRequest) -> None:
         """Takes a word on a run. Raises RunNotFound."""
         await self._feedback.submit(principal, request.run_id, request.score, request.text)
 
@@ -46,7 +45,7 @@ class Happenings:
             await told.aclose()
 
 
-def copy_request(request: pb.ForkSessionRequest) -> memory_pb2.CopySessionRequest:
+def copy_request(request: sessions_pb2.ForkSessionRequest) -> memory_pb2.CopySessionRequest:
     """What memory is asked for to fork a session.
 
     Raises:

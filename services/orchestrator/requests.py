@@ -4,38 +4,38 @@ import json
 import time
 from types import MappingProxyType
 
-from myriad.common.v1 import run_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.common.v1 import scheduling_pb2
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.errors import InvalidArgument
 from services.orchestrator.domain.run import Answer, Concurrency, Request
 
 _CONCURRENCY = MappingProxyType(
     {
-        run_pb2.CONCURRENCY_UNSPECIFIED: Concurrency.ENQUEUE,
-        run_pb2.CONCURRENCY_REJECT: Concurrency.REJECT,
-        run_pb2.CONCURRENCY_ENQUEUE: Concurrency.ENQUEUE,
-        run_pb2.CONCURRENCY_INTERRUPT: Concurrency.INTERRUPT,
-        run_pb2.CONCURRENCY_ROLLBACK: Concurrency.ROLLBACK,
+        scheduling_pb2.CONCURRENCY_UNSPECIFIED: Concurrency.ENQUEUE,
+        scheduling_pb2.CONCURRENCY_REJECT: Concurrency.REJECT,
+        scheduling_pb2.CONCURRENCY_ENQUEUE: Concurrency.ENQUEUE,
+        scheduling_pb2.CONCURRENCY_INTERRUPT: Concurrency.INTERRUPT,
+        scheduling_pb2.CONCURRENCY_ROLLBACK: Concurrency.ROLLBACK,
     }
 )
 _CLASSES = MappingProxyType(
     {
-        run_pb2.QUEUE_CLASS_UNSPECIFIED: "SIMPLE",
-        run_pb2.QUEUE_CLASS_SIMPLE: "SIMPLE",
-        run_pb2.QUEUE_CLASS_COMPLEX: "COMPLEX",
-        run_pb2.QUEUE_CLASS_GPU: "GPU",
+        scheduling_pb2.QUEUE_CLASS_UNSPECIFIED: "SIMPLE",
+        scheduling_pb2.QUEUE_CLASS_SIMPLE: "SIMPLE",
+        scheduling_pb2.QUEUE_CLASS_COMPLEX: "COMPLEX",
+        scheduling_pb2.QUEUE_CLASS_GPU: "GPU",
     }
 )
 _PRIORITY = 5
 _LATEST_S = 30 * 86_400
 
 
-def turn_request(message: pb.RunTurnRequest) -> Request:
+def turn_request(message: run_pb2.RunTurnRequest) -> Request:
     """A run that begins here."""
     return Request(message.session_id, message.input, message.request_id, _CONCURRENCY[message.concurrency])
 
 
-def run_request(message: pb.CreateRunRequest) -> Request:
+def run_request(message: run_pb2.CreateRunRequest) -> Request:
     """A run for the workers.
 
     Raises:
@@ -56,7 +56,7 @@ def run_request(message: pb.CreateRunRequest) -> Request:
     )
 
 
-def answer_of(message: pb.RespondToRunRequest) -> Answer:
+def answer_of(message: run_pb2.RespondToRunRequest) -> Answer:
     """What somebody answers a run that waits.
 
     Raises:

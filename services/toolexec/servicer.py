@@ -6,7 +6,7 @@ from typing import Protocol
 
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import tool_pb2
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.kit.call import current_call, current_principal
 from services.toolexec.core.background import BackgroundTools
@@ -26,9 +26,9 @@ from services.toolexec.domain import (
 
 _SIDE_EFFECTS = MappingProxyType(
     {
-        SideEffect.READ: common_pb2.SIDE_EFFECT_READ,
-        SideEffect.IDEMPOTENT: common_pb2.SIDE_EFFECT_IDEMPOTENT,
-        SideEffect.SIDE_EFFECT: common_pb2.SIDE_EFFECT_SIDE_EFFECT,
+        SideEffect.READ: tool_pb2.SIDE_EFFECT_READ,
+        SideEffect.IDEMPOTENT: tool_pb2.SIDE_EFFECT_IDEMPOTENT,
+        SideEffect.SIDE_EFFECT: tool_pb2.SIDE_EFFECT_SIDE_EFFECT,
     }
 )
 _STATES = MappingProxyType(
@@ -148,8 +148,8 @@ def _background(key: CallKey, found: Background) -> toolexec_pb2.Execution:
     )
 
 
-def _message(tool: Tool) -> common_pb2.Tool:
-    message = common_pb2.Tool(
+def _message(tool: Tool) -> tool_pb2.Tool:
+    message = tool_pb2.Tool(
         name=tool.name,
         description=tool.description,
         side_effect=_SIDE_EFFECTS[tool.side_effect],
@@ -169,8 +169,8 @@ def _message(tool: Tool) -> common_pb2.Tool:
     return message
 
 
-def _http(call: HttpCall) -> common_pb2.HttpTool:
-    return common_pb2.HttpTool(
+def _http(call: HttpCall) -> tool_pb2.HttpTool:
+    return tool_pb2.HttpTool(
         method=f"HTTP_METHOD_{call.method}",
         endpoint=call.endpoint,
         url=call.url,

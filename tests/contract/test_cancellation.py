@@ -9,8 +9,7 @@ import contextlib
 import grpc
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.telemetry import open_telemetry
@@ -48,7 +47,7 @@ async def test_our_client_cancels_the_handler():
     async def ours(kit, address):
         client = kit.network.client("orchestrator", address)
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-        await client.unary(stub.GetRun, pb.GetRunRequest(run_id="s.1"), timeout=20)
+        await client.unary(stub.GetRun, run_pb2.GetRunRequest(run_id="s.1"), timeout=20)
 
     assert await cancelled_within_half_a_second(ours)
 
@@ -59,7 +58,7 @@ async def test_the_stock_client_interceptors_do_not():
     async def stock(kit, address):
         channels.append(grpc.aio.insecure_channel(address, interceptors=aio_client_interceptors()))
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channels[0])
-        await stub.GetRun(pb.GetRunRequest(run_id="s.1"), timeout=20)
+        await stub.GetRun(run_pb2.GetRunRequest(run_id="s.1"), timeout=20)
 
     assert not await cancelled_within_half_a_second(stock)
     await channels[0].close()

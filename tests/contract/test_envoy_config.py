@@ -1,6 +1,5 @@
 """Envoy's configuration: what the renderer writes, what Envoy accepts, and that only public methods reach a service."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from myriad.common.v1 import common_pb2
 from services.dev.engines.envoy import launch, render
+from services.kit.contracts import contract
 from services.kit.topology import ENDPOINTS, SERVICES, Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,12 +43,7 @@ def routes(manager: Any) -> dict[str, Any]:
 
 def methods() -> list[tuple[Service, MethodDescriptor]]:
     """Every method of every service."""
-    found = []
-    for service in SERVICES.values():
-        package, _, name = service.proto_service.rpartition(".")
-        module = importlib.import_module(f"{package}.{service.name}_pb2")
-        found += [(service, method) for method in module.DESCRIPTOR.services_by_name[name].methods]
-    return found
+    return [(service, method) for service in SERVICES.values() for method in contract(service.proto_service).methods]
 
 
 def has(method: MethodDescriptor, option: Any) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from services.kit.agents import AgentCatalog
 from services.kit.app import Kit
 from services.kit.call import Call, Principal, current_principal, enter
@@ -30,14 +30,14 @@ SECOND = FIRST | {
 }
 
 
-def message(agent: dict[str, object]) -> common_pb2.Agent:
-    return ParseDict(agent, common_pb2.Agent())
+def message(agent: dict[str, object]) -> agent_pb2.Agent:
+    return ParseDict(agent, agent_pb2.Agent())
 
 
 class Catalog:
     """Two revisions of one agent of acme, as the kit's catalogue gives them."""
 
-    async def get(self, name: str, revision: int) -> common_pb2.Agent:
+    async def get(self, name: str, revision: int) -> agent_pb2.Agent:
         if current_principal().tenant != "acme" or name != "aura" or revision > 2:
             raise AgentNotFound("no such agent")
         return message(FIRST if revision == 1 else SECOND)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, DeadlineExceeded, ServiceUnavailable
@@ -81,7 +81,7 @@ def world(request) -> World:
         fake, revisions = InMemoryAgents(), iter(range(1, 100))
 
         async def put_here(agent):
-            message = ParseDict(agent, common_pb2.Agent())
+            message = ParseDict(agent, agent_pb2.Agent())
             message.revision = next(revisions)
             fake.put(owner.tenant, agent_of(message))
 
@@ -91,7 +91,7 @@ def world(request) -> World:
 
     async def put_there(agent):
         act_as(owner)
-        message = memory_pb2.PutAgentRequest(agent=ParseDict(agent, common_pb2.Agent()))
+        message = memory_pb2.PutAgentRequest(agent=ParseDict(agent, agent_pb2.Agent()))
         await client.unary(stub.PutAgent, message, timeout=2)
 
     return World(MemoryAgents(client), put_there, owner)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from buf.validate import validate_pb2
-from google.protobuf import descriptor_pool
 
 from myriad.common.v1 import common_pb2
 from services.kit import topology
+from services.kit.contracts import contract
 
 ROOT = Path(__file__).parents[2]
 GENERATED = sorted((ROOT / "protos" / "gen").rglob("*_pb2*.py"))
@@ -23,9 +23,7 @@ def test_every_generated_module_can_be_imported(module):
 
 def methods():
     for row in topology.SERVICES.values():
-        importlib.import_module(f"myriad.{row.name}.v1.{row.name}_pb2")
-        described = descriptor_pool.Default().FindServiceByName(row.proto_service)
-        for method in described.methods:
+        for method in contract(row.proto_service).methods:
             yield row, method
 
 

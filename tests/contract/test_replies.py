@@ -10,18 +10,20 @@ import pytest
 import pytest_asyncio
 
 from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.call import Call, Principal
 from services.kit.chain import Method
+from services.kit.contracts import contract
 from services.kit.errors import FailedPrecondition, RequestIdReused, RequestInProgress, StoreUnavailable
 from services.kit.interceptors.idempotency import idempotency
 from services.kit.redis import Redis
 from services.kit.replies import InMemoryReplies, Replies, Request, new_ticket
 from services.kit.replies_redis import RedisReplies
+from services.kit.topology import SERVICES
 from tests.support.valkey import restartable_valkey
 
-METHOD = pb.DESCRIPTOR.services_by_name["OrchestratorService"].methods_by_name["SubmitFeedback"]
-FEEDBACK = Method("m", METHOD, pb.SubmitFeedbackRequest, streams=False, access=common_pb2.Access())
+METHOD = contract(SERVICES["orchestrator"].proto_service).methods_by_name["SubmitFeedback"]
+FEEDBACK = Method("m", METHOD, run_pb2.SubmitFeedbackRequest, streams=False, access=common_pb2.Access())
 LONG_S = 30.0
 
 
@@ -191,7 +193,7 @@ class Round:
     async def attempt(self, score: int, how: str) -> None:
         """One call through an interceptor of its own: another replica, or the same after a restart."""
         seen = Killed(self.replies)
-        request = pb.SubmitFeedbackRequest(run_id="s1.1", score=score, request_id="r1")
+        request = run_pb2.SubmitFeedbackRequest(run_id="s1.1", score=score, request_id="r1")
         call = Call("m", {}, asyncio.get_running_loop().time() + LONG_S, "test", request=request)
         call.principal = self.principal
 

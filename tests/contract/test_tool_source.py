@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 from services.kit.call import Call, Principal, current_principal, enter
 from services.kit.errors import AgentNotFound
 from services.toolexec.adapters.agents import CatalogToolSource, read_tool
@@ -18,23 +18,23 @@ ANN = Principal("acme", "ann")
 SCHEMA = {"type": "object", "properties": {"order": {"type": "string", "maxLength": 4}}}
 
 
-def agent(revision: int, *names: str) -> common_pb2.Agent:
+def agent(revision: int, *names: str) -> agent_pb2.Agent:
     tools = [
-        common_pb2.Tool(
+        tool_pb2.Tool(
             name=name,
             description="does it",
-            side_effect=common_pb2.SIDE_EFFECT_READ,
-            builtin=common_pb2.BuiltinTool(function="calculator"),
+            side_effect=tool_pb2.SIDE_EFFECT_READ,
+            builtin=tool_pb2.BuiltinTool(function="calculator"),
         )
         for name in names
     ]
-    return common_pb2.Agent(name="aura", revision=revision, tools=tools)
+    return agent_pb2.Agent(name="aura", revision=revision, tools=tools)
 
 
 class Catalog:
     """Two revisions of one agent of acme, as the kit's catalog gives them."""
 
-    async def get(self, name: str, revision: int) -> common_pb2.Agent:
+    async def get(self, name: str, revision: int) -> agent_pb2.Agent:
         if current_principal().tenant != "acme" or name != "aura" or revision > 2:
             raise AgentNotFound("no such agent")
         return agent(1, "b") if revision == 1 else agent(2, "b", "a")
@@ -83,7 +83,7 @@ async def test_another_tenants_agent_is_not_found(source, act_as):
 
 
 def test_a_tool_is_read_with_its_defaults():
-    message = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_IDEMPOTENT)
+    message = tool_pb2.Tool(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_IDEMPOTENT)
     message.http.url = "https://example.com/"
     tool = read_tool(message)
     assert tool.call == HttpCall("GET", "", "https://example.com/", {}, 65_536, idempotency_key=False)
@@ -96,13 +96,13 @@ def test_a_tool_is_read_with_its_defaults():
 
 
 def test_a_tool_is_read_whole():
-    message = common_pb2.Tool(
+    message = tool_pb2.Tool(
         name="t",
         description="d",
-        side_effect=common_pb2.SIDE_EFFECT_READ,
+        side_effect=tool_pb2.SIDE_EFFECT_READ,
         timeout=timedelta(seconds=2.5),
         roles=["clerk"],
-        builtin=common_pb2.BuiltinTool(function="calculator"),
+        builtin=tool_pb2.BuiltinTool(function="calculator"),
     )
     ParseDict(SCHEMA, message.parameters)
     tool = read_tool(message)
@@ -112,18 +112,18 @@ def test_a_tool_is_read_whole():
 
 
 def test_a_side_effect_nobody_knows_counts_as_the_worst():
-    message = common_pb2.Tool(name="t", description="d", builtin=common_pb2.BuiltinTool(function="f"))
+    message = tool_pb2.Tool(name="t", description="d", builtin=tool_pb2.BuiltinTool(function="f"))
     assert read_tool(message).side_effect is SideEffect.SIDE_EFFECT
 
 
 def test_a_tool_of_the_clients_is_read_as_such():
-    message = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ)
+    message = tool_pb2.Tool(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_READ)
     message.client.SetInParent()
     assert read_tool(message).call == ClientCall()
 
 
 def test_a_tool_in_the_background_has_an_hour_unless_it_says_otherwise():
-    message = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ, background=True)
+    message = tool_pb2.Tool(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_READ, background=True)
     assert (read_tool(message).background, read_tool(message).timeout) == (True, 3600.0)
     message.timeout.FromTimedelta(timedelta(hours=24))
     assert read_tool(message).timeout == 86_400.0

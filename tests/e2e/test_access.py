@@ -16,7 +16,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from myriad.common.v1 import common_pb2 as common
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2, sessions_pb2
 from myriad.toolexec.v1 import toolexec_pb2 as toolexec
 from services.dev import identity, login
 from services.dev.state import Folder
@@ -195,7 +195,7 @@ async def token_of(world: Guarded, **changes: object) -> str:
     made = jwt.encode({"alg": "ES256", "kid": key.kid}, kept, key, algorithms=["ES256"])
     (listing,) = (method for method in FROM_OUTSIDE if method.name == "ListAgents")
     answer = await world.answer(
-        world.edge, listing, orchestrator.ListAgentsRequest(), [("authorization", f"Bearer {made}")]
+        world.edge, listing, sessions_pb2.ListAgentsRequest(), [("authorization", f"Bearer {made}")]
     )
     return answer.partition(" ")[0]
 
@@ -232,7 +232,7 @@ async def test_a_tool_that_needs_a_role_is_refused_to_who_lacks_it(world: Guarde
 
 
 @pytest.mark.parametrize(
-    ("role", "outcome"), [(CLERK, orchestrator.TOOL_OUTCOME_OK), ("admin", orchestrator.TOOL_OUTCOME_REFUSED)]
+    ("role", "outcome"), [(CLERK, run_event_pb2.TOOL_OUTCOME_OK), ("admin", run_event_pb2.TOOL_OUTCOME_REFUSED)]
 )
 async def test_the_roles_of_a_token_reach_the_tools_of_a_turn(world: Guarded, role: str, outcome: int) -> None:
     caller = somebody(roles=[role])
@@ -240,7 +240,7 @@ async def test_the_roles_of_a_token_reach_the_tools_of_a_turn(world: Guarded, ro
     names = await world.furnish(caller, run_turn)
     call = {"name": "file", "arguments": {"expression": "6*7"}}
     script = f"#sim {json.dumps({'tool_calls': [call], 'then': {'text': 'done'}})}"
-    asked = orchestrator.RunTurnRequest(session_id=names.session, input=script)
+    asked = run_pb2.RunTurnRequest(session_id=names.session, input=script)
     events = await world.replies(world.edge, run_turn, asked, world.token(caller))
     (finished,) = (event.tool_finished for event in events if event.WhichOneof("event") == "tool_finished")
     assert finished.outcome == outcome, finished

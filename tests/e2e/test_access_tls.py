@@ -8,11 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from myriad.common.v1 import common_pb2 as common
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2 as memory
 from myriad.memory.v1 import memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev import certificates, login, readiness
 from services.dev.conversation import Conversation
 from services.dev.edge import Edge, edge_of, orchestrator_at
@@ -45,7 +44,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         login.log_in(running.folder, ADA, 600)
         async with peer(running, "memory") as channel:
             agent = an_agent("helper")
-            agent.model.tool_choice = common.TOOL_CHOICE_MODEL
+            agent.model.tool_choice = agent_pb2.TOOL_CHOICE_MODEL
             agent.knowledge.collections.append("none")
             agent.intents.add(name="sum", examples=["add two numbers", "what is six times seven"])
             stub = memory_pb2_grpc.MemoryServiceStub(channel)
@@ -106,8 +105,8 @@ async def test_a_run_at_work_in_one_replica_is_watched_and_stopped_through_the_o
     async with peer(stack, "orchestrator", one) as here, peer(stack, "orchestrator", other) as there:
         begins, watches = (orchestrator_pb2_grpc.OrchestratorServiceStub(channel) for channel in (here, there))
         said = mesh(stack)
-        session = (await begins.CreateSession(pb.CreateSessionRequest(agent="helper"), metadata=said)).session
-        asked = pb.RunTurnRequest(session_id=session.session_id, input='#sim {"forever": true, "delay_ms": 20}')
+        session = (await begins.CreateSession(sessions_pb2.CreateSessionRequest(agent="helper"), metadata=said)).session
+        asked = run_pb2.RunTurnRequest(session_id=session.session_id, input='#sim {"forever": true, "delay_ms": 20}')
         run = begins.RunTurn(asked, metadata=said, timeout=30)
         began = []
         async for event in run:
@@ -116,10 +115,10 @@ async def test_a_run_at_work_in_one_replica_is_watched_and_stopped_through_the_o
                 break
         run_id = began[0].run_id
         seen = []
-        async for event in watches.WatchRun(pb.WatchRunRequest(run_id=run_id), metadata=said, timeout=30):
+        async for event in watches.WatchRun(run_pb2.WatchRunRequest(run_id=run_id), metadata=said, timeout=30):
             seen.append(event)
             if len(seen) == len(began) + 5:
-                await watches.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=said, timeout=10)
+                await watches.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), metadata=said, timeout=10)
         began += [event async for event in run]
         assert seen[-1].WhichOneof("event") == "cancelled"
         assert [event for event in began if event.sequence] == [event for event in seen if event.sequence]

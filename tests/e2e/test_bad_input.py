@@ -7,7 +7,7 @@ Beside it: `test_bad_input_rest` (JSON, paths, headers, sizes), `_openapi` (requ
 import grpc
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from tests.support.client import face, put_agent
 from tests.support.hostile import told
 from tests.support.leaks import leaks
@@ -89,7 +89,7 @@ async def test_bytes_that_are_no_message_are_refused_over_grpc(user):
 
 
 async def test_an_unknown_enum_over_grpc_names_its_field(user, session):
-    request = pb.RunTurnRequest(session_id=session, input="hi", on_disconnect=42)
+    request = run_pb2.RunTurnRequest(session_id=session, input="hi", on_disconnect=42)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await user.stub.RunTurn(request, metadata=user.metadata).read()
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT

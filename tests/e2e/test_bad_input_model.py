@@ -5,7 +5,7 @@ tests/unit/orchestrator/test_arguments.py has a great many more of them, without
 
 import pytest
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 from tests.support.client import face, kinds, put_agent, sim
 from tests.support.metrics import metrics_at
 
@@ -21,11 +21,11 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 async def user(stack):
-    tool = common_pb2.Tool(name="calculate", description="Calculates.", side_effect=common_pb2.SIDE_EFFECT_READ)
+    tool = tool_pb2.Tool(name="calculate", description="Calculates.", side_effect=tool_pb2.SIDE_EFFECT_READ)
     tool.parameters.update(SCHEMA)
     tool.builtin.function = "calculator"
-    model = common_pb2.ModelPolicy(model="sim_llm", tool_choice=common_pb2.TOOL_CHOICE_MODEL)
-    await put_agent(stack, "junk", tools=[tool], model=model, limits=common_pb2.RunLimits(max_steps=STEPS))
+    model = agent_pb2.ModelPolicy(model="sim_llm", tool_choice=agent_pb2.TOOL_CHOICE_MODEL)
+    await put_agent(stack, "junk", tools=[tool], model=model, limits=agent_pb2.RunLimits(max_steps=STEPS))
     async with face(stack) as made:
         yield made
 

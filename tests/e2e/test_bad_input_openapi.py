@@ -21,8 +21,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from myriad.orchestrator.v1.events_pb2 import DomainEvent
+from services.kit.contracts import contract
+from services.kit.topology import SERVICES
 from tests.support.client import face, kinds, put_agent
 from tests.support.hostile import told
 from tests.support.leaks import leaks
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.timeout(120)
 
 COUNT, CHAOS_COUNT = 25, 2_000
 SPARE = 5
-SERVICE = pb.DESCRIPTOR.services_by_name["OrchestratorService"]
+SERVICE = contract(SERVICES["orchestrator"].proto_service)
 DOCUMENT = document(SERVICE, status_pb2.Status.DESCRIPTOR)
 
 
@@ -106,7 +108,9 @@ def hold(user, known, spare, verb, path, mode, count) -> Counter[int]:
         if reply.status_code == 200 and "event-stream" in reply.headers["content-type"][0]:
             for line in reply.text.splitlines():
                 if line.startswith("data: "):
-                    json_format.Parse(line.removeprefix("data: "), DomainEvent() if path == ENDLESS else pb.RunEvent())
+                    json_format.Parse(
+                        line.removeprefix("data: "), DomainEvent() if path == ENDLESS else run_event_pb2.RunEvent()
+                    )
         if reply.status_code != 200:
             body = json.loads(reply.text)
             assert not leaks(told(body)), body

@@ -7,8 +7,8 @@ import uuid
 import grpc
 import pytest
 
-from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.common.v1 import tool_pb2
+from myriad.orchestrator.v1 import sessions_pb2
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.kit.errors import by_reason
 from tests.support.client import face, metric, put_agent
@@ -250,7 +250,7 @@ async def test_a_query_that_differs_from_the_path_wins(user, session):
 )
 async def test_a_grpc_request_is_taken_up_to_its_limit_to_the_byte(user, untouched, size, code):
     """The limit counts what is sent: the message, the four bytes of its field and the five of gRPC's frame."""
-    request = pb.CreateSessionRequest(agent="a" * (size - 9))
+    request = sessions_pb2.CreateSessionRequest(agent="a" * (size - 9))
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await user.stub.CreateSession(request, metadata=user.metadata, timeout=10)
     assert raised.value.code() is code
@@ -399,7 +399,7 @@ async def test_an_agent_whose_schema_is_as_deep_as_may_be_is_printed_or_refused(
     schema: dict = {"type": "object"}
     for _ in range(14):
         schema = {"type": "object", "properties": {"a": schema}}
-    tool = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ)
+    tool = tool_pb2.Tool(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_READ)
     tool.builtin.function = "calculator"
     tool.parameters.update(schema)
     await put_agent(stack, "deep", tools=[tool])

@@ -5,7 +5,6 @@ Straight to the services, past Envoy: over sockets to the five processes, and wi
 """
 
 import asyncio
-import importlib
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,14 +15,13 @@ from pathlib import Path
 import grpc
 import pytest
 import structlog
-from google.protobuf import descriptor_pool, struct_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc.status_pb2 import Status
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.dev.environment import Site, vertical_environment
@@ -32,6 +30,7 @@ from services.kit import topology
 from services.kit.app import KitConfig, open_kit
 from services.kit.call import Principal
 from services.kit.clients import INPROC
+from services.kit.contracts import contract
 from services.kit.interceptors.identity import metadata_of
 from services.vertical.app import build, load_configs
 from tests.support.hostile import Known, examples, field, requests, wrong_with
@@ -64,8 +63,7 @@ DETAILS = "grpc-status-details-bin"
 
 
 def methods(service: str) -> list[MethodDescriptor]:
-    importlib.import_module(f"myriad.{service}.v1.{service}_pb2")
-    return list(descriptor_pool.Default().FindServiceByName(topology.SERVICES[service].proto_service).methods)
+    return list(contract(topology.SERVICES[service].proto_service).methods)
 
 
 EVERY = [(service, method) for service in topology.SERVICES for method in methods(service)]
@@ -174,14 +172,14 @@ async def furnished(channels: dict[str, grpc.aio.Channel], metadata: list[tuple[
     """Gives the tenant an agent, sessions, a run and a collection; what they are called."""
     orchestrator = orchestrator_pb2_grpc.OrchestratorServiceStub(channels["orchestrator"])
     retrieval = retrieval_pb2_grpc.RetrievalServiceStub(channels["retrieval"])
-    await put_agent(channels["memory"], metadata, common_pb2.Agent(name="player"))
+    await put_agent(channels["memory"], metadata, agent_pb2.Agent(name="player"))
     sessions = [
         (
-            await orchestrator.CreateSession(pb.CreateSessionRequest(agent="player"), metadata=metadata)
+            await orchestrator.CreateSession(sessions_pb2.CreateSessionRequest(agent="player"), metadata=metadata)
         ).session.session_id
         for _ in range(4)
     ]
-    turn = pb.RunTurnRequest(session_id=sessions[0], input="hello")
+    turn = run_pb2.RunTurnRequest(session_id=sessions[0], input="hello")
     events = [event async for event in orchestrator.RunTurn(turn, metadata=metadata)]
     collection = retrieval_pb2.Collection(name="help")
     await retrieval.CreateCollection(retrieval_pb2.CreateCollectionRequest(collection=collection), metadata=metadata)
@@ -228,11 +226,11 @@ async def furnished(channels: dict[str, grpc.aio.Channel], metadata: list[tuple[
     }
 
 
-async def put_agent(channel: grpc.aio.Channel, metadata: list[tuple[str, str]], agent: common_pb2.Agent) -> None:
+async def put_agent(channel: grpc.aio.Channel, metadata: list[tuple[str, str]], agent: agent_pb2.Agent) -> None:
     """Writes an agent that the scripted model plays, with a calculator."""
-    agent.MergeFrom(common_pb2.Agent(persona="You play scripts.", model=common_pb2.ModelPolicy(model="sim_llm")))
+    agent.MergeFrom(agent_pb2.Agent(persona="You play scripts.", model=agent_pb2.ModelPolicy(model="sim_llm")))
     if not agent.tools:
-        tool = agent.tools.add(name="calculate", description="Calculates.", side_effect=common_pb2.SIDE_EFFECT_READ)
+        tool = agent.tools.add(name="calculate", description="Calculates.", side_effect=tool_pb2.SIDE_EFFECT_READ)
         tool.builtin.function = "calculator"
         tool.parameters.update({"type": "object"})
     request = memory_pb2.PutAgentRequest(agent=agent)
@@ -283,9 +281,9 @@ async def test_a_schema_however_deep_is_taken_or_refused_and_read_again(way, dep
     parameters = field(1, field(1, b"a") + field(2, field(3, b"x")))  # {"a": "x"}
     for _ in range(depth):
         parameters = field(1, field(1, b"a") + field(2, field(5, parameters)))  # {"a": <what was>}
-    tool = common_pb2.Tool(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ)
+    tool = tool_pb2.Tool(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_READ)
     tool.builtin.function = "calculator"
-    agent = common_pb2.Agent(name="deep", persona="p").SerializeToString()
+    agent = agent_pb2.Agent(name="deep", persona="p").SerializeToString()
     agent += field(8, tool.SerializeToString() + field(3, parameters))
     code, status = await way.send("memory", PUT_AGENT, field(1, agent))
     assert not wrong_with(code, status, ("OK", "INVALID_ARGUMENT"))
@@ -299,8 +297,8 @@ async def test_a_schema_however_deep_is_taken_or_refused_and_read_again(way, dep
 async def test_a_schema_with_a_number_that_json_has_not_is_refused_or_read_again(way, number):
     schema = struct_pb2.Struct()
     schema.update({"type": "object", "maxProperties": number})
-    agent = common_pb2.Agent(name="odd", persona="p")
-    tool = agent.tools.add(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ, parameters=schema)
+    agent = agent_pb2.Agent(name="odd", persona="p")
+    tool = agent.tools.add(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_READ, parameters=schema)
     tool.builtin.function = "calculator"
     code, status = await way.send("memory", PUT_AGENT, memory_pb2.PutAgentRequest(agent=agent).SerializeToString())
     assert not wrong_with(code, status, ("OK", "INVALID_ARGUMENT"))
@@ -311,13 +309,13 @@ async def test_a_schema_with_a_number_that_json_has_not_is_refused_or_read_again
 
 async def everyone_reads(way: Way, name: str) -> None:
     """Has each service that reads agents read this one."""
-    ref = common_pb2.AgentRef(name=name)
+    ref = agent_pb2.AgentRef(name=name)
     toolexec = toolexec_pb2_grpc.ToolExecServiceStub(way.channels["toolexec"])
     await toolexec.ListTools(toolexec_pb2.ListToolsRequest(agent=ref), metadata=way.metadata)
     orchestrator = orchestrator_pb2_grpc.OrchestratorServiceStub(way.channels["orchestrator"])
-    await orchestrator.GetAgent(pb.GetAgentRequest(agent=name), metadata=way.metadata)
-    session = await orchestrator.CreateSession(pb.CreateSessionRequest(agent=name), metadata=way.metadata)
-    turn = pb.RunTurnRequest(session_id=session.session.session_id, input="hello")
+    await orchestrator.GetAgent(sessions_pb2.GetAgentRequest(agent=name), metadata=way.metadata)
+    session = await orchestrator.CreateSession(sessions_pb2.CreateSessionRequest(agent=name), metadata=way.metadata)
+    turn = run_pb2.RunTurnRequest(session_id=session.session.session_id, input="hello")
     events = [event async for event in orchestrator.RunTurn(turn, metadata=way.metadata)]
     assert events[-1].failed.error.code != grpc.StatusCode.INTERNAL.value[0]
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.dev import certificates, identity
 from services.dev.plan import Options
@@ -47,7 +47,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
     work: Path = tmp_path_factory.mktemp("guarded")
     async with running_stack(work, Options(vertical=True, sim=True, auth=True, tls=True)) as stack:
         keys = stack.folder.keys
-        agent = common_pb2.Agent(name="player", persona="You play.", model=common_pb2.ModelPolicy(model="sim_llm"))
+        agent = agent_pb2.Agent(name="player", persona="You play.", model=agent_pb2.ModelPolicy(model="sim_llm"))
         mesh = metadata_of(ADA, (keys / "mesh.token").read_text().strip())
         operator = Tls(keys / "ca.pem", keys / "operator.pem", keys / "operator.key", "memory")
         async with operator.channel(stack.address("memory")) as channel:

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import json_format
 
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from tests.support.client import face, kinds, put_agent, sim
 from tests.support.events import counted
 
@@ -29,8 +30,8 @@ async def user(stack):
 
 async def over_grpc(user, run_id, after=0):
     """The messages of a watch, byte for byte as they were sent."""
-    watch = user.channel.unary_stream(WATCH, request_serializer=pb.WatchRunRequest.SerializeToString)
-    request = pb.WatchRunRequest(run_id=run_id, after_sequence=after)
+    watch = user.channel.unary_stream(WATCH, request_serializer=run_pb2.WatchRunRequest.SerializeToString)
+    request = run_pb2.WatchRunRequest(run_id=run_id, after_sequence=after)
     return [message async for message in watch(request, metadata=user.metadata, timeout=60)]
 
 
@@ -49,12 +50,12 @@ async def over_sse(user, run_id, after=0):
 
 def as_events(lines):
     """What SSE said, as gRPC would have."""
-    return [json_format.ParseDict(json.loads(line), pb.RunEvent()) for line in lines]
+    return [json_format.ParseDict(json.loads(line), run_event_pb2.RunEvent()) for line in lines]
 
 
 async def begun(user, text):
     """A run that goes on without its client, and its first event's id."""
-    call = user.run(await user.session("player"), text, on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+    call = user.run(await user.session("player"), text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE)
     run_id = (await call.read()).run_id
     return call, run_id
 
@@ -74,7 +75,7 @@ async def test_a_second_a_late_and_a_returning_watcher_see_the_same_byte_for_byt
     first = await rest_of(call)
     messages, lines, *others = await asyncio.gather(*early, *late)
     assert others == [messages, lines] * 2
-    events = [pb.RunEvent.FromString(message) for message in messages]
+    events = [run_event_pb2.RunEvent.FromString(message) for message in messages]
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert kinds(events)[-1] == "completed"
     assert first == events[1:]  # what the call that began it was sent
@@ -137,7 +138,7 @@ class Cut:
 
     async def run(self):
         self.session = await self.user.session("player")
-        fields = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE}
+        fields = {"on_disconnect": run_pb2.ON_DISCONNECT_CONTINUE}
         await self._read(self.user.run(self.session, CUT, **fields))
         while not self.over:
             self.cuts += 1
@@ -167,7 +168,7 @@ class Cut:
         left = self.random.randint(1, 6)
         events = self.user.sse("GET", f"/v1/runs/{self.run_id}:watch?after_sequence={self.events[-1].sequence}")
         async for _, event in events:
-            self.events.append(json_format.ParseDict(event, pb.RunEvent()))
+            self.events.append(json_format.ParseDict(event, run_event_pb2.RunEvent()))
             left -= 1
             if not left:
                 break

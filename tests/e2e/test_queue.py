@@ -8,7 +8,7 @@ import time
 import pytest
 from google.protobuf import timestamp_pb2
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.dev.state import State
 from tests.support.client import face, kinds, put_agent, sim
 from tests.support.waiting import until
@@ -24,7 +24,7 @@ async def user(stack):
 
 
 async def create(user, session, text, **how):
-    request = pb.CreateRunRequest(session_id=session, input=text, **how)
+    request = run_pb2.CreateRunRequest(session_id=session, input=text, **how)
     return (await user.stub.CreateRun(request, metadata=user.metadata, timeout=10)).run.run_id
 
 

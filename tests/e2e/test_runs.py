@@ -9,9 +9,8 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2, json_format, timestamp_pb2
 
-from myriad.common.v1 import budget_pb2, common_pb2, run_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import queue_pb2
+from myriad.common.v1 import agent_pb2, budget_pb2, scheduling_pb2, tool_pb2
+from myriad.orchestrator.v1 import budgets_pb2, queue_pb2, run_event_pb2, run_pb2
 from services.dev.environment import CALLBACK_SECRET
 from services.kit.status import from_proto, from_rpc_error
 from services.toolexec.core.signing import derive
@@ -33,7 +32,7 @@ PAY = {
 SLOW = {**PAY, "name": "slow", "description": "Computes slowly.", "side_effect": "SIDE_EFFECT_READ", "background": True}
 PICK = {"name": "pick", "description": "Picks a file.", "side_effect": "SIDE_EFFECT_READ", "client": {}}
 FOREVER = sim(forever=True, delay_ms=30)
-WAITS = pb.RUN_STATE_WAITING
+WAITS = run_pb2.RUN_STATE_WAITING
 
 
 def calls(tool, then=None, **arguments):
@@ -47,8 +46,8 @@ PAYS = calls("pay", expression="6*7")
 @pytest.fixture(scope="module")
 async def user(stack):
     await put_agent(stack, "player")
-    tools = [json_format.ParseDict(tool, common_pb2.Tool()) for tool in (PAY, SLOW, PICK)]
-    choosing = common_pb2.ModelPolicy(model="sim_llm", tool_choice=common_pb2.TOOL_CHOICE_MODEL)
+    tools = [json_format.ParseDict(tool, tool_pb2.Tool()) for tool in (PAY, SLOW, PICK)]
+    choosing = agent_pb2.ModelPolicy(model="sim_llm", tool_choice=agent_pb2.TOOL_CHOICE_MODEL)
     await put_agent(stack, "clerk", tools=tools, model=choosing)
     async with face(stack) as made:
         yield made
@@ -60,7 +59,7 @@ async def state(user, run_id):
 
 async def begun(user, session, text, **fields):
     """A run whose model has begun to speak, and what was seen of it."""
-    call = user.run(session, text, on_disconnect=pb.ON_DISCONNECT_CONTINUE, **fields)
+    call = user.run(session, text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE, **fields)
     seen = []
     while "text_delta" not in kinds(seen):
         seen.append(await call.read())
@@ -128,26 +127,31 @@ async def test_a_run_that_cannot_be_is_refused_by_its_field_and_leaves_nothing(u
 
 async def test_a_run_for_the_heavy_models_waits_for_a_worker_that_has_them_and_can_be_cancelled(user):
     session = await user.session("player")
-    fields = {"session_id": session, "input": sim(text="heavy"), "queue_class": run_pb2.QUEUE_CLASS_GPU, "priority": 9}
+    fields = {
+        "session_id": session,
+        "input": sim(text="heavy"),
+        "queue_class": scheduling_pb2.QUEUE_CLASS_GPU,
+        "priority": 9,
+    }
     run = (await user.ask("CreateRun", **fields)).run
-    assert run.state == pb.RUN_STATE_QUEUED
+    assert run.state == run_pb2.RUN_STATE_QUEUED
     after = (await user.ask("CreateRun", session_id=session, input=sim(text="light"))).run.run_id
     await asyncio.sleep(0.3)
-    assert await state(user, run.run_id) == pb.RUN_STATE_QUEUED
+    assert await state(user, run.run_id) == run_pb2.RUN_STATE_QUEUED
     await user.ask("CancelRun", run_id=run.run_id)
     assert kinds(await user.watched(run.run_id)) == ["started", "queued", "cancelled"]
-    assert await state(user, run.run_id) == pb.RUN_STATE_CANCELLED
+    assert await state(user, run.run_id) == run_pb2.RUN_STATE_CANCELLED
     assert (await user.watched(after))[-1].completed.answer == "light"
 
 
 async def test_a_second_turn_is_refused_waits_interrupts_or_rolls_back_as_it_says(user):
     session = await user.session("player")
     first = await begun(user, session, FOREVER)
-    error = await refused(user.turn(session, "no", concurrency=run_pb2.CONCURRENCY_REJECT))
+    error = await refused(user.turn(session, "no", concurrency=scheduling_pb2.CONCURRENCY_REJECT))
     assert error.reason == "SESSION_BUSY"
     waiting = asyncio.create_task(user.turn(session, sim(text="second")))
-    await until(lambda: _has(user, f"{session}.2", pb.RUN_STATE_QUEUED), 5)
-    third = await user.turn(session, sim(text="third"), concurrency=run_pb2.CONCURRENCY_INTERRUPT)
+    await until(lambda: _has(user, f"{session}.2", run_pb2.RUN_STATE_QUEUED), 5)
+    third = await user.turn(session, sim(text="third"), concurrency=scheduling_pb2.CONCURRENCY_INTERRUPT)
     assert third[-1].completed.answer == "third"
     assert (await waiting)[-1].completed.answer == "second"
     cancelled = (await user.watched(first))[-1].cancelled
@@ -184,22 +188,22 @@ async def test_a_run_is_stopped_at_work_and_while_it_waits_and_its_session_is_fr
     run_id = (await user.turn(session, PAYS))[0].run_id
     assert await state(user, run_id) == WAITS
     await user.ask("CancelRun", run_id=run_id)
-    await until(lambda: _has(user, run_id, pb.RUN_STATE_CANCELLED), 5)
+    await until(lambda: _has(user, run_id, run_pb2.RUN_STATE_CANCELLED), 5)
     await user.ask("CancelRun", run_id=run_id)  # changes nothing
-    free = await user.turn(session, sim(text="free"), concurrency=run_pb2.CONCURRENCY_REJECT)
+    free = await user.turn(session, sim(text="free"), concurrency=scheduling_pb2.CONCURRENCY_REJECT)
     assert free[-1].completed.answer == "free"
 
 
 async def test_a_tool_runs_once_it_is_approved_and_the_token_is_good_for_one_answer(user):
     run_id, asked = await paying(user)
-    assert asked.reason == pb.APPROVAL_REASON_SIDE_EFFECT
+    assert asked.reason == run_event_pb2.APPROVAL_REASON_SIDE_EFFECT
     assert asked.expire_time.ToSeconds() > time.time()
     body = {"approval_token": asked.approval_token, "approve": {}}
     assert (await user.http.post(f"/v1/runs/{run_id}:respond", json=body)).status_code == 200
     events = await user.watched(run_id)
     assert kinds(events)[-1] == "completed"
     (finished,) = (event.tool_finished for event in events if event.HasField("tool_finished"))
-    assert (finished.outcome, json.loads(finished.result_json)["result"]) == (pb.TOOL_OUTCOME_OK, 42)
+    assert (finished.outcome, json.loads(finished.result_json)["result"]) == (run_event_pb2.TOOL_OUTCOME_OK, 42)
     again = await user.http.post(f"/v1/runs/{run_id}:respond", json=body)
     assert (again.status_code, again.json()["details"][0]["reason"]) == (403, "APPROVAL_INVALID")
     assert await user.watched(run_id) == events
@@ -210,12 +214,12 @@ async def test_a_token_that_is_altered_or_anothers_is_refused_and_the_run_waits_
     _, other = await paying(user)
     altered = asked.approval_token[:-1] + ("A" if asked.approval_token[-1] != "A" else "B")
     for token in (altered, other.approval_token, "x"):
-        error = await refused(user.ask("RespondToRun", run_id=run_id, approval_token=token, approve=pb.Approve()))
+        error = await refused(user.ask("RespondToRun", run_id=run_id, approval_token=token, approve=run_pb2.Approve()))
         assert error.reason == "APPROVAL_INVALID"
     assert await state(user, run_id) == WAITS
     fields = {"run_id": run_id, "approval_token": asked.approval_token}
     assert (await refused(user.ask("RespondToRun", **fields))).reason == "INVALID_ARGUMENT"
-    broken = pb.ClientToolResult(result_json="{broken")
+    broken = run_pb2.ClientToolResult(result_json="{broken")
     assert list((await refused(user.ask("RespondToRun", **fields, tool_result=broken))).fields) == [
         "tool_result.result_json"
     ]
@@ -224,7 +228,7 @@ async def test_a_token_that_is_altered_or_anothers_is_refused_and_the_run_waits_
 
 async def test_an_approver_of_the_tenant_may_answer_and_a_stranger_finds_no_run(stack, user):
     run_id, asked = await paying(user)
-    fields = {"run_id": run_id, "approval_token": asked.approval_token, "approve": pb.Approve()}
+    fields = {"run_id": run_id, "approval_token": asked.approval_token, "approve": run_pb2.Approve()}
     for who in ({}, {"tenant": "other", "roles": ("approver",)}, {"tenant": "other", "user": user.user}):
         async with face(stack, **who) as stranger:
             assert (await refused(stranger.ask("RespondToRun", **fields))).reason == "RUN_NOT_FOUND"
@@ -237,20 +241,20 @@ async def test_an_approver_of_the_tenant_may_answer_and_a_stranger_finds_no_run(
 
 async def test_a_tool_that_is_turned_down_does_not_run_and_the_model_is_told_why(user):
     run_id, asked = await paying(user)
-    deny = pb.Deny(reason="too expensive")
+    deny = run_pb2.Deny(reason="too expensive")
     await user.ask("RespondToRun", run_id=run_id, approval_token=asked.approval_token, deny=deny)
     events = await user.watched(run_id)
     assert "tool_started" not in kinds(events)
     (finished,) = (event.tool_finished for event in events if event.HasField("tool_finished"))
-    assert (finished.outcome, finished.reason) == (pb.TOOL_OUTCOME_REFUSED, "APPROVAL_DENIED")
+    assert (finished.outcome, finished.reason) == (run_event_pb2.TOOL_OUTCOME_REFUSED, "APPROVAL_DENIED")
     assert "too expensive" in events[-1].completed.answer
 
 
 async def test_what_the_client_runs_goes_on_with_its_result(user):
     events = await user.turn(await user.session("clerk"), calls("pick"))
     asked = events[-1].approval_required
-    assert (asked.call.tool, asked.reason) == ("pick", pb.APPROVAL_REASON_CLIENT_TOOL)
-    result = pb.ClientToolResult(result_json='{"file": "a.txt"}')
+    assert (asked.call.tool, asked.reason) == ("pick", run_event_pb2.APPROVAL_REASON_CLIENT_TOOL)
+    result = run_pb2.ClientToolResult(result_json='{"file": "a.txt"}')
     await user.ask("RespondToRun", run_id=events[0].run_id, approval_token=asked.approval_token, tool_result=result)
     assert "a.txt" in (await user.watched(events[0].run_id))[-1].completed.answer
 
@@ -259,15 +263,15 @@ async def test_an_answer_of_another_kind_runs_nothing(user):
     events = await user.turn(await user.session("clerk"), calls("pick"))
     fields = {"run_id": events[0].run_id, "approval_token": events[-1].approval_required.approval_token}
     run_id, asked = await paying(user)
-    made_up = pb.ClientToolResult(result_json='"paid"')
+    made_up = run_pb2.ClientToolResult(result_json='"paid"')
     for given in (
-        fields | {"approve": pb.Approve()},
+        fields | {"approve": run_pb2.Approve()},
         {"run_id": run_id, "approval_token": asked.approval_token, "tool_result": made_up},
     ):
         with pytest.raises(grpc.RpcError) as raised:
             await user.ask("RespondToRun", **given)
         assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        assert (await user.ask("GetRun", run_id=given["run_id"])).run.state == pb.RUN_STATE_WAITING
+        assert (await user.ask("GetRun", run_id=given["run_id"])).run.state == run_pb2.RUN_STATE_WAITING
 
 
 async def test_a_slow_tool_lets_its_run_wait_and_go_on_by_itself(user):
@@ -275,7 +279,7 @@ async def test_a_slow_tool_lets_its_run_wait_and_go_on_by_itself(user):
     run_id, cursor = events[0].run_id, events[-1].sequence
     if kinds(events)[-1] != "completed":  # it may have been quick
         assert events[-1].tool_started.background
-        await until(lambda: _has(user, run_id, pb.RUN_STATE_COMPLETED), 10)
+        await until(lambda: _has(user, run_id, run_pb2.RUN_STATE_COMPLETED), 10)
         events += await user.watched(run_id, after=cursor)
     assert "42" in events[-1].completed.answer
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -284,10 +288,10 @@ async def test_a_slow_tool_lets_its_run_wait_and_go_on_by_itself(user):
 async def test_an_answer_is_taken_once_however_often_it_is_sent_under_its_request_id(user):
     run_id, asked = await paying(user)
     fields = {"run_id": run_id, "approval_token": asked.approval_token, "request_id": "answer-1"}
-    first = await user.ask("RespondToRun", **fields, approve=pb.Approve())
+    first = await user.ask("RespondToRun", **fields, approve=run_pb2.Approve())
     await user.watched(run_id)
-    assert await user.ask("RespondToRun", **fields, approve=pb.Approve()) == first
-    error = await refused(user.ask("RespondToRun", **fields, deny=pb.Deny()))
+    assert await user.ask("RespondToRun", **fields, approve=run_pb2.Approve()) == first
+    error = await refused(user.ask("RespondToRun", **fields, deny=run_pb2.Deny()))
     assert error.reason == "REQUEST_ID_REUSED"
 
 
@@ -296,12 +300,12 @@ async def test_a_run_that_ended_is_told_to_its_callback_with_a_signature(user, r
     session = await user.session("player")
     created = {"session_id": session, "input": sim(text="done"), "callback_url": receiver.url("/hook")}
     run = (await user.ask("CreateRun", **created)).run
-    assert run.callback.state == pb.CALLBACK_STATE_PENDING
+    assert run.callback.state == run_pb2.CALLBACK_STATE_PENDING
     await user.watched(run.run_id)
 
     async def delivered():
         found = (await user.ask("GetRun", run_id=run.run_id)).run.callback
-        return found.state == pb.CALLBACK_STATE_DELIVERED
+        return found.state == run_pb2.CALLBACK_STATE_DELIVERED
 
     await until(delivered, 10)
     (told,) = (each for each in receiver.requests if run.run_id.encode() in each.body)
@@ -394,7 +398,7 @@ async def test_a_run_is_stopped_in_the_middle_by_the_budget_of_its_session(user)
     then = {"text": "half ", "tool_calls": [{"name": "slow", "arguments": {"expression": "1+1"}}]}
     events = await user.turn(session, calls("slow", then=then, expression="6*7"))
     run_id = events[0].run_id
-    await until(lambda: _has(user, run_id, pb.RUN_STATE_FAILED), 10)
+    await until(lambda: _has(user, run_id, run_pb2.RUN_STATE_FAILED), 10)
     failed = (await user.watched(run_id))[-1].failed
     error = from_proto(failed.error)
     assert (error.reason, error.retry_after) == ("BUDGET_EXHAUSTED", None)
@@ -407,7 +411,7 @@ async def test_a_run_is_stopped_in_the_middle_by_the_budget_of_its_session(user)
     [
         ("ListDeadLetters", "/v1/deadLetters", queue_pb2.ListDeadLettersRequest()),
         ("RedriveDeadLetter", None, queue_pb2.RedriveDeadLetterRequest(run_id="06absent.1")),
-        ("SetBudget", None, pb.SetBudgetRequest(scope=budget_pb2.BUDGET_SCOPE_TENANT)),
+        ("SetBudget", None, budgets_pb2.SetBudgetRequest(scope=budget_pb2.BUDGET_SCOPE_TENANT)),
         (None, "/v1/events:watch", None),
     ],
 )

@@ -6,8 +6,8 @@ import time
 import grpc
 import pytest
 
-from myriad.common.v1 import run_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.common.v1 import scheduling_pb2
+from myriad.orchestrator.v1 import run_pb2
 from tests.support.client import face, kinds, metric, put_agent, sim
 from tests.support.load import percentile
 from tests.support.waiting import until
@@ -45,13 +45,13 @@ async def test_cancel_stops_the_model_and_ends_the_log(stack, user):
     call = user.run(await user.session("player"), FOREVER)
     run_id = await begun(call)
     assert await metric(stack, "myriad_sim_running") == 1
-    await user.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=user.metadata)
+    await user.stub.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), metadata=user.metadata)
     rest = await asyncio.wait_for(_rest(call), 0.5)
     assert kinds(rest)[-1] == "cancelled"
     assert rest[-1].cancelled.partial_answer.startswith("on and ")
     await until(reads_zero(stack, "myriad_sim_running"), 0.5)
-    run = (await user.stub.GetRun(pb.GetRunRequest(run_id=run_id), metadata=user.metadata)).run
-    assert run.state == pb.RUN_STATE_CANCELLED
+    run = (await user.stub.GetRun(run_pb2.GetRunRequest(run_id=run_id), metadata=user.metadata)).run
+    assert run.state == run_pb2.RUN_STATE_CANCELLED
 
 
 async def _rest(call):
@@ -99,7 +99,7 @@ async def test_each_cancel_frees_the_real_models_slot_in_time(stack, user, runs)
         run_id = await begun(call)
         assert await metric(stack, "myriad_llm_busy_slots") == 1
         since = time.monotonic()
-        await user.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=user.metadata)
+        await user.stub.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), metadata=user.metadata)
         await until(reads_zero(stack, "myriad_llm_busy_slots"), 5)
         seconds.append(time.monotonic() - since)
         assert kinds(await _rest(call))[-1] == "cancelled"
@@ -126,7 +126,9 @@ async def test_a_client_that_hangs_up_stops_its_run(stack, user, over):
 
 
 async def test_a_run_told_to_go_on_outlives_its_client(user):
-    call = user.run(await user.session("player"), sim(tokens=15, delay_ms=50), on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+    call = user.run(
+        await user.session("player"), sim(tokens=15, delay_ms=50), on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE
+    )
     run_id = await begun(call)
     call.cancel()
     assert kinds(await user.watched(run_id))[-1] == "completed"
@@ -137,14 +139,14 @@ async def test_a_second_turn_in_a_busy_session_is_refused_when_it_asks_for_that(
     call = user.run(session, FOREVER)
     run_id = await begun(call)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await user.turn(session, "me too", concurrency=run_pb2.CONCURRENCY_REJECT)
+        await user.turn(session, "me too", concurrency=scheduling_pb2.CONCURRENCY_REJECT)
     assert raised.value.code() is grpc.StatusCode.ABORTED
     body = {"input": "me too", "concurrency": "CONCURRENCY_REJECT"}
     refused = await user.http.post(f"/v1/sessions/{session}:run", json=body)
     assert refused.status_code == 409
     assert refused.json()["details"][0]["reason"] == "SESSION_BUSY"
     assert (await user.http.delete(f"/v1/sessions/{session}")).status_code == 409
-    await user.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=user.metadata)
+    await user.stub.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), metadata=user.metadata)
 
 
 async def test_a_hundred_clients_that_hang_up_at_once_leave_nothing_running(stack, user):

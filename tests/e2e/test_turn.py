@@ -7,8 +7,8 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.common.v1 import agent_pb2, tool_pb2
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from tests.support.client import face, kinds, put_agent, sim
 
 pytestmark = pytest.mark.timeout(180)
@@ -59,7 +59,7 @@ async def test_a_tool_is_really_called_and_its_result_answers(user):
     by_kind = {event.WhichOneof("event"): event for event in events}
     call, finished = by_kind["tool_started"].tool_started.call, by_kind["tool_finished"].tool_finished
     assert (call.tool, json.loads(call.arguments_json)) == ("order_status", {"order_id": "1007"})
-    assert finished.outcome == pb.TOOL_OUTCOME_OK
+    assert finished.outcome == run_event_pb2.TOOL_OUTCOME_OK
     result = json.loads(finished.result_json)
     assert {"status", "carrier"} <= set(result)
     assert by_kind["completed"].completed.answer.startswith("Order 1007")
@@ -69,7 +69,7 @@ async def test_a_tool_is_really_called_and_its_result_answers(user):
 async def test_an_unknown_order_is_told_as_the_tools_answer(user):
     events = await user.turn(await user.session(), "Where is my order 1999?")
     (finished,) = (event.tool_finished for event in events if event.WhichOneof("event") == "tool_finished")
-    assert (finished.outcome, finished.reason) == (pb.TOOL_OUTCOME_ERROR, "TOOL_ERROR")
+    assert (finished.outcome, finished.reason) == (run_event_pb2.TOOL_OUTCOME_ERROR, "TOOL_ERROR")
     assert kinds(events)[-1] == "completed"
 
 
@@ -109,8 +109,8 @@ async def test_the_next_turn_remembers_the_first(user, player):
 
 
 async def test_the_model_calls_tools_until_it_has_an_answer(stack, user):
-    tool = json_format.ParseDict(CALCULATOR, common_pb2.Tool())
-    choosing = common_pb2.ModelPolicy(model="sim_llm", tool_choice=common_pb2.TOOL_CHOICE_MODEL)
+    tool = json_format.ParseDict(CALCULATOR, tool_pb2.Tool())
+    choosing = agent_pb2.ModelPolicy(model="sim_llm", tool_choice=agent_pb2.TOOL_CHOICE_MODEL)
     await put_agent(stack, "chooser", tools=[tool], model=choosing)
     script = sim(
         tool_calls=[{"name": "calculator", "arguments": {"expression": "6*7"}}],
@@ -118,7 +118,7 @@ async def test_the_model_calls_tools_until_it_has_an_answer(stack, user):
     )
     events = await user.turn(await user.session("chooser"), script)
     finished = [event.tool_finished for event in events if event.WhichOneof("event") == "tool_finished"]
-    assert [each.outcome for each in finished] == [pb.TOOL_OUTCOME_OK, pb.TOOL_OUTCOME_REFUSED]
+    assert [each.outcome for each in finished] == [run_event_pb2.TOOL_OUTCOME_OK, run_event_pb2.TOOL_OUTCOME_REFUSED]
     assert "42" in finished[0].result_json
     assert finished[1].reason == "INVALID_TOOL_ARGUMENTS"
     assert events[-1].completed.answer == "It is 42."
@@ -133,14 +133,14 @@ async def test_sse_shows_what_grpc_shows_and_shows_it_as_it_comes(user, player):
         sent.append(event)
     assert came[-1] - came[0] > 0.5
     over_grpc = await user.watched(sent[0]["run_id"])
-    assert [json_format.ParseDict(event, pb.RunEvent()) for event in sent] == over_grpc
+    assert [json_format.ParseDict(event, run_event_pb2.RunEvent()) for event in sent] == over_grpc
     assert kinds(over_grpc)[-1] == "completed"
 
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_a_cursor_resumes_over_grpc_and_over_sse_alike(user, player, running):
     session = await user.session("player")
-    call = user.run(session, sim(tokens=10, delay_ms=80), on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+    call = user.run(session, sim(tokens=10, delay_ms=80), on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE)
     first = [await call.read() for _ in range(3)]
     run_id = first[0].run_id
     call.cancel()
@@ -151,7 +151,7 @@ async def test_a_cursor_resumes_over_grpc_and_over_sse_alike(user, player, runni
     )
     assert [event.sequence for event in over_grpc] == list(range(4, 4 + len(over_grpc)))
     assert kinds(over_grpc)[-1] == "completed"
-    assert [json_format.ParseDict(event, pb.RunEvent()) for event in over_sse] == over_grpc
+    assert [json_format.ParseDict(event, run_event_pb2.RunEvent()) for event in over_sse] == over_grpc
 
 
 async def _collect(events):

@@ -9,8 +9,7 @@ from typing import Any
 import grpc
 import yaml
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, sessions_pb2
 from tests.faults.rig import Rig
 from tests.support.client import face
 from tests.support.ports import free_port
@@ -29,7 +28,7 @@ async def running_bare_envoy(rig: Rig, work: Path) -> AsyncIterator[Any]:
 
             async def up() -> bool:
                 try:
-                    await stub.ListSessions(pb.ListSessionsRequest(), metadata=user.metadata, timeout=1)
+                    await stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=user.metadata, timeout=1)
                 except grpc.aio.AioRpcError:
                     return False
                 return True

@@ -12,8 +12,7 @@ from redis.asyncio import Redis
 
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
 from services.dev.conversation import TIMEOUT_S, Conversation
 from services.dev.edge import Edge, orchestrator_at
 from services.dev.login import DEVELOPER
@@ -106,23 +105,23 @@ class Customers:
         text = sim(tool_calls=[{"name": "pay", "arguments": {"item": item}}], then={"text": "Paid."})
         session = (await Conversation.begin(self.client, agent="clerk", session_id=None)).session_id
         order = Order(item, text, session)
-        request = pb.RunTurnRequest(session_id=session, input=text, on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+        request = run_pb2.RunTurnRequest(session_id=session, input=text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE)
         async for event in self.client.stream(self.stub.RunTurn, request, timeout=TIMEOUT_S):
             order.seen.add(event)
-        await self.answer(order, approve=pb.Approve())
+        await self.answer(order, approve=run_pb2.Approve())
         return order
 
     async def answer(self, order: Order, **response: Any) -> None:
         """Answers what a run has asked last."""
         token = order.seen.events[-1].approval_required.approval_token
-        request = pb.RespondToRunRequest(run_id=order.seen.run_id, approval_token=token, **response)
+        request = run_pb2.RespondToRunRequest(run_id=order.seen.run_id, approval_token=token, **response)
         await self.client.unary(self.stub.RespondToRun, request, timeout=TIMEOUT_S)
 
     async def read_on(self, order: Order) -> None:
         """Reads a run from where its client is to where it ends or waits."""
         before = order.seen.last_sequence
         while order.seen.last_sequence == before or not _rests(order.seen.events[-1]):
-            watch = pb.WatchRunRequest(run_id=order.seen.run_id, after_sequence=order.seen.last_sequence)
+            watch = run_pb2.WatchRunRequest(run_id=order.seen.run_id, after_sequence=order.seen.last_sequence)
             try:
                 async for event in self.client.stream(self.stub.WatchRun, watch, timeout=TIMEOUT_S):
                     order.seen.add(event)
@@ -138,14 +137,14 @@ class Customers:
                 await asyncio.sleep(0.5)
         return await call()
 
-    async def watched(self, order: Order) -> list[pb.RunEvent]:
+    async def watched(self, order: Order) -> list[run_event_pb2.RunEvent]:
         """A run's whole log, read anew."""
-        request = pb.WatchRunRequest(run_id=order.seen.run_id)
+        request = run_pb2.WatchRunRequest(run_id=order.seen.run_id)
         return [event async for event in self.client.stream(self.stub.WatchRun, request, timeout=TIMEOUT_S)]
 
     async def is_over(self, order: Order) -> bool:
         """Whether a run has ended. False when nobody says so."""
-        request = pb.GetRunRequest(run_id=order.seen.run_id)
+        request = run_pb2.GetRunRequest(run_id=order.seen.run_id)
         try:
             run = (await self.client.unary(self.stub.GetRun, request, timeout=1.0)).run
         except ServiceError:
@@ -184,7 +183,7 @@ class Customers:
         assert len(self.rig.ledger.keys(order.item)) == 1, "not one effect"
 
 
-def _rests(event: pb.RunEvent) -> bool:
+def _rests(event: run_event_pb2.RunEvent) -> bool:
     return event.WhichOneof("event") in {"completed", "failed", "cancelled", "approval_required"}
 
 
@@ -193,7 +192,7 @@ async def _read(conversation: Conversation, order: Order) -> None:
         order.seen.add(event)
 
 
-def told(events: list[pb.RunEvent]) -> list[str]:
+def told(events: list[run_event_pb2.RunEvent]) -> list[str]:
     """What a log says of the run itself, not of what happened to those who worked on it."""
     lines = []
     for event in events:
@@ -204,7 +203,7 @@ def told(events: list[pb.RunEvent]) -> list[str]:
                 call = event.tool_started.call
                 lines.append(f"call {call.tool} {call.arguments_json}")
             case "tool_finished":
-                outcome = pb.ToolOutcome.Name(event.tool_finished.outcome).removeprefix("TOOL_OUTCOME_")
+                outcome = run_event_pb2.ToolOutcome.Name(event.tool_finished.outcome).removeprefix("TOOL_OUTCOME_")
                 lines.append(f"{outcome} {event.tool_finished.result_json}")
             case "completed":
                 lines.append(f"completed {event.completed.answer}")

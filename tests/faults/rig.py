@@ -17,9 +17,9 @@ import grpc
 from google.protobuf import json_format
 from redis.asyncio import Redis
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2
+from myriad.orchestrator.v1 import run_event_pb2
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.dev import processes
 from services.dev.part import Part
@@ -40,7 +40,7 @@ from tests.support.metrics import Metrics, metrics_at
 from tests.support.proxy import Proxy, running_proxy
 from tests.support.waiting import until
 
-Events = list[orchestrator_pb2.RunEvent]
+Events = list[run_event_pb2.RunEvent]
 
 Link = tuple[str, str]
 """Who calls whom."""
@@ -251,7 +251,7 @@ async def _put_agents(stack: Stack) -> None:
     async with grpc.aio.insecure_channel(stack.address("memory")) as channel:
         memory: Any = memory_pb2_grpc.MemoryServiceStub(channel)
         for name, fields in (("desk", _DESK), ("clerk", _CLERK)):
-            agent = json_format.ParseDict(fields | {"name": name, "persona": "You mind the desk."}, common_pb2.Agent())
+            agent = json_format.ParseDict(fields | {"name": name, "persona": "You mind the desk."}, agent_pb2.Agent())
             await memory.PutAgent(memory_pb2.PutAgentRequest(agent=agent), metadata=_OPERATOR, timeout=10)
     async with grpc.aio.insecure_channel(stack.address("retrieval")) as channel:
         retrieval: Any = retrieval_pb2_grpc.RetrievalServiceStub(channel)

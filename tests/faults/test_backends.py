@@ -11,7 +11,7 @@ import grpc
 import pytest
 from pymilvus import AsyncMilvusClient, MilvusException
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.kit.errors import ResourceExhausted, Unavailable
 from services.kit.status import from_proto
@@ -60,7 +60,7 @@ async def held_by_a_line_that_drops(port, seconds):
         proxy.asking.stall()
         async with grpc.aio.insecure_channel(url.rpartition("/")[2]) as channel:
             stub = toolexec_pb2_grpc.ToolExecServiceStub(channel)
-            request = toolexec_pb2.ListToolsRequest(agent=common_pb2.AgentRef(name="desk"))
+            request = toolexec_pb2.ListToolsRequest(agent=agent_pb2.AgentRef(name="desk"))
             try:
                 await asyncio.wait_for(stub.ListTools(request), seconds)
             except TimeoutError:

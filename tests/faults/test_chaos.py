@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.dev.conversation import Conversation
 from services.dev.state import State
 from services.kit.failpoints import Point
@@ -140,8 +140,8 @@ async def test_a_client_that_vanishes_finds_its_answer_when_it_is_back(rig, cust
     session = (await Conversation.begin(customers.client, agent="clerk", session_id=None)).session_id
     item = f"vanished-{session}"
     order = Order(item, asked(item, DELAY_MS), session)
-    request = pb.RunTurnRequest(
-        session_id=session, input=order.text, request_id=session, on_disconnect=pb.ON_DISCONNECT_CONTINUE
+    request = run_pb2.RunTurnRequest(
+        session_id=session, input=order.text, request_id=session, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE
     )
 
     def begun():

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.kit.failpoints import Point
 from tests.faults.orders import ANSWER, customers_of, store_of
 
@@ -138,9 +138,9 @@ async def test_what_became_of_a_tool_without_keys_is_asked_and_the_tool_not_call
     after_the_kill, rig, customers
 ):
     payment = after_the_kill.payment
-    assert payment.seen.events[-1].approval_required.reason == pb.APPROVAL_REASON_OUTCOME_UNKNOWN
+    assert payment.seen.events[-1].approval_required.reason == run_event_pb2.APPROVAL_REASON_OUTCOME_UNKNOWN
     assert rig.ledger.payments[payment.item] == 1
-    await customers.answer(payment, deny=pb.Deny(reason="it was paid"))
+    await customers.answer(payment, deny=run_pb2.Deny(reason="it was paid"))
     await customers.read_on(payment)
     assert payment.seen.state == "completed"
     assert [event.sequence for event in payment.seen.events] == list(range(1, len(payment.seen.events) + 1))

@@ -6,7 +6,7 @@ import time
 import grpc
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2, sessions_pb2
 from tests.support.cgroup import frozen
 from tests.support.waiting import until
 
@@ -41,7 +41,7 @@ async def test_each_hop_of_a_call_has_less_time_than_the_one_before(rig, user):
     rig.links["memory", "valkey"].stall()
     before = [await rig.metrics(service) for service in ("orchestrator", "memory")]
     began = time.monotonic()
-    request = pb.CreateSessionRequest(agent="player")
+    request = sessions_pb2.CreateSessionRequest(agent="player")
     calls = [user.stub.CreateSession(request, metadata=user.metadata, timeout=DEADLINE_S) for _ in range(10)]
     ends = await asyncio.gather(*calls, return_exceptions=True)
     waited = time.monotonic() - began
@@ -61,7 +61,7 @@ async def test_nothing_works_for_a_turn_past_its_callers_deadline(rig, user, par
     session = await user.session("desk")
     with frozen(rig.pid(part)):
         began = time.monotonic()
-        request = pb.RunTurnRequest(session_id=session, input="where is my parcel")
+        request = run_pb2.RunTurnRequest(session_id=session, input="where is my parcel")
         call = user.stub.RunTurn(request, metadata=user.metadata, timeout=DEADLINE_S)
         await asyncio.sleep(DEADLINE_S * 0.6)
         assert not await idle(rig, *helpers)()  # the control

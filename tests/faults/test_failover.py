@@ -11,8 +11,7 @@ import grpc
 import pytest
 
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.kit.app import Kit
 from services.kit.call import Principal, work_as
 from services.kit.clients import INPROC
@@ -182,11 +181,13 @@ class Served:
                 await closer()
 
     async def session(self):
-        return (await self.stub.CreateSession(pb.CreateSessionRequest(agent="aura"))).session.session_id
+        return (await self.stub.CreateSession(sessions_pb2.CreateSessionRequest(agent="aura"))).session.session_id
 
     async def turn(self, session_id, text):
         """All events of a turn, with its stream taken up again by its cursor whenever it is lost."""
-        request = pb.RunTurnRequest(session_id=session_id, input=text, on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+        request = run_pb2.RunTurnRequest(
+            session_id=session_id, input=text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE
+        )
         events, stream = [], self.stub.RunTurn(request)
         while not events or kinds(events)[-1] not in {"completed", "failed", "cancelled"}:
             try:
@@ -197,7 +198,7 @@ class Served:
                     raise
                 await asyncio.sleep(0.1)
             seen = events[-1].sequence
-            stream = self.stub.WatchRun(pb.WatchRunRequest(run_id=events[0].run_id, after_sequence=seen))
+            stream = self.stub.WatchRun(run_pb2.WatchRunRequest(run_id=events[0].run_id, after_sequence=seen))
         return events
 
     async def recovered(self, since):
@@ -238,7 +239,9 @@ def test_runs_go_on_and_no_kept_write_is_lost_while_the_primary_dies(trio, writi
             recovered = await served.recovered(killed)
             async with asyncio.timeout(20):
                 whole = await asyncio.gather(*running)
-            again = [[e async for e in served.stub.WatchRun(pb.WatchRunRequest(run_id=w[0].run_id))] for w in whole]
+            again = [
+                [e async for e in served.stub.WatchRun(run_pb2.WatchRunRequest(run_id=w[0].run_id))] for w in whole
+            ]
             return killed, recovered, whole, again
 
     for _ in range(times):

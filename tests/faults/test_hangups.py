@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack
 import grpc
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from tests.support.client import metric, sim
 
 A_CONNECTION = 50
@@ -27,7 +26,7 @@ async def speaks(call):
 
 def request_of(session):
     """A turn that talks on and on."""
-    return pb.RunTurnRequest(session_id=session, input=TALK)
+    return run_pb2.RunTurnRequest(session_id=session, input=TALK)
 
 
 async def under_way(rig):

@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import sessions_pb2
 from tests.faults.rig import calm, desk_turn, recovery, whole
 from tests.support.cgroup import frozen
 from tests.support.client import Face, face, kinds
@@ -159,7 +159,7 @@ async def test_stopped_orchestrators_are_given_up_within_four_seconds_and_then_c
 async def _asked(stub, user: Face, timeout):
     began = time.monotonic()
     try:
-        await stub.ListSessions(pb.ListSessionsRequest(), metadata=user.metadata, timeout=timeout)
+        await stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=user.metadata, timeout=timeout)
     except grpc.aio.AioRpcError as error:
         return time.monotonic() - began, error.code()
     return time.monotonic() - began, grpc.StatusCode.OK

@@ -9,8 +9,7 @@ from contextlib import AsyncExitStack, ExitStack
 import grpc
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev import processes
 from tests.faults.rig import running_rig
 from tests.support.cgroup import frozen
@@ -60,7 +59,7 @@ class Stream:
                 assert error.code() in RESUMABLE, error
                 self.errors.append(error)
             await asyncio.sleep(0.2)
-            request = pb.WatchRunRequest(run_id=self.events[0].run_id, after_sequence=self.events[-1].sequence)
+            request = run_pb2.WatchRunRequest(run_id=self.events[0].run_id, after_sequence=self.events[-1].sequence)
             stream = self.user.stub.WatchRun(request, metadata=self.user.metadata, timeout=WHOLE_S)
 
     @property
@@ -127,14 +126,14 @@ async def test_a_replica_stops_what_the_other_works_on_though_the_model_is_silen
         ]
         sessions = await asyncio.gather(*(user.session("player") for _ in range(runs)))
         begun = [
-            works.RunTurn(pb.RunTurnRequest(session_id=session, input=SILENT), metadata=user.metadata, timeout=60)
+            works.RunTurn(run_pb2.RunTurnRequest(session_id=session, input=SILENT), metadata=user.metadata, timeout=60)
             for session in sessions
         ]
         run_ids = await asyncio.gather(*(says(call, "thinking") for call in begun))
 
         async def cancelled(run_id, call):
             since = time.monotonic()
-            await other.CancelRun(pb.CancelRunRequest(run_id=run_id), metadata=user.metadata, timeout=5)
+            await other.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), metadata=user.metadata, timeout=5)
             while (event := await call.read()) is not grpc.aio.EOF:
                 last = event
             assert kinds([last]) == ["cancelled"]
@@ -146,7 +145,7 @@ async def test_a_replica_stops_what_the_other_works_on_though_the_model_is_silen
 
 async def unary(user):
     """One call that needs memory and the store."""
-    await user.stub.ListSessions(pb.ListSessionsRequest(), metadata=user.metadata, timeout=5)
+    await user.stub.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=user.metadata, timeout=5)
 
 
 async def turn(user):
@@ -176,7 +175,7 @@ async def test_control_without_retries_a_killed_replica_costs_calls(rig, user, b
     restarts = rig.part("orchestrator").restarts
 
     async def call(_number):
-        await bare.ListSessions(pb.ListSessionsRequest(), metadata=user.metadata, timeout=5)
+        await bare.ListSessions(sessions_pb2.ListSessionsRequest(), metadata=user.metadata, timeout=5)
 
     async with steady(50, call) as load:
         await asyncio.sleep(0.5)

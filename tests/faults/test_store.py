@@ -11,7 +11,7 @@ import redis.asyncio as stock
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.exceptions import MaxConnectionsError
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.errors import StoreUnavailable, Unavailable
 from services.kit.serve import LIVENESS
 from services.kit.status import from_rpc_error
@@ -245,4 +245,4 @@ async def test_a_store_that_stands_still_under_load_costs_each_call_its_deadline
     understood(load)
     assert load.slowest() < 7, load.failures()
     run = next(iter(turns.completed))
-    assert (await user.stub.GetRun(pb.GetRunRequest(run_id=run), metadata=user.metadata)).run.run_id == run
+    assert (await user.stub.GetRun(run_pb2.GetRunRequest(run_id=run), metadata=user.metadata)).run.run_id == run

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from unittest.mock import Mock
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.kit.app import App, Kit
 from services.kit.call import Principal, work_as
@@ -114,7 +114,7 @@ async def run(urls: Sequence[str], names: Mapping[str, Sequence[Sequence[str]]],
     client = kit.network.client("toolexec", INPROC)
     stub = toolexec_pb2_grpc.ToolExecServiceStub(client.channel)
     request = toolexec_pb2.ExecuteRequest(
-        agent=common_pb2.AgentRef(name="agent"), tool="get", arguments_json="{}", run_id="s.1", idempotency_key="k"
+        agent=agent_pb2.AgentRef(name="agent"), tool="get", arguments_json="{}", run_id="s.1", idempotency_key="k"
     )
     work_as(Principal("acme", "ann"), name="test", timeout=120.0)
     attempts, results = Attempts(), []

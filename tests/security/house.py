@@ -22,9 +22,9 @@ from grpc_health.v1 import health
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from redis.asyncio import Redis
 
-from myriad.common.v1 import common_pb2 as common
+from myriad.common.v1 import tool_pb2
 from myriad.memory.v1 import memory_pb2 as memory
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.orchestrator.v1 import run_pb2, sessions_pb2
 from myriad.retrieval.v1 import retrieval_pb2 as retrieval
 from services.dev import identity
 from services.dev.engines import envoy
@@ -105,8 +105,8 @@ class House:
 
     async def turn(self, text: str, agent: str = "canaries", *, most: int = 100) -> list[Any]:
         """The events of a turn in a session of its own."""
-        (made,) = await self.ask("orchestrator.CreateSession", orchestrator.CreateSessionRequest(agent=agent))
-        asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=text)
+        (made,) = await self.ask("orchestrator.CreateSession", sessions_pb2.CreateSessionRequest(agent=agent))
+        asked = run_pb2.RunTurnRequest(session_id=made.session.session_id, input=text)
         events = await self.ask("orchestrator.RunTurn", asked, most=most)
         self.events += events
         return events
@@ -118,15 +118,15 @@ def found(word: str, text: str) -> bool:
     return any(each in text for each in [word, *encoded])
 
 
-def tool(name: str, url: str, endpoint: str = "crm") -> common.Tool:
+def tool(name: str, url: str, endpoint: str = "crm") -> tool_pb2.Tool:
     parameters = Struct()
     parameters.update({"type": "object", "properties": {"order": {"type": "string"}}})
-    return common.Tool(
+    return tool_pb2.Tool(
         name=name,
         description="Gets.",
         parameters=parameters,
-        side_effect=common.SIDE_EFFECT_IDEMPOTENT,
-        http=common.HttpTool(endpoint=endpoint, url=url, idempotency_key=True),
+        side_effect=tool_pb2.SIDE_EFFECT_IDEMPOTENT,
+        http=tool_pb2.HttpTool(endpoint=endpoint, url=url, idempotency_key=True),
     )
 
 
@@ -227,9 +227,9 @@ async def go_wrong(house: House) -> None:
     """Requests that are refused, with words in them."""
     word = house.words["prompt"]
     for request in (
-        orchestrator.RunTurnRequest(session_id=f"{word}!", input=word),
-        orchestrator.RunTurnRequest(session_id="s", input=f"{word}\x00"),
-        orchestrator.RunTurnRequest(session_id=word, input=word, request_id=f"{word} x"),
+        run_pb2.RunTurnRequest(session_id=f"{word}!", input=word),
+        run_pb2.RunTurnRequest(session_id="s", input=f"{word}\x00"),
+        run_pb2.RunTurnRequest(session_id=word, input=word, request_id=f"{word} x"),
     ):
         await house.ask("orchestrator.RunTurn", request)
     for collection, filters in (("canaries", {"x": word * 100}), (f"{word}!", {"x": word})):

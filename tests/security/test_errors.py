@@ -10,10 +10,9 @@ import grpc
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from myriad.common.v1 import common_pb2 as common
+from myriad.common.v1 import tool_pb2
 from myriad.memory.v1 import memory_pb2 as memory
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from myriad.toolexec.v1 import toolexec_pb2 as toolexec
 from services.kit.app import App, Kit
 from services.kit.call import Principal
@@ -89,11 +88,11 @@ async def test_a_turn_that_fails_says_nothing_of_how_it_is_made(world: World) ->
     owner, crm = somebody(), world.crm
     crm.answers |= {"/broken": broken_off, "/garbage": garbage}
     tools = [
-        common.Tool(
+        tool_pb2.Tool(
             name=name,
             description="Gets.",
             side_effect="SIDE_EFFECT_READ",
-            http=common.HttpTool(endpoint="crm" if url.startswith("/") else "", url=url),
+            http=tool_pb2.HttpTool(endpoint="crm" if url.startswith("/") else "", url=url),
         )
         for name, url in {
             "broken": "/broken",
@@ -104,7 +103,7 @@ async def test_a_turn_that_fails_says_nothing_of_how_it_is_made(world: World) ->
         }.items()
     ]
     tools.append(
-        common.Tool(
+        tool_pb2.Tool(
             name="absent", description="Is not there.", side_effect="SIDE_EFFECT_READ", builtin={"function": "no"}
         )
     )
@@ -115,7 +114,7 @@ async def test_a_turn_that_fails_says_nothing_of_how_it_is_made(world: World) ->
     scripts += ['#sim {"error": "boom in model.py at 10.0.0.1:8001"}', '#sim {"nonsense": 1}']
     for script in scripts:
         made = await world.told(owner, "memory.CreateSession", memory.CreateSessionRequest(agent="fails"))
-        asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=script)
+        asked = run_pb2.RunTurnRequest(session_id=made.session.session_id, input=script)
         events = await world.ask(owner, method_of("orchestrator.RunTurn"), asked)
         assert not isinstance(events, Refusal)
         for event in events:

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from myriad.memory.v1 import memory_pb2 as memory
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.orchestrator.v1 import run_pb2
 from myriad.retrieval.v1 import retrieval_pb2 as retrieval
 from services.kit.call import Principal
 from services.kit.keys import encode
@@ -86,10 +86,10 @@ async def test_a_run_at_work_is_seen_by_nobody_else(world: World) -> None:
     owner = somebody()
     names = await world.furnish(owner)
     session = await world.told(owner, "memory.CreateSession", memory.CreateSessionRequest(agent=names.agent))
-    asked = orchestrator.RunTurnRequest(
+    asked = run_pb2.RunTurnRequest(
         session_id=session.session.session_id,
         input='#sim {"forever": true, "delay_ms": 20}',
-        on_disconnect=orchestrator.ON_DISCONNECT_CONTINUE,
+        on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE,
     )
     (run_turn,) = (each for each in METHODS if each.name == "RunTurn")
     replies = await world.ask(owner, run_turn, asked, most=2)
@@ -102,10 +102,10 @@ async def test_a_run_at_work_is_seen_by_nobody_else(world: World) -> None:
                 refused = await world.ask(stranger, method, ROWS[path(method)].build(run))
                 assert isinstance(refused, Refusal)
                 assert refused.reason == "RUN_NOT_FOUND"
-        state = await world.told(owner, "orchestrator.GetRun", orchestrator.GetRunRequest(run_id=run.run))
-        assert state.run.state == orchestrator.RUN_STATE_RUNNING
+        state = await world.told(owner, "orchestrator.GetRun", run_pb2.GetRunRequest(run_id=run.run))
+        assert state.run.state == run_pb2.RUN_STATE_RUNNING
     finally:
-        await world.told(owner, "orchestrator.CancelRun", orchestrator.CancelRunRequest(run_id=run.run))
+        await world.told(owner, "orchestrator.CancelRun", run_pb2.CancelRunRequest(run_id=run.run))
 
 
 async def test_a_run_that_waits_is_answered_by_its_user_and_by_approvers_of_its_tenant_alone(world: World) -> None:
@@ -113,9 +113,9 @@ async def test_a_run_that_waits_is_answered_by_its_user_and_by_approvers_of_its_
     owner = somebody()
     event = await paying(world, owner)
     token = event.approval_required.approval_token
-    answer = orchestrator.RespondToRunRequest(run_id=event.run_id, approval_token=token, approve=orchestrator.Approve())
+    answer = run_pb2.RespondToRunRequest(run_id=event.run_id, approval_token=token, approve=run_pb2.Approve())
     respond = method_of("orchestrator.RespondToRun")
-    absent = orchestrator.RespondToRunRequest()
+    absent = run_pb2.RespondToRunRequest()
     absent.CopyFrom(answer)
     absent.run_id = Names.absent().run
     for stranger in (somebody(), somebody(roles=["approver"]), somebody(owner.tenant, user="bob", roles=["operator"])):
@@ -123,11 +123,11 @@ async def test_a_run_that_waits_is_answered_by_its_user_and_by_approvers_of_its_
         assert refused == await world.ask(stranger, respond, absent)
         assert isinstance(refused, Refusal)
         assert refused.reason == "RUN_NOT_FOUND"
-    waits = await world.told(owner, "orchestrator.GetRun", orchestrator.GetRunRequest(run_id=event.run_id))
-    assert waits.run.state == orchestrator.RUN_STATE_WAITING
+    waits = await world.told(owner, "orchestrator.GetRun", run_pb2.GetRunRequest(run_id=event.run_id))
+    assert waits.run.state == run_pb2.RUN_STATE_WAITING
     approver = somebody(owner.tenant, user="eve", roles=["approver"])
     await world.told(approver, "orchestrator.RespondToRun", answer)
-    last = await world.told(owner, "orchestrator.WatchRun", orchestrator.WatchRunRequest(run_id=event.run_id))
+    last = await world.told(owner, "orchestrator.WatchRun", run_pb2.WatchRunRequest(run_id=event.run_id))
     assert last.completed.answer == "paid"
 
 

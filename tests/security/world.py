@@ -14,10 +14,11 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from redis.asyncio import Redis
 
+from myriad.common.v1 import agent_pb2, tool_pb2
 from myriad.common.v1 import common_pb2 as common
 from myriad.memory.v1 import memory_pb2 as memory
 from myriad.orchestrator.v1 import events_pb2 as events
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from myriad.toolexec.v1 import toolexec_pb2 as toolexec
 from services.kit.app import Kit
 from services.kit.call import Principal
@@ -108,7 +109,7 @@ class World:
             await self.told(principal, rpc, ROWS[path(method_of(rpc))].build(names))
         made = await self.told(principal, "memory.CreateSession", memory.CreateSessionRequest(agent=names.agent))
         session = made.session.session_id
-        asked = orchestrator.RunTurnRequest(session_id=session, input="What is the secret of this house?")
+        asked = run_pb2.RunTurnRequest(session_id=session, input="What is the secret of this house?")
         last = await self.told(principal, "orchestrator.RunTurn", asked)
         assert last.WhichOneof("event") == "completed", last
         until_told = events.WatchEventsRequest(after="0", types=["run.completed"])
@@ -149,21 +150,21 @@ def somebody(tenant: str = "", user: str = "ann", roles: Sequence[str] = ()) -> 
     return Principal(tenant or f"t-{uuid.uuid4().hex[:12]}", user, frozenset(roles))
 
 
-def tool_agent(name: str, *tools: common.Tool) -> common.Agent:
+def tool_agent(name: str, *tools: tool_pb2.Tool) -> agent_pb2.Agent:
     """An agent with these tools, which the scripted model may call."""
     agent = an_agent(name)
     del agent.tools[:]
     agent.tools.extend(tools)
-    agent.model.tool_choice = common.TOOL_CHOICE_MODEL
+    agent.model.tool_choice = agent_pb2.TOOL_CHOICE_MODEL
     return agent
 
 
-async def paying(world: World, principal: Principal) -> orchestrator.RunEvent:
+async def paying(world: World, principal: Principal) -> run_event_pb2.RunEvent:
     """A run that waits for somebody to approve a payment: its last event, which asks."""
     await world.told(principal, "memory.PutAgent", memory.PutAgentRequest(agent=a_paying_agent("pays")))
     made = await world.told(principal, "memory.CreateSession", memory.CreateSessionRequest(agent="pays"))
-    asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=PAYS)
-    event: orchestrator.RunEvent = await world.told(principal, "orchestrator.RunTurn", asked)
+    asked = run_pb2.RunTurnRequest(session_id=made.session.session_id, input=PAYS)
+    event: run_event_pb2.RunEvent = await world.told(principal, "orchestrator.RunTurn", asked)
     assert event.approval_required.approval_token, event
     return event
 

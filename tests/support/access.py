@@ -12,9 +12,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
-from myriad.common.v1 import common_pb2 as common
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2 as memory
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.memory.v1 import turn_pb2
+from myriad.orchestrator.v1 import run_pb2
 from services.dev import identity
 from services.dev.state import Folder, StackState
 from services.kit.call import Principal
@@ -105,7 +106,7 @@ class Guarded:
         session = (await self._tell(owner, "memory.CreateSession", names)).session.session_id
         names = replace(names, session=session)
         if method.name == "ResumeTurn":  # of a run whose owner is gone
-            gone = memory.BeginTurnRequest(session_id=session, lease=Duration(nanos=1_000_000), record=b"asked")
+            gone = turn_pb2.BeginTurnRequest(session_id=session, lease=Duration(nanos=1_000_000), record=b"asked")
             await self.told(owner, "memory.BeginTurn", gone)
             return names
         begun = await self._tell(owner, "memory.BeginTurn", names)
@@ -126,7 +127,7 @@ class Guarded:
             await RedisDeadLetters(redis).put(owner, letter)
             await redis.close()
         elif method.name == "WatchEvents":
-            asked = orchestrator.RunTurnRequest(session_id=names.session, input="hello")
+            asked = run_pb2.RunTurnRequest(session_id=names.session, input="hello")
             await ask(self.inside, method_of("orchestrator.RunTurn"), asked, self.mesh(owner))
         elif method.name == "RespondToRun":
             return await self._waiting(owner, names)
@@ -136,7 +137,7 @@ class Guarded:
         """A run that waits for an approval."""
         await self.told(owner, "memory.PutAgent", memory.PutAgentRequest(agent=a_paying_agent("pays")))
         made = await self.told(owner, "memory.CreateSession", memory.CreateSessionRequest(agent="pays"))
-        asked = orchestrator.RunTurnRequest(session_id=made.session.session_id, input=PAYS)
+        asked = run_pb2.RunTurnRequest(session_id=made.session.session_id, input=PAYS)
         event = (await ask(self.inside, method_of("orchestrator.RunTurn"), asked, self.mesh(owner)))[-1]
         return replace(names, run=event.run_id, approval_token=event.approval_required.approval_token)
 
@@ -145,7 +146,7 @@ class Guarded:
 
     async def _put_agent(self, owner: Principal, name: str) -> None:
         agent = an_agent(name)
-        agent.model.tool_choice = common.TOOL_CHOICE_MODEL
+        agent.model.tool_choice = agent_pb2.TOOL_CHOICE_MODEL
         guarded = agent.tools.add()
         guarded.CopyFrom(agent.tools[0])
         guarded.name = "file"

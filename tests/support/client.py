@@ -9,10 +9,10 @@ from contextlib import aclosing, asynccontextmanager
 import grpc
 import httpx
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev.stack import Stack
 from services.kit.call import Principal
 from services.kit.interceptors.identity import metadata_of
@@ -46,18 +46,18 @@ class Face:
         return await method(request, metadata=self.metadata, timeout=TIMEOUT_S)
 
     async def session(self, agent="aura"):
-        reply = await self.stub.CreateSession(pb.CreateSessionRequest(agent=agent), metadata=self.metadata)
+        reply = await self.stub.CreateSession(sessions_pb2.CreateSessionRequest(agent=agent), metadata=self.metadata)
         return reply.session.session_id
 
     def run(self, session_id, text, **fields):
-        request = pb.RunTurnRequest(session_id=session_id, input=text, **fields)
+        request = run_pb2.RunTurnRequest(session_id=session_id, input=text, **fields)
         return self.stub.RunTurn(request, metadata=self.metadata, timeout=TIMEOUT_S)
 
     async def turn(self, session_id, text, **fields):
         return [event async for event in self.run(session_id, text, **fields)]
 
     def watch(self, run_id, after=0):
-        request = pb.WatchRunRequest(run_id=run_id, after_sequence=after)
+        request = run_pb2.WatchRunRequest(run_id=run_id, after_sequence=after)
         return self.stub.WatchRun(request, metadata=self.metadata, timeout=TIMEOUT_S)
 
     async def watched(self, run_id, after=0):
@@ -85,8 +85,8 @@ async def face(stack, **kw):
 
 async def put_agent(stack, name, tenant="dev", **fields):
     """Writes an agent that needs no training and no documents; the scripted model answers for it."""
-    fields = {"model": common_pb2.ModelPolicy(model="sim_llm")} | fields
-    agent = common_pb2.Agent(name=name, persona="You play scripts.", **fields)
+    fields = {"model": agent_pb2.ModelPolicy(model="sim_llm")} | fields
+    agent = agent_pb2.Agent(name=name, persona="You play scripts.", **fields)
     async with grpc.aio.insecure_channel(stack.address("memory")) as channel:
         stub = memory_pb2_grpc.MemoryServiceStub(channel)
         identity = metadata_of(Principal(tenant, "operator"), None)

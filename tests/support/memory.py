@@ -2,7 +2,7 @@
 
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from services.kit.app import Kit
 from services.kit.clients import INPROC
@@ -26,7 +26,7 @@ class RealMemory:
 
     async def put_agent(self, owner):
         """Gives the owner's tenant the agent `aura`."""
-        agent = common_pb2.Agent(name="aura", persona="You help.")
+        agent = agent_pb2.Agent(name="aura", persona="You help.")
         await self.ask(owner, "PutAgent", memory_pb2.PutAgentRequest(agent=agent))
 
     async def session(self, owner):

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.kit.app import App, Kit
 from services.kit.call import Call, Principal, enter
 from services.kit.clients import INPROC
@@ -117,7 +117,7 @@ class Bench:
         seen = []
         async for entry in (runs or self.runs).watch(principal, run_id, after):
             if entry is not None:
-                seen.append(pb.RunEvent.FromString(entry))
+                seen.append(run_event_pb2.RunEvent.FromString(entry))
             elif heartbeats:
                 seen.append("heartbeat")
         return seen

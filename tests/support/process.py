@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.kit import serve
 from services.kit.app import App, Kit
 from tests.support.ports import free_port
@@ -88,10 +87,10 @@ class Config:
 
 
 class _Scripted(orchestrator_pb2_grpc.OrchestratorServiceServicer):
-    async def GetRun(self, request: pb.GetRunRequest, context: object) -> pb.GetRunResponse:
+    async def GetRun(self, request: run_pb2.GetRunRequest, context: object) -> run_pb2.GetRunResponse:
         await asyncio.to_thread(Path("called").touch)
         await appeared(Path("answer"))
-        return pb.GetRunResponse(run=pb.Run(run_id=request.run_id))
+        return run_pb2.GetRunResponse(run=run_pb2.Run(run_id=request.run_id))
 
 
 async def appeared(path: Path) -> None:

@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from myriad.orchestrator.v1 import orchestrator_pb2
+from myriad.orchestrator.v1 import run_pb2
+from services.kit.contracts import contract
 from services.kit.errors import ServiceError
 from services.kit.status import from_proto
 from services.kit.topology import SERVICES
@@ -25,8 +25,7 @@ __all__ = ["ROWS", "Answer", "Names", "Owner", "an_agent", "ask", "methods", "pa
 
 def methods() -> list[MethodDescriptor]:
     """Every RPC of every service, by its descriptor."""
-    found = (Default().FindServiceByName(row.proto_service) for row in SERVICES.values())
-    return [method for service in found for method in service.methods]
+    return [method for row in SERVICES.values() for method in contract(row.proto_service).methods]
 
 
 def method_of(name: str) -> MethodDescriptor:
@@ -77,7 +76,7 @@ async def ask(
 def refused_item(replies: Sequence[Any]) -> ServiceError | None:
     """Why the item of a batch of one was refused. None: it was not, or this is no batch."""
     match replies:
-        case [orchestrator_pb2.CreateRunsResponse(results=[item])] if item.HasField("error"):
+        case [run_pb2.CreateRunsResponse(results=[item])] if item.HasField("error"):
             return from_proto(item.error)
     return None
 

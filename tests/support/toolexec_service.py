@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.kit import serve
@@ -34,7 +34,7 @@ class Memory(memory_pb2_grpc.MemoryServiceServicer):
 
     def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
         self._agent = ParseDict(
-            {"name": "aura", "revision": 1, "persona": "p", "tools": list(tools)}, common_pb2.Agent()
+            {"name": "aura", "revision": 1, "persona": "p", "tools": list(tools)}, agent_pb2.Agent()
         )
 
     async def GetAgent(self, request: memory_pb2.GetAgentRequest, context: object) -> memory_pb2.GetAgentResponse:
@@ -91,7 +91,7 @@ class Replica:
 
 def _request(key: CallKey, arguments: str, approval: str) -> toolexec_pb2.ExecuteRequest:
     return toolexec_pb2.ExecuteRequest(
-        agent=common_pb2.AgentRef(name="aura"),
+        agent=agent_pb2.AgentRef(name="aura"),
         tool=key.tool,
         arguments_json=arguments,
         run_id=key.run_id,

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from grpc_health.v1 import health_pb2
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
 from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import Principal, current_principal
@@ -20,8 +19,8 @@ from services.kit.telemetry import open_telemetry
 class Scripted(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     """Answers GetRun and WatchRun as the test says, and keeps what it saw."""
 
-    get_run: Callable[[pb.GetRunRequest], Awaitable[pb.GetRunResponse]] | None = None
-    watch_run: Callable[[pb.WatchRunRequest], AsyncIterator[pb.RunEvent]] | None = None
+    get_run: Callable[[run_pb2.GetRunRequest], Awaitable[run_pb2.GetRunResponse]] | None = None
+    watch_run: Callable[[run_pb2.WatchRunRequest], AsyncIterator[run_event_pb2.RunEvent]] | None = None
     principals: list[Principal] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 

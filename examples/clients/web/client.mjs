@@ -8,7 +8,8 @@ import { enumToJson } from '@bufbuild/protobuf';
 import { ConnectError, createClient } from '@connectrpc/connect';
 import { createGrpcWebTransport } from '@connectrpc/connect-web';
 import { ErrorInfoSchema } from './gen/google/rpc/error_details_pb.js';
-import { OnDisconnect, OrchestratorService, RunStateSchema } from './gen/myriad/orchestrator/v1/orchestrator_pb.js';
+import { OrchestratorService } from './gen/myriad/orchestrator/v1/orchestrator_pb.js';
+import { OnDisconnect, RunStateSchema } from './gen/myriad/orchestrator/v1/run_pb.js';
 
 const UNARY_MS = 10_000;
 const TURN_MS = 120_000;

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
 from services.dev.bench import asking
 from services.dev.bench.asking import Bench, Say
 from services.dev.bench.load import percentile
@@ -45,7 +44,7 @@ async def _first_words(bench: Bench) -> tuple[list[float], list[float]]:
     ours: list[float] = []
     direct: list[float] = []
 
-    def is_word(event: pb.RunEvent) -> bool:
+    def is_word(event: run_event_pb2.RunEvent) -> bool:
         return event.HasField("text_delta")
 
     def is_content(chunk: Any) -> bool:
@@ -79,7 +78,7 @@ async def _cancels(bench: Bench) -> tuple[list[float], int]:
             nonlocal told
             await asyncio.sleep(_STOPS_AFTER_S)
             told = time.perf_counter()
-            await bench.edge.unary(stub.CancelRun, pb.CancelRunRequest(run_id=run_id), timeout=asking.TIMEOUT_S)
+            await bench.edge.unary(stub.CancelRun, run_pb2.CancelRunRequest(run_id=run_id), timeout=asking.TIMEOUT_S)
 
         telling: asyncio.Task[None] | None = None
         async for event in asking.turn(bench.edge, session, _ENDLESS):

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev import agentfile, agents
 from services.dev.login import DEVELOPER
 from services.dev.plan import ROOT, Options
@@ -91,14 +90,14 @@ async def running(
 async def new_session(edge: Client, agent: str) -> str:
     """Makes a session; returns its id."""
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(edge.channel)
-    reply = await edge.unary(stub.CreateSession, pb.CreateSessionRequest(agent=agent), timeout=TIMEOUT_S)
+    reply = await edge.unary(stub.CreateSession, sessions_pb2.CreateSessionRequest(agent=agent), timeout=TIMEOUT_S)
     return reply.session.session_id
 
 
 def turn(edge: Client, session: str, text: str, timeout: float = TIMEOUT_S) -> Any:
     """Begins a turn: an async generator of its events."""
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(edge.channel)
-    request = pb.RunTurnRequest(session_id=session, input=text)
+    request = run_pb2.RunTurnRequest(session_id=session, input=text)
     return edge.stream(stub.RunTurn, request, timeout=timeout)
 
 

@@ -7,8 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.dev.bench import asking
 from services.dev.bench.asking import Bench, Say
 from services.dev.bench.load import percentile
@@ -75,7 +74,7 @@ async def _wave(bench: Bench, size: int, count: int, say: Say) -> Wave:
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(bench.edge.channel)
     sessions = await bench.sessions(count, asking.PLAIN)
     due_ms = int((time.time() + _HEAD_S) * 1000)
-    requests = [pb.CreateRunRequest(session_id=session, input="hello") for session in sessions]
+    requests = [run_pb2.CreateRunRequest(session_id=session, input="hello") for session in sessions]
     for request in requests:
         request.start_after.FromMilliseconds(due_ms)
 
@@ -83,7 +82,7 @@ async def _wave(bench: Bench, size: int, count: int, say: Say) -> Wave:
         if size == 1:
             one = await bench.edge.unary(stub.CreateRun, requests[index], timeout=asking.TIMEOUT_S)
             return bool(one.run.run_id)
-        batch = pb.CreateRunsRequest(requests=requests[index * size : (index + 1) * size])
+        batch = run_pb2.CreateRunsRequest(requests=requests[index * size : (index + 1) * size])
         many = await bench.edge.unary(stub.CreateRuns, batch, timeout=asking.TIMEOUT_S)
         return all(result.HasField("run") for result in many.results)
 
@@ -100,16 +99,16 @@ async def _wave(bench: Bench, size: int, count: int, say: Say) -> Wave:
     runs = [await _ended(bench, f"{session}.1") for session in sessions]
     seconds = max(run.end_time.ToMilliseconds() for run in runs) / 1000 - due_ms / 1000
     cpu_ms = {name: (after[name].cpu_s - before[name].cpu_s) * 1000 / count for name in before}
-    lost = sum(run.state != pb.RUN_STATE_COMPLETED for run in runs)
+    lost = sum(run.state != run_pb2.RUN_STATE_COMPLETED for run in runs)
     return Wave(size, accepted, count / seconds, cpu_ms, lost)
 
 
-async def _ended(bench: Bench, run_id: str) -> pb.Run:
+async def _ended(bench: Bench, run_id: str) -> run_pb2.Run:
     """A run that has ended. The last that was created is looked at first: then seldom another is waited for."""
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(bench.edge.channel)
     async with asyncio.timeout(_LONGEST_S):
         while True:
-            reply = await bench.edge.unary(stub.GetRun, pb.GetRunRequest(run_id=run_id), timeout=asking.TIMEOUT_S)
+            reply = await bench.edge.unary(stub.GetRun, run_pb2.GetRunRequest(run_id=run_id), timeout=asking.TIMEOUT_S)
             if reply.run.HasField("end_time"):
                 return reply.run
             await asyncio.sleep(_LOOK_S)
@@ -120,10 +119,10 @@ async def _starts(bench: Bench) -> Starts:
     starts = Starts([], [])
     for session in await bench.sessions(ALONE, asking.PLAIN):
         began = time.time()
-        request = pb.CreateRunRequest(session_id=session, input="hello")
+        request = run_pb2.CreateRunRequest(session_id=session, input="hello")
         created = await bench.edge.unary(stub.CreateRun, request, timeout=asking.TIMEOUT_S)
         # Started and queued it is by then: what follows is the worker's.
-        cursor = pb.WatchRunRequest(run_id=created.run.run_id, after_sequence=2)
+        cursor = run_pb2.WatchRunRequest(run_id=created.run.run_id, after_sequence=2)
         seen = 0.0
         async with aclosing(bench.edge.stream(stub.WatchRun, cursor, timeout=asking.TIMEOUT_S)) as events:
             async for event in events:

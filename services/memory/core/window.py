@@ -9,7 +9,7 @@ _BYTES_A_TOKEN = 4
 
 
 def estimate_tokens(message: Message) -> int:
-    """A quarter of its UTF-8 bytes, rounded up, plus 4: what memory.proto promises."""
+    """A quarter of its UTF-8 bytes, rounded up, plus 4: what turn.proto promises."""
     return -(-message.size // _BYTES_A_TOKEN) + _TOKENS_EACH
 
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from services.kit.call import Principal
 from services.nlu.agent import Agent, EntityType, Intent, ListedValue
 from services.nlu.lru import Lru
@@ -13,7 +13,7 @@ _CAPACITY = 512
 class Catalog(Protocol):
     """What is used of `services.kit.agents.AgentCatalog`."""
 
-    async def get(self, name: str, revision: int) -> common_pb2.Agent:
+    async def get(self, name: str, revision: int) -> agent_pb2.Agent:
         """One revision of an agent of the current principal's tenant."""
         ...
 
@@ -42,7 +42,7 @@ class MemoryAgents:
         return agent
 
 
-def agent_of(message: common_pb2.Agent) -> Agent:
+def agent_of(message: agent_pb2.Agent) -> Agent:
     """What nlu needs of an agent's message."""
     return Agent(
         name=message.name,

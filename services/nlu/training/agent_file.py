@@ -9,7 +9,7 @@ import protovalidate
 import yaml
 from google.protobuf import json_format
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from services.kit.errors import InvalidArgument
 from services.kit.interceptors.validation import check
 from services.nlu.adapters.memory import agent_of
@@ -47,7 +47,7 @@ def agent_from(content: Any) -> Agent:
     """
     if not isinstance(content, dict):
         raise json_format.ParseError("an agent file holds one mapping")
-    message = json_format.ParseDict(content, common_pb2.Agent())
+    message = json_format.ParseDict(content, agent_pb2.Agent())
     check(protovalidate.Validator(), message)
     agent = agent_of(message)
     wrong = dict(_problems(agent))

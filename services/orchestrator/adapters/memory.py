@@ -6,8 +6,8 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from myriad.common.v1 import common_pb2
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from myriad.common.v1 import agent_pb2, common_pb2, tool_pb2
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc, turn_pb2
 from services.kit.agents import AgentCatalog
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.amounts_codec import read_amounts, write_amounts
@@ -51,7 +51,7 @@ class MemoryTurns:
 
     async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
         """Takes the session for a run, or puts the run into its line."""
-        message = memory_pb2.BeginTurnRequest(
+        message = turn_pb2.BeginTurnRequest(
             session_id=request.session_id,
             request_id=request.request_id,
             request_digest=digest,
@@ -69,7 +69,7 @@ class MemoryTurns:
 
     async def resume_turn(self, session_id: str, lease_s: float, run: int = 0) -> Resumed:
         """Goes on in a session."""
-        request = memory_pb2.ResumeTurnRequest(session_id=session_id, run=run)
+        request = turn_pb2.ResumeTurnRequest(session_id=session_id, run=run)
         request.lease.FromNanoseconds(int(lease_s * 1e9))
         reply = await self._client.unary(self._stub.ResumeTurn, request, timeout=_TIMEOUT_S)
         begun = (reply.run_id, reply.fencing_token, False, reply.agent, tuple(map(_message, reply.history)))
@@ -85,7 +85,7 @@ class MemoryTurns:
         spent: Amounts = NO_AMOUNTS,
     ) -> Next | None:
         """Ends a turn that is kept."""
-        request = memory_pb2.CommitTurnRequest(
+        request = turn_pb2.CommitTurnRequest(
             run_id=turn.run_id,
             fencing_token=turn.fencing_token,
             messages=[_wire_message(message, turn.run_id) for message in messages],
@@ -100,7 +100,7 @@ class MemoryTurns:
         self, turn: Turn, last: Sequence[bytes], sequence: int, spent: Amounts = NO_AMOUNTS
     ) -> Next | None:
         """Ends a turn that leaves nothing in the history."""
-        request = memory_pb2.AbandonTurnRequest(
+        request = turn_pb2.AbandonTurnRequest(
             run_id=turn.run_id,
             fencing_token=turn.fencing_token,
             last_events=last,
@@ -195,15 +195,15 @@ class MemoryDirectory:
         return await self._client.unary(self._stub.ListAgents, request, timeout=_TIMEOUT_S)
 
 
-def _next(reply: memory_pb2.CommitTurnResponse | memory_pb2.AbandonTurnResponse) -> Next | None:
+def _next(reply: turn_pb2.CommitTurnResponse | turn_pb2.AbandonTurnResponse) -> Next | None:
     return Next(reply.next.run_id, reply.next.record) if reply.HasField("next") else None
 
 
-def _granted(reply: memory_pb2.BeginTurnResponse | memory_pb2.ResumeTurnResponse) -> tuple[Amounts, int]:
+def _granted(reply: turn_pb2.BeginTurnResponse | turn_pb2.ResumeTurnResponse) -> tuple[Amounts, int]:
     return read_amounts(reply.granted), reply.renew_time.ToMilliseconds()
 
 
-def agent_of(message: common_pb2.Agent) -> Agent:
+def agent_of(message: agent_pb2.Agent) -> Agent:
     """An agent as the turn has it, with the defaults of the contract filled in."""
     model, limits = message.model, message.limits
     return Agent(
@@ -216,7 +216,7 @@ def agent_of(message: common_pb2.Agent) -> Agent:
         model=model.model,
         max_answer_tokens=model.max_tokens or 256,
         temperature=model.temperature if model.HasField("temperature") else 0.2,
-        model_chooses_tools=model.tool_choice == common_pb2.TOOL_CHOICE_MODEL,
+        model_chooses_tools=model.tool_choice == agent_pb2.TOOL_CHOICE_MODEL,
         max_steps=limits.max_steps or 6,
         max_tokens=limits.max_tokens or 2048,
         timeout_s=limits.timeout.ToNanoseconds() / 1e9 if limits.HasField("timeout") else 60.0,
@@ -225,25 +225,25 @@ def agent_of(message: common_pb2.Agent) -> Agent:
     )
 
 
-def _intent(intent: common_pb2.Intent) -> Intent:
+def _intent(intent: agent_pb2.Intent) -> Intent:
     binding = None
     if intent.HasField("tool"):
         binding = ToolBinding(intent.tool.name, dict(intent.tool.arguments), intent.tool.ask)
     return Intent(intent.name, binding, intent.skip_knowledge)
 
 
-def _tool(tool: common_pb2.Tool) -> Tool:
+def _tool(tool: tool_pb2.Tool) -> Tool:
     parameters: dict[str, Any] = _NO_PARAMETERS
     if tool.HasField("parameters"):
         parameters = json_format.MessageToDict(tool.parameters)
     default_s = _BACKGROUND_S if tool.background else _TOOL_S
     timeout_s = tool.timeout.ToNanoseconds() / 1e9 if tool.HasField("timeout") else default_s
-    side_effect = SideEffect(common_pb2.SideEffect.Name(tool.side_effect).removeprefix("SIDE_EFFECT_"))
+    side_effect = SideEffect(tool_pb2.SideEffect.Name(tool.side_effect).removeprefix("SIDE_EFFECT_"))
     client = tool.WhichOneof("kind") == "client"
     return Tool(tool.name, tool.description, parameters, timeout_s, side_effect, tool.background, client)
 
 
-def _knowledge(knowledge: common_pb2.Knowledge) -> Knowledge:
+def _knowledge(knowledge: agent_pb2.Knowledge) -> Knowledge:
     return Knowledge(tuple(knowledge.collections), knowledge.top_k or 3, knowledge.min_score)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from google.protobuf.json_format import MessageToDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 from services.kit.call import Principal
 from services.toolexec.domain import AgentTools, ClientCall, FunctionCall, HttpCall, SideEffect, Tool
 
@@ -15,8 +15,8 @@ _BACKGROUND_TIMEOUT_S = 3600.0
 _RESPONSE_BYTES = 65_536
 _SIDE_EFFECTS = MappingProxyType(
     {
-        common_pb2.SIDE_EFFECT_READ: SideEffect.READ,
-        common_pb2.SIDE_EFFECT_IDEMPOTENT: SideEffect.IDEMPOTENT,
+        tool_pb2.SIDE_EFFECT_READ: SideEffect.READ,
+        tool_pb2.SIDE_EFFECT_IDEMPOTENT: SideEffect.IDEMPOTENT,
     }
 )
 
@@ -24,7 +24,7 @@ _SIDE_EFFECTS = MappingProxyType(
 class Catalog(Protocol):
     """The part of `AgentCatalog` used here."""
 
-    async def get(self, name: str, revision: int) -> common_pb2.Agent:
+    async def get(self, name: str, revision: int) -> agent_pb2.Agent:
         """An agent of the current principal's tenant."""
 
 
@@ -52,7 +52,7 @@ class CatalogToolSource:
         return tools
 
 
-def read_tool(tool: common_pb2.Tool) -> Tool:
+def read_tool(tool: tool_pb2.Tool) -> Tool:
     """A tool as the contract writes it, with its defaults. An unknown side effect counts as the worst."""
     timeout = _BACKGROUND_TIMEOUT_S if tool.background else _TIMEOUT_S
     return Tool(
@@ -76,15 +76,15 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _call(tool: common_pb2.Tool) -> FunctionCall | HttpCall | ClientCall:
+def _call(tool: tool_pb2.Tool) -> FunctionCall | HttpCall | ClientCall:
     if tool.HasField("client"):
         return ClientCall()
     if tool.WhichOneof("kind") != "http":
         return FunctionCall(tool.builtin.function)
     http = tool.http
-    method: Any = http.method or common_pb2.HTTP_METHOD_GET
+    method: Any = http.method or tool_pb2.HTTP_METHOD_GET
     return HttpCall(
-        method=common_pb2.HttpMethod.Name(method).removeprefix("HTTP_METHOD_"),
+        method=tool_pb2.HttpMethod.Name(method).removeprefix("HTTP_METHOD_"),
         endpoint=http.endpoint,
         url=http.url,
         response=dict(http.response),

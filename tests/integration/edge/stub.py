@@ -8,9 +8,10 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2, sessions_pb2
 from services.kit import errors, status
+from services.kit.contracts import contract
+from services.kit.topology import SERVICES
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -43,59 +44,69 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
         self.seen.append(Seen(method, request, context.time_remaining(), metadata))
 
-    async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
+    async def CreateSession(
+        self, request: sessions_pb2.CreateSessionRequest, context: Context
+    ) -> sessions_pb2.CreateSessionResponse:
         """Opens session `opened`; for agent `absent` and agent `unavailable`, fails."""
         self._note("CreateSession", request, context)
         if request.agent == "absent":
             await refuse(context, errors.AgentNotFound("no agent absent", metadata={"agent": "absent"}))
         if request.agent == "unavailable":
             await refuse(context, errors.StoreUnavailable("the store is away", retry_after=1))
-        response = pb.CreateSessionResponse()
+        response = sessions_pb2.CreateSessionResponse()
         response.session.session_id = "opened"
         response.session.agent = request.agent
         return response
 
-    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+    async def GetSession(
+        self, request: sessions_pb2.GetSessionRequest, context: Context
+    ) -> sessions_pb2.GetSessionResponse:
         """Nothing."""
         self._note("GetSession", request, context)
-        return pb.GetSessionResponse()
+        return sessions_pb2.GetSessionResponse()
 
-    async def GetAgent(self, request: pb.GetAgentRequest, context: Context) -> pb.GetAgentResponse:
+    async def GetAgent(self, request: sessions_pb2.GetAgentRequest, context: Context) -> sessions_pb2.GetAgentResponse:
         """Nothing."""
         self._note("GetAgent", request, context)
-        return pb.GetAgentResponse()
+        return sessions_pb2.GetAgentResponse()
 
-    async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
+    async def ListAgents(
+        self, request: sessions_pb2.ListAgentsRequest, context: Context
+    ) -> sessions_pb2.ListAgentsResponse:
         """Nothing."""
         self._note("ListAgents", request, context)
-        return pb.ListAgentsResponse()
+        return sessions_pb2.ListAgentsResponse()
 
-    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+    async def ListSessions(
+        self, request: sessions_pb2.ListSessionsRequest, context: Context
+    ) -> sessions_pb2.ListSessionsResponse:
         """As many sessions as asked for, each named by 40 kB when the page token is `large`."""
         self._note("ListSessions", request, context)
-        response = pb.ListSessionsResponse()
+        response = sessions_pb2.ListSessionsResponse()
         for number in range(request.page_size):
             name = f"{number}".ljust(40_000, "x") if request.page_token == "large" else f"{number}"
             response.sessions.add(session_id=name)
         return response
 
-    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+    async def DeleteSession(
+        self, request: sessions_pb2.DeleteSessionRequest, context: Context
+    ) -> sessions_pb2.DeleteSessionResponse:
         """Never ends."""
         self._note("DeleteSession", request, context)
         await asyncio.Event().wait()
-        return pb.DeleteSessionResponse()
+        return sessions_pb2.DeleteSessionResponse()
 
-    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+    async def GetRun(self, request: run_pb2.GetRunRequest, context: Context) -> run_pb2.GetRunResponse:
         """The run asked for; its sequence is 0."""
         self._note("GetRun", request, context)
-        return pb.GetRunResponse(run=pb.Run(run_id=request.run_id, state=pb.RUN_STATE_RUNNING))
+        return run_pb2.GetRunResponse(run=run_pb2.Run(run_id=request.run_id, state=run_pb2.RUN_STATE_RUNNING))
 
-    async def RunTurn(self, request: pb.RunTurnRequest, context: Context) -> AsyncIterator[pb.RunEvent]:
+    async def RunTurn(self, request: run_pb2.RunTurnRequest, context: Context) -> AsyncIterator[run_event_pb2.RunEvent]:
         """Two events, the second once the test says so. Input `busy`: refused before the first. `late`: after it."""
         self._note("RunTurn", request, context)
         if request.input == "busy":
             await refuse(context, errors.SessionBusy("another run holds the session"))
-        yield pb.RunEvent(run_id="s.1", sequence=1, text_delta=pb.RunTextDelta(text="one"))
+        yield run_event_pb2.RunEvent(run_id="s.1", sequence=1, text_delta=run_event_pb2.RunTextDelta(text="one"))
         if request.input == "late":
             await refuse(context, errors.StoreUnavailable("the store is away", retry_after=1))
         try:
@@ -103,27 +114,29 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
-        yield pb.RunEvent(run_id="s.1", sequence=2, completed=pb.RunCompleted(answer="one"))
+        yield run_event_pb2.RunEvent(run_id="s.1", sequence=2, completed=run_event_pb2.RunCompleted(answer="one"))
 
-    async def CreateRun(self, request: pb.CreateRunRequest, context: Context) -> pb.CreateRunResponse:
+    async def CreateRun(self, request: run_pb2.CreateRunRequest, context: Context) -> run_pb2.CreateRunResponse:
         """Nothing."""
         self._note("CreateRun", request, context)
-        return pb.CreateRunResponse()
+        return run_pb2.CreateRunResponse()
 
-    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+    async def ListRuns(self, request: run_pb2.ListRunsRequest, context: Context) -> run_pb2.ListRunsResponse:
         """Nothing."""
         self._note("ListRuns", request, context)
-        return pb.ListRunsResponse()
+        return run_pb2.ListRunsResponse()
 
-    async def WatchRun(self, request: pb.WatchRunRequest, context: Context) -> AsyncIterator[pb.RunEvent]:
+    async def WatchRun(
+        self, request: run_pb2.WatchRunRequest, context: Context
+    ) -> AsyncIterator[run_event_pb2.RunEvent]:
         """One event: the next after the cursor."""
         self._note("WatchRun", request, context)
-        yield pb.RunEvent(run_id=request.run_id, sequence=request.after_sequence + 1)
+        yield run_event_pb2.RunEvent(run_id=request.run_id, sequence=request.after_sequence + 1)
 
-    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
+    async def CancelRun(self, request: run_pb2.CancelRunRequest, context: Context) -> run_pb2.CancelRunResponse:
         """Always told."""
         self._note("CancelRun", request, context)
-        return pb.CancelRunResponse()
+        return run_pb2.CancelRunResponse()
 
 
 async def refuse(context: Context, error: errors.ServiceError) -> None:
@@ -148,7 +161,7 @@ def _stream(name: str, reply: type[Message]) -> Callable[[StubOrchestrator, Mess
     return method
 
 
-for each in pb.DESCRIPTOR.services_by_name["OrchestratorService"].methods:
+for each in contract(SERVICES["orchestrator"].proto_service).methods:
     if each.name not in vars(StubOrchestrator):  # what no test asks for in particular answers nothing
         answer = _stream if each.server_streaming else _unary
         setattr(StubOrchestrator, each.name, answer(each.name, GetMessageClass(each.output_type)))

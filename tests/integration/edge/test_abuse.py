@@ -8,7 +8,7 @@ import grpc
 import httpx
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import sessions_pb2
 from services.kit import errors, status
 from tests.integration.edge.envoys import Edge
 from tests.integration.edge.guarded import Guarded
@@ -102,7 +102,7 @@ async def test_the_limit_of_a_body_is_the_same_in_json_and_in_grpc(edge: Edge, s
     body = json.dumps({"agent": "a" * size})
     answer = await http1(edge.address, f"{POST}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     assert code_of(answer) == code
-    request = pb.CreateSessionRequest(agent="a" * size)
+    request = sessions_pb2.CreateSessionRequest(agent="a" * size)
     if code == 200:
         await edge.orchestrator.CreateSession(request, timeout=5)
         assert len(edge.stub.seen) == 2

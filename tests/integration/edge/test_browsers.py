@@ -7,7 +7,7 @@ import httpx
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2, sessions_pb2
 from tests.integration.edge.envoys import Edge
 from tests.integration.edge.grpc_web import CONTENT, TRAILERS, encoded, frames, trailers
 from tests.integration.edge.guarded import ORIGIN, Guarded
@@ -32,17 +32,17 @@ def reason_of(error: status_pb2.Status) -> str:
 
 @each_form
 async def test_a_call_is_answered_by_a_message_and_trailers(edge: Edge, form: str) -> None:
-    body = encoded(pb.GetRunRequest(run_id="s.1"), form)
+    body = encoded(run_pb2.GetRunRequest(run_id="s.1"), form)
     async with edge.http.stream("POST", f"{SERVICE}/GetRun", content=body, headers=CONTENT[form]) as reply:
         assert (reply.status_code, reply.headers["content-type"]) == (200, CONTENT[form]["content-type"])
         (_, message), (kind, end) = [frame async for frame in frames(reply, form)]
-    assert pb.GetRunResponse.FromString(message).run.run_id == "s.1"
+    assert run_pb2.GetRunResponse.FromString(message).run.run_id == "s.1"
     assert (kind, trailers(end)["grpc-status"]) == (TRAILERS, "0")
 
 
 @each_form
 async def test_a_stream_arrives_event_by_event(edge: Edge, form: str) -> None:
-    body = encoded(pb.RunTurnRequest(session_id="s", input="hello"), form)
+    body = encoded(run_pb2.RunTurnRequest(session_id="s", input="hello"), form)
     async with (
         asyncio.timeout(5),
         edge.http.stream("POST", f"{SERVICE}/RunTurn", content=body, headers=CONTENT[form]) as reply,
@@ -52,17 +52,17 @@ async def test_a_stream_arrives_event_by_event(edge: Edge, form: str) -> None:
         edge.stub.proceed.set()
         _, second = await anext(arriving)
         kind, end = await anext(arriving)
-    assert pb.RunEvent.FromString(first).text_delta.text == "one"
-    assert pb.RunEvent.FromString(second).completed.answer == "one"
+    assert run_event_pb2.RunEvent.FromString(first).text_delta.text == "one"
+    assert run_event_pb2.RunEvent.FromString(second).completed.answer == "one"
     assert (kind, trailers(end)["grpc-status"]) == (TRAILERS, "0")
 
 
 @each_form
 async def test_a_stream_that_fails_ends_in_trailers_that_say_why(edge: Edge, form: str) -> None:
-    body = encoded(pb.RunTurnRequest(session_id="s", input="late"), form)
+    body = encoded(run_pb2.RunTurnRequest(session_id="s", input="late"), form)
     async with edge.http.stream("POST", f"{SERVICE}/RunTurn", content=body, headers=CONTENT[form]) as reply:
         (_, first), (_, end) = [frame async for frame in frames(reply, form)]
-    assert pb.RunEvent.FromString(first).sequence == 1
+    assert run_event_pb2.RunEvent.FromString(first).sequence == 1
     found = trailers(end)
     assert found["grpc-status"] == "14"
     assert reason_of(details_of(found["grpc-status-details-bin"])) == "STORE_UNAVAILABLE"
@@ -70,7 +70,7 @@ async def test_a_stream_that_fails_ends_in_trailers_that_say_why(edge: Edge, for
 
 @each_form
 async def test_hanging_up_cancels_the_handler(edge: Edge, form: str) -> None:
-    body = encoded(pb.RunTurnRequest(session_id="s", input="hello"), form)
+    body = encoded(run_pb2.RunTurnRequest(session_id="s", input="hello"), form)
     async with edge.http.stream("POST", f"{SERVICE}/RunTurn", content=body, headers=CONTENT[form]) as reply:
         await anext(frames(reply, form))
     async with asyncio.timeout(0.5):
@@ -79,7 +79,7 @@ async def test_hanging_up_cancels_the_handler(edge: Edge, form: str) -> None:
 
 @each_form
 async def test_an_error_of_the_service_has_its_code_and_reason(edge: Edge, form: str) -> None:
-    body = encoded(pb.CreateSessionRequest(agent="absent"), form)
+    body = encoded(sessions_pb2.CreateSessionRequest(agent="absent"), form)
     reply = await edge.http.post(f"{SERVICE}/CreateSession", content=body, headers=CONTENT[form])
     assert reply.headers["grpc-status"] == "5"
     assert reason_of(details_of(reply.headers["grpc-status-details-bin"])) == "AGENT_NOT_FOUND"
@@ -87,7 +87,7 @@ async def test_an_error_of_the_service_has_its_code_and_reason(edge: Edge, form:
 
 @each_form
 async def test_an_error_of_envoy_has_its_code_and_reason(guarded: Guarded, form: str) -> None:
-    body = encoded(pb.GetRunRequest(run_id="s.1"), form)
+    body = encoded(run_pb2.GetRunRequest(run_id="s.1"), form)
     headers = {**CONTENT[form], "origin": ORIGIN}
     reply = await guarded.edge.http.post(f"{SERVICE}/GetRun", content=body, headers=headers)
     assert (reply.status_code, reply.headers["grpc-status"]) == (200, "16")
@@ -97,7 +97,7 @@ async def test_an_error_of_envoy_has_its_code_and_reason(guarded: Guarded, form:
 
 @each_form
 async def test_a_message_over_the_limit_is_resource_exhausted(edge: Edge, form: str) -> None:
-    body = encoded(pb.CreateSessionRequest(agent="a" * 300_000), form)
+    body = encoded(sessions_pb2.CreateSessionRequest(agent="a" * 300_000), form)
     reply = await edge.http.post(f"{SERVICE}/CreateSession", content=body, headers=CONTENT[form])
     assert reply.headers["grpc-status"] == "8"
     assert edge.stub.seen == []

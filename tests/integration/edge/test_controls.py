@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2, sessions_pb2
 from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, http_filter, manager, running_stub
 from tests.integration.edge.grpc_web import CONTENT, encoded
 from tests.integration.edge.guarded import FORGED, MESH_TOKEN, ORIGIN, RPS, Guarded, running_guarded
@@ -53,7 +53,7 @@ async def unguarded(backend: object, tmp_path_factory: pytest.TempPathFactory) -
 
 async def test_a_token_in_the_query_counts(unguarded: Guarded) -> None:
     path = f"/myriad.orchestrator.v1.OrchestratorService/GetRun?access_token={unguarded.issuer.token(sub='query')}"
-    body = encoded(pb.GetRunRequest(run_id="s.1"), "binary")
+    body = encoded(run_pb2.GetRunRequest(run_id="s.1"), "binary")
     reply = await unguarded.edge.http.post(path, content=body, headers=CONTENT["binary"])
     assert reply.status_code == 200
     assert unguarded.edge.stub.seen[-1].metadata["x-myriad-user"] == "query"
@@ -75,7 +75,7 @@ async def test_a_token_without_a_tenant_reaches_the_service(unguarded: Guarded) 
 
 
 async def test_a_request_over_the_limit_reaches_the_service(unguarded: Guarded) -> None:
-    request = pb.CreateSessionRequest(agent="a" * 300_000)
+    request = sessions_pb2.CreateSessionRequest(agent="a" * 300_000)
     metadata = tuple(unguarded.sent().items())
     response = await unguarded.edge.orchestrator.CreateSession(request, metadata=metadata, timeout=5)
     assert len(response.session.agent) == 300_000

@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit import errors, status
 from tests.integration.edge.envoys import Edge
 from tests.integration.edge.grpc_web import CONTENT, encoded
@@ -74,7 +74,7 @@ async def error_of(guarded: Guarded, headers: dict[str, str]) -> errors.ServiceE
     """What a gRPC caller is told."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await guarded.edge.orchestrator.GetRun(
-            pb.GetRunRequest(run_id="s.1"), metadata=tuple(headers.items()), timeout=5
+            run_pb2.GetRunRequest(run_id="s.1"), metadata=tuple(headers.items()), timeout=5
         )
     return status.from_rpc_error(raised.value, "edge")
 
@@ -86,7 +86,7 @@ async def test_a_token_in_the_query_does_not_count_and_is_not_repeated(guarded: 
     assert (reply.status_code, reason(reply)) == (401, "UNAUTHENTICATED")
     assert token not in reply.text + str(reply.headers)
     path = f"/myriad.orchestrator.v1.OrchestratorService/GetRun?{name}={token}"
-    body = encoded(pb.GetRunRequest(run_id="s.1"), "binary")
+    body = encoded(run_pb2.GetRunRequest(run_id="s.1"), "binary")
     reply = await guarded.edge.http.post(path, content=body, headers=CONTENT["binary"])
     assert reply.headers["grpc-status"] == "16"
     assert guarded.edge.stub.seen == []
@@ -118,7 +118,7 @@ async def test_a_good_token_says_who_calls_and_goes_no_further(guarded: Guarded,
 
 async def test_a_good_token_counts_in_grpc_too(guarded: Guarded) -> None:
     metadata = tuple({**guarded.sent(tenant="grpc"), **FORGED}.items())
-    await guarded.edge.orchestrator.GetRun(pb.GetRunRequest(run_id="s.1"), metadata=metadata, timeout=5)
+    await guarded.edge.orchestrator.GetRun(run_pb2.GetRunRequest(run_id="s.1"), metadata=metadata, timeout=5)
     seen = guarded.edge.stub.seen[-1].metadata
     assert (seen["x-myriad-tenant"], seen["x-myriad-mesh-token"]) == ("grpc", MESH_TOKEN)
 

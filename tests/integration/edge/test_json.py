@@ -10,7 +10,9 @@ import pytest
 from google.api import annotations_pb2  # type: ignore[import-untyped]
 from google.protobuf.descriptor import MethodDescriptor
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2, sessions_pb2
+from services.kit.contracts import contract
+from services.kit.topology import SERVICES
 from tests.integration.edge.envoys import Edge
 
 JSON = {"content-type": "application/json"}
@@ -146,7 +148,7 @@ async def test_a_stream_that_fails_later_ends_without_a_last_event(edge: Edge) -
 
 
 @pytest.mark.parametrize(
-    "method", tuple(pb.DESCRIPTOR.services_by_name["OrchestratorService"].methods), ids=lambda method: method.name
+    "method", tuple(contract(SERVICES["orchestrator"].proto_service).methods), ids=lambda method: method.name
 )
 async def test_every_method_is_reached_by_its_http_annotation(edge: Edge, method: MethodDescriptor) -> None:
     rule = method.GetOptions().Extensions[annotations_pb2.http]
@@ -171,13 +173,13 @@ async def test_fields_have_the_protos_names_and_zeros_are_printed(edge: Edge) ->
 async def test_a_body_becomes_the_request(edge: Edge) -> None:
     reply = await edge.http.post("/v1/sessions", json={"agent": "aura", "request_id": "r1"})
     assert reply.json()["session"]["session_id"] == "opened"
-    assert edge.stub.seen[-1].request == pb.CreateSessionRequest(agent="aura", request_id="r1")
+    assert edge.stub.seen[-1].request == sessions_pb2.CreateSessionRequest(agent="aura", request_id="r1")
 
 
 async def test_a_verb_after_the_id_chooses_the_method(edge: Edge) -> None:
     assert (await edge.http.post("/v1/runs/s.1:cancel", json={})).json() == {}
     assert edge.stub.seen[-1].method == "CancelRun"
-    assert edge.stub.seen[-1].request == pb.CancelRunRequest(run_id="s.1")
+    assert edge.stub.seen[-1].request == run_pb2.CancelRunRequest(run_id="s.1")
 
 
 async def test_a_page_larger_than_envoys_buffers_arrives(edge: Edge) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from tests.integration.edge.envoys import Backend, Edge, running_edge
 from tests.integration.edge.guarded import MESH_TOKEN, Guarded
 
@@ -90,7 +90,7 @@ async def test_a_refused_call_has_a_line_that_says_why(guarded: Guarded) -> None
 
 async def test_a_grpc_call_has_a_line_with_its_status(guarded: Guarded) -> None:
     call = guarded.edge.orchestrator.GetRun(
-        pb.GetRunRequest(run_id="s.1"), metadata=tuple(guarded.sent().items()), timeout=5
+        run_pb2.GetRunRequest(run_id="s.1"), metadata=tuple(guarded.sent().items()), timeout=5
     )
     await call
     line = await guarded.edge.logged(str(guarded.edge.stub.seen[-1].metadata["x-request-id"]))

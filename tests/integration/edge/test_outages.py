@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit import errors, status
 from tests.integration.edge.broken import running_broken
 from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, Backend, Change, Edge, running_edge
@@ -24,7 +24,7 @@ async def test_a_service_that_is_not_ready_is_unavailable_and_used_again_once_it
         info, retry = reply.json()["details"]
         assert (info["reason"], retry["retry_delay"]) == ("SERVICE_UNAVAILABLE", "1s")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await edge.orchestrator.GetRun(pb.GetRunRequest(run_id="s.1"), timeout=5)
+            await edge.orchestrator.GetRun(run_pb2.GetRunRequest(run_id="s.1"), timeout=5)
         error = status.from_rpc_error(raised.value, "orchestrator")
         assert isinstance(error, errors.ServiceUnavailable)
         assert error.retry_after == 1
@@ -51,7 +51,7 @@ async def test_calls_over_a_services_share_are_refused_at_once(backend: Backend,
         breaker["max_requests"] = 1
 
     async with running_edge(tmp_path, backend, {}, change=for_one_call) as edge:
-        run = edge.orchestrator.RunTurn(pb.RunTurnRequest(session_id="s", input="hello"), timeout=5)
+        run = edge.orchestrator.RunTurn(run_pb2.RunTurnRequest(session_id="s", input="hello"), timeout=5)
         await run.read()
         reply = await edge.http.get("/v1/runs/s.1")
         info, retry = reply.json()["details"]

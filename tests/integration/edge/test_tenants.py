@@ -7,7 +7,7 @@ from collections import Counter
 import grpc
 import httpx
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit import errors, status
 from tests.integration.edge.guarded import RPS, Guarded
 
@@ -39,7 +39,7 @@ async def test_grpc_callers_are_told_the_same_and_served_again_later(guarded: Gu
     metadata = tuple(guarded.sent(tenant="loud-in-grpc").items())
 
     async def call() -> None:
-        await guarded.edge.orchestrator.GetRun(pb.GetRunRequest(run_id="s.1"), metadata=metadata, timeout=5)
+        await guarded.edge.orchestrator.GetRun(run_pb2.GetRunRequest(run_id="s.1"), metadata=metadata, timeout=5)
 
     ended = await asyncio.gather(*(call() for _ in range(4 * RPS)), return_exceptions=True)
     refused = next(each for each in ended if isinstance(each, grpc.aio.AioRpcError))

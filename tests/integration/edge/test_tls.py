@@ -12,8 +12,7 @@ import pytest
 import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.dev.certificates import make_certificates
 from tests.integration.edge.envoys import Edge, running_edge, running_stub
 from tests.integration.edge.raw import get, http1
@@ -94,7 +93,7 @@ async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sec
 
 async def test_json_and_grpc_are_answered_over_tls_all_the_way(secured: Secured) -> None:
     assert (await secured.edge.http.get("/v1/runs/s.1")).status_code == 200
-    await secured.edge.orchestrator.GetRun(pb.GetRunRequest(run_id="s.1"), timeout=5)
+    await secured.edge.orchestrator.GetRun(run_pb2.GetRunRequest(run_id="s.1"), timeout=5)
 
 
 async def test_plain_text_is_not_answered(secured: Secured) -> None:
@@ -103,7 +102,7 @@ async def test_plain_text_is_not_answered(secured: Secured) -> None:
     assert b"HTTP" not in answer
     async with grpc.aio.insecure_channel(secured.edge.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await orchestrator_pb2_grpc.OrchestratorServiceStub(channel).GetRun(pb.GetRunRequest(), timeout=2)
+            await orchestrator_pb2_grpc.OrchestratorServiceStub(channel).GetRun(run_pb2.GetRunRequest(), timeout=2)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert secured.edge.stub.seen == []
 
@@ -126,7 +125,7 @@ async def test_a_client_that_knows_another_authority_ends_the_handshake(secured:
     other = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
     async with grpc.aio.secure_channel(secured.edge.address, other) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await orchestrator_pb2_grpc.OrchestratorServiceStub(channel).GetRun(pb.GetRunRequest(), timeout=2)
+            await orchestrator_pb2_grpc.OrchestratorServiceStub(channel).GetRun(run_pb2.GetRunRequest(), timeout=2)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

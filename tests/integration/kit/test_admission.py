@@ -10,8 +10,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
 from services.kit.app import Kit
 from services.kit.clients import INPROC, Network
 from services.kit.errors import Overloaded
@@ -20,7 +19,7 @@ from services.kit.telemetry import open_telemetry
 from tests.support.transport import Scripted, serving
 
 CALLS, STREAMS = 8, 20
-GET, WATCH = pb.GetRunRequest(run_id="s.1"), pb.WatchRunRequest(run_id="s.1")
+GET, WATCH = run_pb2.GetRunRequest(run_id="s.1"), run_pb2.WatchRunRequest(run_id="s.1")
 
 
 class Full:
@@ -36,10 +35,10 @@ class Full:
 
     async def _get_run(self, request):
         await self.let_go.wait()
-        return pb.GetRunResponse()
+        return run_pb2.GetRunResponse()
 
     async def _watch_run(self, request):
-        yield pb.RunEvent(sequence=1)
+        yield run_event_pb2.RunEvent(sequence=1)
         await self.let_go.wait()
 
     async def get(self):
@@ -113,7 +112,7 @@ async def test_a_call_that_is_cancelled_or_refused_for_what_it_says_gives_its_pl
         await world.until(0, 0)
         for _ in range(CALLS + 1):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await world.stub.GetRun(pb.GetRunRequest(run_id="no run"))
+                await world.stub.GetRun(run_pb2.GetRunRequest(run_id="no run"))
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert world.metric("myriad_calls_in_flight", "calls") == 0
 

@@ -5,13 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.kit.call import Call, Principal, current_call, enter
 from services.kit.errors import DeadlineExceeded
 from tests.support.transport import Scripted, reached
 
-RUN = pb.GetRunRequest(run_id="s.1")
+RUN = run_pb2.GetRunRequest(run_id="s.1")
 HOPS = 4
 
 

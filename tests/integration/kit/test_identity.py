@@ -12,7 +12,6 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2
 
 from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2  # noqa: F401 - a client looks up the contract of whom it calls
 from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import Principal, work_as

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from myriad.common.v1 import common_pb2
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
+from myriad.memory.v1 import memory_pb2_grpc, turn_pb2
 from tests.support.process import running
 
 TRACE_ID = "5e" * 16
@@ -20,7 +20,7 @@ COMMIT = "/myriad.memory.v1.MemoryService/CommitTurn"
 def commit(run_id):
     message = common_pb2.Message(role=common_pb2.ROLE_USER, content=SECRET_OF_USER)
     event = SECRET_OF_USER.encode()
-    return memory_pb2.CommitTurnRequest(
+    return turn_pb2.CommitTurnRequest(
         run_id=run_id, fencing_token=1, messages=[message], last_events=[event], first_sequence=1
     )
 

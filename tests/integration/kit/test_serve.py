@@ -11,13 +11,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from tests.support.process import appeared, running
 
 SERVICE = "myriad.orchestrator.v1.OrchestratorService"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-RUN = pb.GetRunRequest(run_id="s.1")
+RUN = run_pb2.GetRunRequest(run_id="s.1")
 DRAIN_S = 2.0
 START_S = 20
 """A busy machine starts a process slowly."""

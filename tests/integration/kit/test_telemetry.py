@@ -7,8 +7,7 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import current_call
@@ -16,7 +15,7 @@ from services.kit.errors import RunNotFound
 from services.kit.telemetry import open_telemetry
 from tests.support.transport import Scripted
 
-RUN = pb.GetRunRequest(run_id="s.1")
+RUN = run_pb2.GetRunRequest(run_id="s.1")
 SAMPLED = f"00-{'ab' * 16}-{'cd' * 8}-01"
 NOT_SAMPLED = f"00-{'ab' * 16}-{'cd' * 8}-00"
 
@@ -59,7 +58,7 @@ async def flushed(kit):
 
 
 async def answer(request):
-    return pb.GetRunResponse()
+    return run_pb2.GetRunResponse()
 
 
 async def test_a_call_within_a_recorded_trace_is_a_span_of_it():
@@ -76,7 +75,7 @@ async def test_what_a_call_calls_is_a_child_of_its_span():
 
     async def get_run(request):
         seen.append(current_call().traceparent)
-        return pb.GetRunResponse()
+        return run_pb2.GetRunResponse()
 
     async with collected(Scripted(get_run=get_run)) as (stub, collector, kit):
         await stub.GetRun(RUN, metadata=[("traceparent", SAMPLED)])
@@ -103,7 +102,7 @@ async def test_a_trace_that_is_not_recorded_makes_no_span_but_its_id_goes_along(
 
     async def get_run(request):
         seen.append(current_call().traceparent)
-        return pb.GetRunResponse()
+        return run_pb2.GetRunResponse()
 
     async with collected(Scripted(get_run=get_run), ratio) as (stub, collector, kit):
         await stub.GetRun(RUN, metadata=metadata)

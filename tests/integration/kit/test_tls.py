@@ -12,8 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc
+from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
 from services.dev.certificates import make_certificates
 from services.kit.app import Kit, KitConfig, open_kit
 from services.kit.call import Call, Principal, current_call, enter
@@ -25,7 +24,7 @@ from services.kit.tls import Certificates
 from tests.support.process import appeared, running
 from tests.support.transport import Scripted, serving
 
-RUN = pb.GetRunRequest(run_id="s.1")
+RUN = run_pb2.GetRunRequest(run_id="s.1")
 NAMES = ("orchestrator", "memory")
 
 
@@ -43,7 +42,7 @@ def certificates(folder: Path, name: str = "orchestrator", authority: Path | Non
 
 
 async def answer(request):
-    return pb.GetRunResponse(run=pb.Run(run_id=request.run_id))
+    return run_pb2.GetRunResponse(run=run_pb2.Run(run_id=request.run_id))
 
 
 @asynccontextmanager
@@ -184,7 +183,7 @@ async def test_the_model_tier_is_called_without_tls_token_or_identity(folders):
     class Tier(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         async def GetRun(self, request, context):
             seen.append({key for key, _ in context.invocation_metadata() if key.startswith("x-")})
-            return pb.GetRunResponse()
+            return run_pb2.GetRunResponse()
 
     server = grpc.aio.server()
     orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(Tier(), server)
@@ -253,9 +252,9 @@ async def test_certificates_and_the_authority_change_under_load_without_a_failed
     done, stop = [], asyncio.Event()
 
     async def slow(request):
-        yield pb.RunEvent(sequence=1)
+        yield run_event_pb2.RunEvent(sequence=1)
         await stop.wait()
-        yield pb.RunEvent(sequence=2)
+        yield run_event_pb2.RunEvent(sequence=2)
 
     async def caller(network, address):
         client = network.client("orchestrator", address)
@@ -266,7 +265,7 @@ async def test_certificates_and_the_authority_change_under_load_without_a_failed
     async def watcher(network, address):
         client = network.client("orchestrator", address)
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-        stream = client.stream(stub.WatchRun, pb.WatchRunRequest(run_id="s.1"), timeout=30)
+        stream = client.stream(stub.WatchRun, run_pb2.WatchRunRequest(run_id="s.1"), timeout=30)
         return [each.sequence async for each in stream]
 
     async with served(files.server) as (address, servicer):
@@ -382,7 +381,7 @@ async def test_a_call_made_for_another_over_tls_has_that_ones_deadline(folders):
 
         async def note(request):
             left.append(current_call().remaining())
-            return pb.GetRunResponse()
+            return run_pb2.GetRunResponse()
 
         servicer.get_run = note
         kit = Kit(open_telemetry("test", "", 0.0), None, certificates(ours))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.nlu.v1 import nlu_pb2, nlu_pb2_grpc
 from services.kit.app import App, Kit, ready
@@ -50,7 +50,7 @@ class Memory(memory_pb2_grpc.MemoryServiceServicer):
     """Knows the agents it is given, by name; the last is the latest."""
 
     def __init__(self) -> None:
-        self.revisions: list[common_pb2.Agent] = []
+        self.revisions: list[agent_pb2.Agent] = []
 
     async def GetAgent(self, request, context):
         wanted = request.agent
@@ -60,7 +60,7 @@ class Memory(memory_pb2_grpc.MemoryServiceServicer):
         raise AgentNotFound("there is no such agent")
 
     def put(self, content: str) -> None:
-        agent = json_format.ParseDict(yaml.safe_load(content), common_pb2.Agent())
+        agent = json_format.ParseDict(yaml.safe_load(content), agent_pb2.Agent())
         agent.revision = len(self.revisions) + 1
         self.revisions.append(agent)
 
@@ -79,7 +79,7 @@ class Nlu:
         self.kit, self.app, self.memory, self.client = kit, app, memory, client
 
     async def analyze(self, text: str) -> nlu_pb2.AnalyzeResponse:
-        request = nlu_pb2.AnalyzeRequest(agent=common_pb2.AgentRef(name="shop"), text=text)
+        request = nlu_pb2.AnalyzeRequest(agent=agent_pb2.AgentRef(name="shop"), text=text)
         return await self.client.unary(nlu_pb2_grpc.NluServiceStub(self.client.channel).Analyze, request, timeout=10)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from myriad.common.v1 import budget_pb2
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import budgets_pb2
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import BudgetExhausted
 from services.kit.redis import Redis
@@ -189,11 +189,11 @@ async def test_the_edge_reads_and_writes_budgets_and_says_what_remains(b, open_w
     world = await open_world(b)
     servicer = OrchestratorServicer(world.runs, MemoryDirectory(world.memory.client), None, None)
     budget = a_budget(3600, tokens=70, tool_calls=3)
-    write = pb.SetBudgetRequest(scope="BUDGET_SCOPE_USER", budget=budget)
+    write = budgets_pb2.SetBudgetRequest(scope="BUDGET_SCOPE_USER", budget=budget)
     reply, remaining = await answer(world, servicer, "SetBudget", write, world.user)
     assert (reply.state.budget, remaining) == (budget, '{"tokens":"70","toolCalls":"3"}')
-    read = pb.GetBudgetRequest(scope="BUDGET_SCOPE_USER")
+    read = budgets_pb2.GetBudgetRequest(scope="BUDGET_SCOPE_USER")
     reply, remaining = await answer(world, servicer, "GetBudget", read, world.user)
     assert (reply.state.remaining.tokens, remaining) == (70, '{"tokens":"70","toolCalls":"3"}')
-    read = pb.GetBudgetRequest(scope="BUDGET_SCOPE_TENANT")
+    read = budgets_pb2.GetBudgetRequest(scope="BUDGET_SCOPE_TENANT")
     assert (await answer(world, servicer, "GetBudget", read, world.user))[1] is None

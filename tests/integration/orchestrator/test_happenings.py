@@ -9,10 +9,9 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from myriad.common.v1 import common_pb2
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import events_pb2, orchestrator_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.common.v1 import agent_pb2, common_pb2
+from myriad.memory.v1 import memory_pb2, memory_pb2_grpc, turn_pb2
+from myriad.orchestrator.v1 import events_pb2, orchestrator_pb2_grpc, run_event_pb2, run_pb2, sessions_pb2
 from services.kit.app import Kit
 from services.kit.call import Principal
 from services.kit.clients import INPROC
@@ -33,7 +32,7 @@ from services.orchestrator import app as orchestrator_app
 from services.orchestrator.config import Config
 from tests.support.valkey import running_valkey
 
-AGENT = common_pb2.Agent(name="aura", persona="You help.", model=common_pb2.ModelPolicy(model="none"))
+AGENT = agent_pb2.Agent(name="aura", persona="You help.", model=agent_pb2.ModelPolicy(model="none"))
 
 
 class House:
@@ -55,7 +54,7 @@ class House:
 
     async def run(self, who: Principal, session_id: str) -> str:
         """One run, which fails: there is no model. Its id."""
-        request = pb.RunTurnRequest(session_id=session_id, input="hello")
+        request = run_pb2.RunTurnRequest(session_id=session_id, input="hello")
         call = self.orchestrator.RunTurn(request, metadata=metadata_of(who, None), timeout=10)
         events = [event async for event in call]
         assert events[-1].WhichOneof("event") == "failed"
@@ -63,12 +62,12 @@ class House:
 
     async def say(self, who: Principal, session_id: str, text: str) -> str:
         """One run that memory keeps. Its id."""
-        begin = memory_pb2.BeginTurnRequest(session_id=session_id)
+        begin = turn_pb2.BeginTurnRequest(session_id=session_id)
         begin.lease.seconds = 60
         turn = await self.ask(who, self.memory.BeginTurn, begin)
-        last = pb.RunEvent(run_id=turn.run_id, sequence=1, completed=pb.RunCompleted(answer=text))
+        last = run_event_pb2.RunEvent(run_id=turn.run_id, sequence=1, completed=run_event_pb2.RunCompleted(answer=text))
         said = common_pb2.Message(role="ROLE_USER", content=text, run_id=turn.run_id)
-        commit = memory_pb2.CommitTurnRequest(
+        commit = turn_pb2.CommitTurnRequest(
             run_id=turn.run_id,
             fencing_token=turn.fencing_token,
             messages=[said],
@@ -84,7 +83,7 @@ class House:
 
     async def session(self, who: Principal) -> str:
         await self.ask(who, self.memory.PutAgent, memory_pb2.PutAgentRequest(agent=AGENT))
-        reply = await self.ask(who, self.orchestrator.CreateSession, pb.CreateSessionRequest(agent="aura"))
+        reply = await self.ask(who, self.orchestrator.CreateSession, sessions_pb2.CreateSessionRequest(agent="aura"))
         return reply.session.session_id
 
     def watch(self, who: Principal, **fields):
@@ -143,7 +142,7 @@ def ann() -> Principal:
     "fields", [{"score": 0}, {"score": 6}, {"text": "x" * 4001}, {"text": "a\x00"}, {"run_id": "s1"}]
 )
 async def test_feedback_that_breaks_the_contract_is_refused(house, ann, fields):
-    asked = pb.SubmitFeedbackRequest(**({"run_id": "s1.1", "score": 5} | fields))
+    asked = run_pb2.SubmitFeedbackRequest(**({"run_id": "s1.1", "score": 5} | fields))
     with pytest.raises(InvalidArgument) as refused:
         await house.ask(ann, house.orchestrator.SubmitFeedback, asked)
     assert set(refused.value.fields) == set(fields)
@@ -166,14 +165,14 @@ async def test_feedback_is_repeated_by_its_request_id_also_after_a_restart(url, 
     async with running(url) as house:
         session_id = await house.session(ann)
         run_id = await house.run(ann, session_id)
-        asked = pb.SubmitFeedbackRequest(run_id=run_id, score=5, text="well", request_id="r1")
+        asked = run_pb2.SubmitFeedbackRequest(run_id=run_id, score=5, text="well", request_id="r1")
         for _ in range(3):
             await house.ask(ann, house.orchestrator.SubmitFeedback, asked)
         await house.told(ann, 1, after="0", types=["feedback.received"])
         assert house.metric("myriad_feedback", agent="aura", score="5") == 1
     async with running(url) as house:
         await house.ask(ann, house.orchestrator.SubmitFeedback, asked)
-        other = pb.SubmitFeedbackRequest(run_id=run_id, score=1, request_id="r1")
+        other = run_pb2.SubmitFeedbackRequest(run_id=run_id, score=1, request_id="r1")
         with pytest.raises(RequestIdReused):
             await house.ask(ann, house.orchestrator.SubmitFeedback, other)
         other.request_id = "r2"
@@ -188,7 +187,7 @@ async def test_feedback_of_another_is_refused_as_on_no_run(house, ann):
     run_id = await house.run(ann, await house.session(ann))
     for who in (replace(ann, user="bob"), replace(ann, tenant="other")):
         with pytest.raises(RunNotFound) as refused:
-            asked = pb.SubmitFeedbackRequest(run_id=run_id, score=5, request_id="r1")
+            asked = run_pb2.SubmitFeedbackRequest(run_id=run_id, score=5, request_id="r1")
             await house.ask(who, house.orchestrator.SubmitFeedback, asked)
         assert refused.value.message == "no such run"
 
@@ -218,15 +217,15 @@ async def test_a_fork_goes_on_by_itself(house, ann):
     source = await house.session(ann)
     first = await house.say(ann, source, "one")
     await house.say(ann, source, "two")
-    asked = pb.ForkSessionRequest(session_id=source, run_id=first, request_id="r1")
+    asked = sessions_pb2.ForkSessionRequest(session_id=source, run_id=first, request_id="r1")
     fork = (await house.ask(ann, house.orchestrator.ForkSession, asked)).session.session_id
     assert (await house.ask(ann, house.orchestrator.ForkSession, asked)).session.session_id == fork
     with pytest.raises(RequestIdReused):
-        changed = pb.ForkSessionRequest(session_id=source, request_id="r1")
+        changed = sessions_pb2.ForkSessionRequest(session_id=source, request_id="r1")
         await house.ask(ann, house.orchestrator.ForkSession, changed)
     assert await house.history(ann, fork) == ["one"]
     assert await house.say(ann, fork, "more") == f"{fork}.1"
-    await house.ask(ann, house.orchestrator.DeleteSession, pb.DeleteSessionRequest(session_id=source))
+    await house.ask(ann, house.orchestrator.DeleteSession, sessions_pb2.DeleteSessionRequest(session_id=source))
     assert await house.history(ann, fork) == ["one", "more"]
     with pytest.raises(SessionNotFound):
         await house.history(ann, source)
@@ -237,8 +236,8 @@ async def test_a_fork_of_anothers_session_is_as_of_none(house, ann):
     run_id = await house.say(ann, source, "secret")
     for who in (replace(ann, user="bob"), replace(ann, tenant=f"{ann.tenant}x")):
         for asked in (
-            pb.ForkSessionRequest(session_id=source, run_id=run_id),
-            pb.ForkSessionRequest(session_id=source, request_id="r1"),
+            sessions_pb2.ForkSessionRequest(session_id=source, run_id=run_id),
+            sessions_pb2.ForkSessionRequest(session_id=source, request_id="r1"),
         ):
             with pytest.raises(SessionNotFound) as refused:
                 await house.ask(who, house.orchestrator.ForkSession, asked)
@@ -248,8 +247,8 @@ async def test_a_fork_of_anothers_session_is_as_of_none(house, ann):
 async def test_a_deleted_session_takes_its_feedback_with_it(house, ann):
     session_id = await house.session(ann)
     run_id = await house.say(ann, session_id, "one")
-    asked = pb.SubmitFeedbackRequest(run_id=run_id, score=5)
+    asked = run_pb2.SubmitFeedbackRequest(run_id=run_id, score=5)
     await house.ask(ann, house.orchestrator.SubmitFeedback, asked)
-    await house.ask(ann, house.orchestrator.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
+    await house.ask(ann, house.orchestrator.DeleteSession, sessions_pb2.DeleteSessionRequest(session_id=session_id))
     with pytest.raises(RunNotFound):
         await house.ask(ann, house.orchestrator.SubmitFeedback, asked)

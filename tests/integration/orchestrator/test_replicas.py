@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.kit.call import Principal
 from services.kit.errors import RunNotFound
 from services.kit.redis import Redis
@@ -179,7 +179,7 @@ async def cancelled_elsewhere(house, owner, count):
         began = time.monotonic()
         await other.cancel(house.owner, run_id)
         (*_, (came, last)) = await house.entries(other, run_id)
-        assert kinds([pb.RunEvent.FromString(last)]) == ["cancelled"]
+        assert kinds([run_event_pb2.RunEvent.FromString(last)]) == ["cancelled"]
         return came - began
 
     return await asyncio.gather(*(cancel(index, run_id) for index, run_id in enumerate(run_ids)))
@@ -198,7 +198,7 @@ async def test_a_stop_that_is_not_in_the_store_stops_nothing(house, store):
         await redis.execute("PUBLISH", "myriad:!stops", junk)
     await redis.close()
     (*_, (_, last)) = await house.entries(owner, run_id)
-    assert kinds([pb.RunEvent.FromString(last)]) == ["completed"]
+    assert kinds([run_event_pb2.RunEvent.FromString(last)]) == ["completed"]
     house.model.scripts = (SILENT,)
     (took,) = await cancelled_elsewhere(house, owner, 1)  # it still hears
     assert took <= STOPPED_S

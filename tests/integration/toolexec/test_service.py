@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.kit import serve
@@ -83,7 +83,7 @@ class Memory(memory_pb2_grpc.MemoryServiceServicer):
     async def GetAgent(self, request, context):
         if request.agent.name != "aura" or current_principal().tenant == "other":
             raise AgentNotFound("no such agent")
-        agent = ParseDict({"name": "aura", "revision": 1, "persona": "p", "tools": TOOLS}, common_pb2.Agent())
+        agent = ParseDict({"name": "aura", "revision": 1, "persona": "p", "tools": TOOLS}, agent_pb2.Agent())
         return memory_pb2.GetAgentResponse(agent=agent)
 
 
@@ -104,7 +104,7 @@ class World:
         self, tool: str, arguments: str = "", *, key: str = "k1", run_id: str = "s1.1", timeout: float = 10, **changes
     ):
         request = toolexec_pb2.ExecuteRequest(
-            agent=common_pb2.AgentRef(name=changes.get("agent", "aura"), revision=1),
+            agent=agent_pb2.AgentRef(name=changes.get("agent", "aura"), revision=1),
             tool=tool,
             arguments_json=arguments,
             run_id=run_id,
@@ -211,7 +211,7 @@ async def test_an_order_is_looked_up_and_an_unknown_one_is_an_answer(world):
 async def test_roles_open_tools(world):
     world.crm.answers["/reports"] = answer(200, b"[]")
     stub = toolexec_pb2_grpc.ToolExecServiceStub(world.client.channel)
-    request = toolexec_pb2.ListToolsRequest(agent=common_pb2.AgentRef(name="aura"))
+    request = toolexec_pb2.ListToolsRequest(agent=agent_pb2.AgentRef(name="aura"))
     world.act_as()
     names = [tool.name for tool in (await world.client.unary(stub.ListTools, request, timeout=5)).tools]
     assert "reports" not in names and "refund" in names
@@ -289,7 +289,7 @@ async def test_nobody_without_the_mesh_token_gets_in(world):
     world.act_as()
     stranger = Client("toolexec", world.client.channel, "guess")
     stub = toolexec_pb2_grpc.ToolExecServiceStub(stranger.channel)
-    request = toolexec_pb2.ListToolsRequest(agent=common_pb2.AgentRef(name="aura"))
+    request = toolexec_pb2.ListToolsRequest(agent=agent_pb2.AgentRef(name="aura"))
     with pytest.raises(Exception, match="not a peer of the mesh"):
         await stranger.unary(stub.ListTools, request, timeout=5)
 

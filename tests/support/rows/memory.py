@@ -5,7 +5,8 @@ from google.protobuf.message import Message
 
 from myriad.common.v1 import common_pb2 as common
 from myriad.memory.v1 import memory_pb2 as pb
-from myriad.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from myriad.memory.v1 import turn_pb2
+from myriad.orchestrator.v1 import run_event_pb2
 from tests.support.rows.row import Answer, Names, Owner, Row, an_agent, ref
 
 
@@ -14,15 +15,15 @@ def rows() -> dict[str, Row]:
     user, tenant = Owner.USER, Owner.TENANT
 
     def begin(names: Names) -> Message:
-        return pb.BeginTurnRequest(session_id=names.session, lease=Duration(seconds=600), record=b"asked")
+        return turn_pb2.BeginTurnRequest(session_id=names.session, lease=Duration(seconds=600), record=b"asked")
 
     def resume(names: Names) -> Message:
-        return pb.ResumeTurnRequest(session_id=names.session, lease=Duration(seconds=600))
+        return turn_pb2.ResumeTurnRequest(session_id=names.session, lease=Duration(seconds=600))
 
     def commit(names: Names) -> Message:
         said = common.Message(role="ROLE_USER", content="hello")
-        event = orchestrator.RunEvent(run_id=names.held_run, sequence=1, completed=orchestrator.RunCompleted())
-        return pb.CommitTurnRequest(
+        event = run_event_pb2.RunEvent(run_id=names.held_run, sequence=1, completed=run_event_pb2.RunCompleted())
+        return turn_pb2.CommitTurnRequest(
             run_id=names.held_run,
             fencing_token=names.fencing_token,
             messages=[said],
@@ -31,8 +32,8 @@ def rows() -> dict[str, Row]:
         )
 
     def abandon(names: Names) -> Message:
-        event = orchestrator.RunEvent(run_id=names.held_run, sequence=1, cancelled=orchestrator.RunCancelled())
-        return pb.AbandonTurnRequest(
+        event = run_event_pb2.RunEvent(run_id=names.held_run, sequence=1, cancelled=run_event_pb2.RunCancelled())
+        return turn_pb2.AbandonTurnRequest(
             run_id=names.held_run,
             fencing_token=names.fencing_token,
             last_events=[event.SerializeToString()],

@@ -7,7 +7,7 @@ from enum import Enum
 
 from google.protobuf.message import Message
 
-from myriad.common.v1 import common_pb2 as common
+from myriad.common.v1 import agent_pb2, tool_pb2
 
 
 @dataclass(frozen=True)
@@ -67,35 +67,37 @@ class Row:
     """So many replies of a stream are looked at: 1 of one that has no end."""
 
 
-def an_agent(name: str) -> common.Agent:
+def an_agent(name: str) -> agent_pb2.Agent:
     """The agent that the rows are about: a tool that may be repeated, a slow one, and knowledge."""
-    tool = common.Tool(
+    tool = tool_pb2.Tool(
         name="calculate",
         description="Calculates.",
         side_effect="SIDE_EFFECT_IDEMPOTENT",
-        builtin=common.BuiltinTool(function="calculator"),
+        builtin=tool_pb2.BuiltinTool(function="calculator"),
     )
     tool.parameters.update({"type": "object", "properties": {"expression": {"type": "string"}}})
-    slow = common.Tool()
+    slow = tool_pb2.Tool()
     slow.CopyFrom(tool)
     slow.name, slow.background = "calculate_slowly", True
-    return common.Agent(name=name, persona="You help.", tools=[tool, slow], model=common.ModelPolicy(model="sim_llm"))
+    return agent_pb2.Agent(
+        name=name, persona="You help.", tools=[tool, slow], model=agent_pb2.ModelPolicy(model="sim_llm")
+    )
 
 
 PAYS = '#sim {"tool_calls": [{"name": "pay", "arguments": {"expression": "6*7"}}], "then": {"text": "paid"}}'
 """What to say to `a_paying_agent` so that its run waits for an approval; then it says that it has paid."""
 
 
-def a_paying_agent(name: str) -> common.Agent:
+def a_paying_agent(name: str) -> agent_pb2.Agent:
     """An agent with a tool that asks somebody first, played by the scripted model."""
-    pay = common.Tool(
+    pay = tool_pb2.Tool(
         name="pay", description="Pays.", side_effect="SIDE_EFFECT_SIDE_EFFECT", builtin={"function": "calculator"}
     )
     pay.parameters.update({"type": "object", "properties": {"expression": {"type": "string"}}})
-    model = common.ModelPolicy(model="sim_llm", tool_choice=common.TOOL_CHOICE_MODEL)
-    return common.Agent(name=name, persona="You pay.", tools=[pay], model=model)
+    model = agent_pb2.ModelPolicy(model="sim_llm", tool_choice=agent_pb2.TOOL_CHOICE_MODEL)
+    return agent_pb2.Agent(name=name, persona="You pay.", tools=[pay], model=model)
 
 
-def ref(names: Names) -> common.AgentRef:
+def ref(names: Names) -> agent_pb2.AgentRef:
     """The agent, as a request names it."""
-    return common.AgentRef(name=names.agent)
+    return agent_pb2.AgentRef(name=names.agent)

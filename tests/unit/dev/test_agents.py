@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2
 from myriad.retrieval.v1 import retrieval_pb2
 from services.dev import agents
@@ -46,7 +46,7 @@ class Mesh:
             self.revision += 1
         elif isinstance(request, memory_pb2.GetAgentRequest) and not self.revision:
             raise AgentNotFound("no such agent")
-        return SimpleNamespace(agent=common_pb2.Agent(name="helper", revision=self.revision))
+        return SimpleNamespace(agent=agent_pb2.Agent(name="helper", revision=self.revision))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def target(tmp_path: Path) -> Target:
 
 
 def source(*names: str, persona: str = "You help.") -> AgentSource:
-    agent = common_pb2.Agent(name="helper", persona=persona, intents=[common_pb2.Intent(name="greet")])
+    agent = agent_pb2.Agent(name="helper", persona=persona, intents=[agent_pb2.Intent(name="greet")])
     agent.knowledge.collections.append("help")
     documents = tuple(retrieval_pb2.Document(document_id=name, text=name) for name in names)
     return AgentSource(Path("agent.yaml"), agent, documents)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from myriad.common.v1 import budget_pb2, common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.dev.chat import ask_person, turn
 from services.dev.show import Show
 from services.dev.transcript import Transcript
@@ -19,9 +19,11 @@ from services.kit.errors import ApprovalInvalid, RunNotWaiting, ServiceError, Un
 LONG = '{"item": "' + "x" * 500 + '"}'
 
 
-def asked(reason: pb.ApprovalReason = pb.APPROVAL_REASON_SIDE_EFFECT, arguments: str = "{}") -> pb.RunApprovalRequired:
+def asked(
+    reason: run_event_pb2.ApprovalReason = run_event_pb2.APPROVAL_REASON_SIDE_EFFECT, arguments: str = "{}"
+) -> run_event_pb2.RunApprovalRequired:
     call = common_pb2.ToolCall(tool_call_id="c1", tool="pay", arguments_json=arguments)
-    return pb.RunApprovalRequired(call=call, approval_token="t1", reason=reason)
+    return run_event_pb2.RunApprovalRequired(call=call, approval_token="t1", reason=reason)
 
 
 def person(*lines: str) -> tuple[Any, list[str]]:
@@ -46,14 +48,14 @@ def shown(show: Callable[[Show], None]) -> str:
 @pytest.mark.parametrize(
     ("typed", "response"),
     [
-        (["y"], pb.Approve()),
-        (["  YES "], pb.Approve()),
-        (["", "what?", "y"], pb.Approve()),
-        (["n", ""], pb.Deny()),
-        (["no", "too much"], pb.Deny(reason="too much")),
+        (["y"], run_pb2.Approve()),
+        (["  YES "], run_pb2.Approve()),
+        (["", "what?", "y"], run_pb2.Approve()),
+        (["n", ""], run_pb2.Deny()),
+        (["no", "too much"], run_pb2.Deny(reason="too much")),
     ],
 )
-def test_a_tool_runs_on_a_yes_and_on_nothing_else(typed: list[str], response: pb.Approve | pb.Deny) -> None:
+def test_a_tool_runs_on_a_yes_and_on_nothing_else(typed: list[str], response: run_pb2.Approve | run_pb2.Deny) -> None:
     console, _ = person(*typed)
     assert ask_person(console, asked()) == response
 
@@ -68,14 +70,14 @@ def test_who_leaves_has_not_answered() -> None:
 @pytest.mark.parametrize(
     ("typed", "response"),
     [
-        (['{"file": "a.txt"}'], pb.ClientToolResult(result_json='{"file": "a.txt"}')),
-        (["a.txt", '"a.txt"'], pb.ClientToolResult(result_json='"a.txt"')),
-        (["", "no such file"], pb.Deny(reason="no such file")),
+        (['{"file": "a.txt"}'], run_pb2.ClientToolResult(result_json='{"file": "a.txt"}')),
+        (["a.txt", '"a.txt"'], run_pb2.ClientToolResult(result_json='"a.txt"')),
+        (["", "no such file"], run_pb2.Deny(reason="no such file")),
     ],
 )
 def test_a_tool_of_the_client_is_answered_with_json(typed: list[str], response: Any) -> None:
     console, _ = person(*typed)
-    assert ask_person(console, asked(pb.APPROVAL_REASON_CLIENT_TOOL)) == response
+    assert ask_person(console, asked(run_event_pb2.APPROVAL_REASON_CLIENT_TOOL)) == response
 
 
 def test_what_is_approved_is_shown_whole_and_cannot_steer_the_terminal() -> None:
@@ -86,33 +88,39 @@ def test_what_is_approved_is_shown_whole_and_cannot_steer_the_terminal() -> None
 
 
 def test_an_unknown_outcome_is_said_in_plain_words() -> None:
-    text = shown(lambda show: show.question(asked(pb.APPROVAL_REASON_OUTCOME_UNKNOWN)))
+    text = shown(lambda show: show.question(asked(run_event_pb2.APPROVAL_REASON_OUTCOME_UNKNOWN)))
     assert "may have done its work, or not" in text
     assert "once more" in text
     console, prompts = person("y")
-    ask_person(console, asked(pb.APPROVAL_REASON_OUTCOME_UNKNOWN))
+    ask_person(console, asked(run_event_pb2.APPROVAL_REASON_OUTCOME_UNKNOWN))
     assert "once more" in prompts[0]
 
 
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        (pb.RunEvent(queued=pb.RunQueued(position=2)), "waits: 2 ahead"),
-        (pb.RunEvent(restarted=pb.RunRestarted(discard_from_sequence=3)), "begins again"),
-        (pb.RunEvent(degraded=pb.RunDegraded(component="nlu", reason="GONE")), "without nlu: GONE"),
-        (pb.RunEvent(usage=common_pb2.Usage(prompt_tokens=3, completion_tokens=4)), "7 tokens, 0 tool calls\n"),
+        (run_event_pb2.RunEvent(queued=run_event_pb2.RunQueued(position=2)), "waits: 2 ahead"),
+        (run_event_pb2.RunEvent(restarted=run_event_pb2.RunRestarted(discard_from_sequence=3)), "begins again"),
         (
-            pb.RunEvent(usage=common_pb2.Usage(remaining=budget_pb2.Amounts(cost_micros=1_500_000))),
+            run_event_pb2.RunEvent(degraded=run_event_pb2.RunDegraded(component="nlu", reason="GONE")),
+            "without nlu: GONE",
+        ),
+        (
+            run_event_pb2.RunEvent(usage=common_pb2.Usage(prompt_tokens=3, completion_tokens=4)),
+            "7 tokens, 0 tool calls\n",
+        ),
+        (
+            run_event_pb2.RunEvent(usage=common_pb2.Usage(remaining=budget_pb2.Amounts(cost_micros=1_500_000))),
             "left: 1.5 of money",
         ),
     ],
 )
-def test_what_happens_beside_the_answer_is_said(event: pb.RunEvent, said: str) -> None:
+def test_what_happens_beside_the_answer_is_said(event: run_event_pb2.RunEvent, said: str) -> None:
     assert said in shown(lambda show: show.event(event))
 
 
 def test_a_run_that_is_first_in_its_line_says_nothing_of_it() -> None:
-    assert shown(lambda show: show.event(pb.RunEvent(queued=pb.RunQueued()))) == ""
+    assert shown(lambda show: show.event(run_event_pb2.RunEvent(queued=run_event_pb2.RunQueued()))) == ""
 
 
 class Talk:
@@ -125,20 +133,20 @@ class Talk:
         self.answers: list[Any] = []
         self.cancelled: list[str] = []
 
-    async def say(self, _text: str, seen: Transcript) -> AsyncGenerator[pb.RunEvent]:
-        event = pb.RunEvent(run_id="s.1", sequence=1, approval_required=asked())
+    async def say(self, _text: str, seen: Transcript) -> AsyncGenerator[run_event_pb2.RunEvent]:
+        event = run_event_pb2.RunEvent(run_id="s.1", sequence=1, approval_required=asked())
         seen.add(event)
         yield event
 
-    async def answer(self, seen: Transcript, response: Any) -> AsyncGenerator[pb.RunEvent]:
+    async def answer(self, seen: Transcript, response: Any) -> AsyncGenerator[run_event_pb2.RunEvent]:
         if self.failures:
             raise self.failures.pop(0)
         self.answers.append(response)
         async for event in self.watch(seen):
             yield event
 
-    async def watch(self, seen: Transcript) -> AsyncGenerator[pb.RunEvent]:
-        event = pb.RunEvent(run_id="s.1", sequence=2, completed=pb.RunCompleted(answer="done"))
+    async def watch(self, seen: Transcript) -> AsyncGenerator[run_event_pb2.RunEvent]:
+        event = run_event_pb2.RunEvent(run_id="s.1", sequence=2, completed=run_event_pb2.RunCompleted(answer="done"))
         seen.add(event)
         yield event
 
@@ -166,7 +174,7 @@ def a_turn(talk: Talk, *lines: str | type[BaseException]) -> tuple[Transcript, s
 def test_the_answer_to_a_question_is_sent_and_the_run_is_watched_to_its_end() -> None:
     talk = Talk()
     transcript, _ = a_turn(talk, "y")
-    assert (transcript.state, talk.answers, talk.cancelled) == ("completed", [pb.Approve()], [])
+    assert (transcript.state, talk.answers, talk.cancelled) == ("completed", [run_pb2.Approve()], [])
 
 
 def test_ctrl_c_at_a_question_stops_the_run() -> None:
@@ -187,7 +195,7 @@ def test_a_question_is_asked_again_when_the_answer_did_not_arrive() -> None:
     talk = Talk(Unavailable("no store"))
     transcript, shown = a_turn(talk, "y", "y")
     assert "no store" in shown
-    assert (transcript.state, talk.answers) == ("completed", [pb.Approve()])
+    assert (transcript.state, talk.answers) == ("completed", [run_pb2.Approve()])
 
 
 @pytest.mark.parametrize("late", [RunNotWaiting("answered already"), ApprovalInvalid("too late")])

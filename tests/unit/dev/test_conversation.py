@@ -11,7 +11,7 @@ from google.rpc import status_pb2
 
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.dev.conversation import Conversation, follow
 from services.dev.show import printable
 from services.dev.transcript import Transcript
@@ -20,28 +20,30 @@ from services.kit.errors import Internal, InvalidArgument, ServiceUnavailable, S
 RUN = "s.1"
 
 
-def event(sequence: int, **what: Any) -> pb.RunEvent:
-    return pb.RunEvent(run_id=RUN, sequence=sequence, **what)
+def event(sequence: int, **what: Any) -> run_event_pb2.RunEvent:
+    return run_event_pb2.RunEvent(run_id=RUN, sequence=sequence, **what)
 
 
-def delta(sequence: int, text: str) -> pb.RunEvent:
-    return event(sequence, text_delta=pb.RunTextDelta(text=text))
+def delta(sequence: int, text: str) -> run_event_pb2.RunEvent:
+    return event(sequence, text_delta=run_event_pb2.RunTextDelta(text=text))
 
 
-def asks(sequence: int, token: str = "t1") -> pb.RunEvent:
+def asks(sequence: int, token: str = "t1") -> run_event_pb2.RunEvent:
     call = common_pb2.ToolCall(tool_call_id="c1", tool="pay", arguments_json='{"item": 7}')
-    return event(sequence, approval_required=pb.RunApprovalRequired(call=call, approval_token=token, reason=1))
+    return event(
+        sequence, approval_required=run_event_pb2.RunApprovalRequired(call=call, approval_token=token, reason=1)
+    )
 
 
-def slow_tool(sequence: int) -> pb.RunEvent:
-    started = pb.RunToolStarted(call=common_pb2.ToolCall(tool_call_id="c1", tool="slow"), background=True)
+def slow_tool(sequence: int) -> run_event_pb2.RunEvent:
+    started = run_event_pb2.RunToolStarted(call=common_pb2.ToolCall(tool_call_id="c1", tool="slow"), background=True)
     return event(sequence, tool_started=started)
 
 
-COMPLETED = event(4, completed=pb.RunCompleted(answer="hi", usage=common_pb2.Usage(model_calls=1)))
+COMPLETED = event(4, completed=run_event_pb2.RunCompleted(answer="hi", usage=common_pb2.Usage(model_calls=1)))
 
 
-def transcript(*events: pb.RunEvent) -> Transcript:
+def transcript(*events: run_event_pb2.RunEvent) -> Transcript:
     made = Transcript()
     for each in events:
         made.add(each)
@@ -51,17 +53,17 @@ def transcript(*events: pb.RunEvent) -> Transcript:
 class Orchestrator:
     """Plays what it is given, one script a call; an exception in a script is raised."""
 
-    def __init__(self, *scripts: list[pb.RunEvent | Exception | Callable[[], Any]]) -> None:
+    def __init__(self, *scripts: list[run_event_pb2.RunEvent | Exception | Callable[[], Any]]) -> None:
         self.scripts = list(scripts)
         self.calls: list[Any] = []
         self.channel = grpc.aio.insecure_channel("127.0.0.1:1")
 
-    async def stream(self, _method: object, request: Any, *, timeout: float) -> AsyncIterator[pb.RunEvent]:
+    async def stream(self, _method: object, request: Any, *, timeout: float) -> AsyncIterator[run_event_pb2.RunEvent]:
         self.calls.append(request)
         for step in self.scripts.pop(0):
             if isinstance(step, Exception):
                 raise step
-            if isinstance(step, pb.RunEvent):
+            if isinstance(step, run_event_pb2.RunEvent):
                 yield step
             else:
                 await step()
@@ -71,8 +73,8 @@ class Orchestrator:
         session = memory_pb2.Session(session_id="s", agent="aura")
         if getattr(request, "session_id", "s") != "s":
             raise SessionNotFound("no such session")
-        if isinstance(request, pb.RespondToRunRequest):
-            return pb.RespondToRunResponse(run=pb.Run(run_id=request.run_id))
+        if isinstance(request, run_pb2.RespondToRunRequest):
+            return run_pb2.RespondToRunResponse(run=run_pb2.Run(run_id=request.run_id))
         return SimpleNamespace(session=session)
 
 
@@ -89,20 +91,25 @@ async def said(orchestrator: Orchestrator) -> list[int]:
 
 def test_answer_is_the_deltas_that_count() -> None:
     made = transcript(
-        delta(2, "wrong"), event(3, restarted=pb.RunRestarted(discard_from_sequence=2)), delta(4, "ri"), delta(5, "ght")
+        delta(2, "wrong"),
+        event(3, restarted=run_event_pb2.RunRestarted(discard_from_sequence=2)),
+        delta(4, "ri"),
+        delta(5, "ght"),
     )
     assert made.answer == "right"
 
 
 def test_heartbeat_is_no_event_of_the_log() -> None:
-    made = transcript(delta(2, "a"), event(0, heartbeat=pb.RunHeartbeat()))
+    made = transcript(delta(2, "a"), event(0, heartbeat=run_event_pb2.RunHeartbeat()))
     assert (len(made.events), made.last_sequence) == (1, 2)
 
 
 def test_tool_call_and_its_end_are_one_entry() -> None:
     call = common_pb2.ToolCall(tool_call_id="c1", tool="clock", arguments_json='{"zone": "UTC"}')
-    ended = pb.RunToolFinished(tool_call_id="c1", tool="clock", outcome=pb.TOOL_OUTCOME_OK, result_json="not json")
-    made = transcript(event(2, tool_started=pb.RunToolStarted(call=call)), event(3, tool_finished=ended))
+    ended = run_event_pb2.RunToolFinished(
+        tool_call_id="c1", tool="clock", outcome=run_event_pb2.TOOL_OUTCOME_OK, result_json="not json"
+    )
+    made = transcript(event(2, tool_started=run_event_pb2.RunToolStarted(call=call)), event(3, tool_finished=ended))
     assert made.to_dict()["tools"] == [
         {
             "tool_call_id": "c1",
@@ -116,7 +123,7 @@ def test_tool_call_and_its_end_are_one_entry() -> None:
 
 
 def test_failed_run_says_why() -> None:
-    made = transcript(event(2, failed=pb.RunFailed(error=status_pb2.Status(code=14, message="no model"))))
+    made = transcript(event(2, failed=run_event_pb2.RunFailed(error=status_pb2.Status(code=14, message="no model"))))
     assert made.state == "failed"
     assert made.failure().startswith("no model")
 
@@ -164,7 +171,7 @@ async def test_resuming_ends_some_time() -> None:
 async def test_run_outlives_the_client_unless_it_says_stop() -> None:
     orchestrator = Orchestrator([COMPLETED])
     await said(orchestrator)
-    assert orchestrator.calls[0].on_disconnect == pb.ON_DISCONNECT_CONTINUE
+    assert orchestrator.calls[0].on_disconnect == run_pb2.ON_DISCONNECT_CONTINUE
     assert orchestrator.calls[0].request_id
 
 
@@ -181,7 +188,7 @@ async def test_cancelled_task_stops_the_run() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert orchestrator.calls[-1] == pb.CancelRunRequest(run_id=RUN)
+    assert orchestrator.calls[-1] == run_pb2.CancelRunRequest(run_id=RUN)
 
 
 async def test_a_run_that_asks_something_is_left_until_it_is_answered() -> None:
@@ -197,7 +204,7 @@ async def test_a_run_that_asks_something_is_left_until_it_is_answered() -> None:
 
 @pytest.mark.parametrize(
     "response",
-    [pb.Approve(), pb.Deny(reason="too much"), pb.Deny(), pb.ClientToolResult(result_json="7")],
+    [run_pb2.Approve(), run_pb2.Deny(reason="too much"), run_pb2.Deny(), run_pb2.ClientToolResult(result_json="7")],
     ids=["approve", "deny", "deny without a reason", "result"],
 )
 async def test_an_answer_goes_on_from_the_cursor(response: Any) -> None:
@@ -217,7 +224,7 @@ async def test_a_second_question_is_asked_too() -> None:
     orchestrator = Orchestrator([asks(1)], [asks(2, "t2")])
     conversation, seen = Conversation(orchestrator, "s", "aura"), Transcript()  # type: ignore[arg-type]
     _ = [each async for each in conversation.say("pay", seen)]
-    _ = [each async for each in conversation.answer(seen, pb.Approve())]
+    _ = [each async for each in conversation.answer(seen, run_pb2.Approve())]
     assert seen.asked is not None
     assert seen.asked.approval_token == "t2"
 

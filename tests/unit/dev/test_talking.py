@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.dev import cli, talking
 from services.dev.command import Failed, advising, answering
 from services.dev.state import Folder
@@ -38,16 +38,16 @@ def test_a_result_that_is_no_json_is_refused(result: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "response"),
     [
-        (pb.APPROVAL_REASON_SIDE_EFFECT, pb.Approve()),
-        (pb.APPROVAL_REASON_OUTCOME_UNKNOWN, pb.Approve()),
-        (pb.APPROVAL_REASON_CLIENT_TOOL, pb.ClientToolResult(result_json="{}")),
+        (run_event_pb2.APPROVAL_REASON_SIDE_EFFECT, run_pb2.Approve()),
+        (run_event_pb2.APPROVAL_REASON_OUTCOME_UNKNOWN, run_pb2.Approve()),
+        (run_event_pb2.APPROVAL_REASON_CLIENT_TOOL, run_pb2.ClientToolResult(result_json="{}")),
     ],
 )
 @pytest.mark.parametrize("token", ["abc", "-looks-like-an-option", "--approve"])
 def test_what_is_printed_to_answer_is_read_as_it_is_meant(
-    monkeypatch: pytest.MonkeyPatch, reason: pb.ApprovalReason, response: Any, token: str
+    monkeypatch: pytest.MonkeyPatch, reason: run_event_pb2.ApprovalReason, response: Any, token: str
 ) -> None:
-    asked = pb.RunApprovalRequired(call=common_pb2.ToolCall(tool="pay"), approval_token=token, reason=reason)
+    asked = run_event_pb2.RunApprovalRequired(call=common_pb2.ToolCall(tool="pay"), approval_token=token, reason=reason)
     seen: list[Any] = []
     monkeypatch.setattr(talking, "running", lambda _folder: None)
     monkeypatch.setattr(talking, "edge_of", lambda *who: who)

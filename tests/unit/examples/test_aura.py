@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from examples.crm.orders import FIRST, LAST, order
 from examples.crm.refunds import Refunds
 from examples.crm.server import shown, shown_refund
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 
 AURA = Path(__file__).parents[3] / "examples" / "aura"
 ARTICLES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((AURA / "knowledge").glob("*.md"))}
@@ -19,23 +19,23 @@ BUILT_IN_ENTITIES = {"amount", "date", "email", "number", "phone", "url"}
 
 
 @pytest.fixture(scope="module")
-def aura() -> common_pb2.Agent:
+def aura() -> agent_pb2.Agent:
     written = yaml.safe_load((AURA / "agent.yaml").read_text(encoding="utf-8"))
-    return json_format.ParseDict(written, common_pb2.Agent())
+    return json_format.ParseDict(written, agent_pb2.Agent())
 
 
-def test_the_agent_keeps_its_contract(aura: common_pb2.Agent) -> None:
+def test_the_agent_keeps_its_contract(aura: agent_pb2.Agent) -> None:
     protovalidate.validate(aura)
     assert aura.name == "aura"
-    assert aura.model.tool_choice == common_pb2.TOOL_CHOICE_INTENT
+    assert aura.model.tool_choice == agent_pb2.TOOL_CHOICE_INTENT
 
 
-def test_each_intent_is_said_in_a_dozen_ways_or_more(aura: common_pb2.Agent) -> None:
+def test_each_intent_is_said_in_a_dozen_ways_or_more(aura: agent_pb2.Agent) -> None:
     assert len(aura.intents) >= 12
     assert {intent.name: len(intent.examples) for intent in aura.intents if len(intent.examples) < 12} == {}
 
 
-def test_no_phrase_is_there_twice(aura: common_pb2.Agent) -> None:
+def test_no_phrase_is_there_twice(aura: agent_pb2.Agent) -> None:
     phrases = Counter(_plain(phrase) for intent in aura.intents for phrase in intent.examples)
     assert [phrase for phrase, count in phrases.items() if count > 1] == []
 
@@ -45,14 +45,14 @@ def test_no_phrase_is_cut_by_a_comment() -> None:
     assert [line for line in lines if re.match(r"\s*- [^'\"].*\s#", line)] == []
 
 
-def test_names_are_unique(aura: common_pb2.Agent) -> None:
+def test_names_are_unique(aura: agent_pb2.Agent) -> None:
     for named in (aura.intents, aura.entities, aura.tools):
         names = [each.name for each in named]
         assert len(names) == len(set(names))
     assert not BUILT_IN_ENTITIES & {entity.name for entity in aura.entities}
 
 
-def test_a_bound_tool_exists_and_gets_its_parameters_from_entities_that_exist(aura: common_pb2.Agent) -> None:
+def test_a_bound_tool_exists_and_gets_its_parameters_from_entities_that_exist(aura: agent_pb2.Agent) -> None:
     tools = {tool.name: json_format.MessageToDict(tool.parameters) for tool in aura.tools}
     entities = BUILT_IN_ENTITIES | {entity.name for entity in aura.entities}
     bound = [intent.tool for intent in aura.intents if intent.HasField("tool")]
@@ -63,7 +63,7 @@ def test_a_bound_tool_exists_and_gets_its_parameters_from_entities_that_exist(au
         assert set(schema.get("required", ())) <= set(binding.arguments) <= set(schema.get("properties", ()))
 
 
-def test_what_a_tool_maps_is_in_the_answer_of_the_crm(aura: common_pb2.Agent) -> None:
+def test_what_a_tool_maps_is_in_the_answer_of_the_crm(aura: agent_pb2.Agent) -> None:
     found = order(FIRST, date(2026, 11, 20))
     assert found is not None
     answers = {
@@ -75,10 +75,10 @@ def test_what_a_tool_maps_is_in_the_answer_of_the_crm(aura: common_pb2.Agent) ->
             assert {pointer.removeprefix("/") for pointer in tool.http.response.values()} <= set(answers[tool.name])
 
 
-def test_only_the_refund_has_side_effects(aura: common_pb2.Agent) -> None:
+def test_only_the_refund_has_side_effects(aura: agent_pb2.Agent) -> None:
     classes = {tool.name: tool.side_effect for tool in aura.tools}
-    assert classes.pop("refund_order") == common_pb2.SIDE_EFFECT_SIDE_EFFECT
-    assert set(classes.values()) == {common_pb2.SIDE_EFFECT_READ}
+    assert classes.pop("refund_order") == tool_pb2.SIDE_EFFECT_SIDE_EFFECT
+    assert set(classes.values()) == {tool_pb2.SIDE_EFFECT_READ}
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,7 @@ def test_only_the_refund_has_side_effects(aura: common_pb2.Agent) -> None:
         ("order 2007", None),
     ],
 )
-def test_an_order_number_has_four_digits_that_begin_with_1(
-    aura: common_pb2.Agent, text: str, found: str | None
-) -> None:
+def test_an_order_number_has_four_digits_that_begin_with_1(aura: agent_pb2.Agent, text: str, found: str | None) -> None:
     (pattern,) = _patterns(aura, "order_id")
     match = pattern.search(text)
     assert (match[1] if match else None) == found
@@ -112,14 +110,14 @@ def test_an_order_number_has_four_digits_that_begin_with_1(
     ],
 )
 def test_an_expression_has_an_operator_and_is_no_date_or_phone_number(
-    aura: common_pb2.Agent, text: str, found: str | None
+    aura: agent_pb2.Agent, text: str, found: str | None
 ) -> None:
     (pattern,) = _patterns(aura, "expression")
     match = pattern.search(text)
     assert (match[0] if match else None) == found
 
 
-def test_each_order_of_the_crm_has_a_number_the_agent_understands(aura: common_pb2.Agent) -> None:
+def test_each_order_of_the_crm_has_a_number_the_agent_understands(aura: agent_pb2.Agent) -> None:
     (pattern,) = _patterns(aura, "order_id")
     assert (FIRST, LAST) == (1001, 1060)
     assert all(pattern.fullmatch(str(number)) for number in range(FIRST, LAST + 1))
@@ -172,5 +170,5 @@ def _plain(phrase: str) -> str:
     return " ".join(re.findall(r"\w+|[*/+-]", phrase.casefold()))
 
 
-def _patterns(aura: common_pb2.Agent, entity: str) -> list[re.Pattern[str]]:
+def _patterns(aura: agent_pb2.Agent, entity: str) -> list[re.Pattern[str]]:
     return [re.compile(pattern) for each in aura.entities if each.name == entity for pattern in each.patterns]

@@ -3,19 +3,19 @@
 import asyncio
 
 import pytest
-from google.protobuf.descriptor_pool import Default
 from google.protobuf.message_factory import GetMessageClass
 
 from myriad.common.v1 import common_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.call import Call, Principal
 from services.kit.chain import Method
+from services.kit.contracts import contract
 from services.kit.errors import NotFound, RequestIdReused, RequestInProgress, ServiceError, StoreUnavailable
 from services.kit.interceptors.idempotency import idempotency
 from services.kit.replies import InMemoryReplies
 
 ANN = Principal("acme", "ann")
-SERVICE = Default().FindServiceByName("myriad.orchestrator.v1.OrchestratorService")
+SERVICE = contract("myriad.orchestrator.v1.OrchestratorService")
 
 
 def method(name):
@@ -30,7 +30,7 @@ def call(request, seconds=5.0):
 
 
 def feedback(score=5, request_id="r1"):
-    return pb.SubmitFeedbackRequest(run_id="s1.1", score=score, request_id=request_id)
+    return run_pb2.SubmitFeedbackRequest(run_id="s1.1", score=score, request_id=request_id)
 
 
 class Handler:
@@ -85,7 +85,7 @@ async def test_the_contract_says_which_methods_are_covered():
 
 async def test_the_same_body_is_the_same_however_it_was_written():
     handler, once = Handler(), idempotency(InMemoryReplies())
-    first = pb.SubmitFeedbackRequest.FromString(feedback().SerializeToString())
+    first = run_pb2.SubmitFeedbackRequest.FromString(feedback().SerializeToString())
     swapped = feedback()
     swapped.ClearField("text")
     assert await once(call(first), method("SubmitFeedback"), handler) == b"reply 1"

@@ -3,7 +3,7 @@
 import protovalidate
 import pytest
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 from services.kit.errors import InvalidArgument
 from services.kit.interceptors.validation import check
 
@@ -11,21 +11,21 @@ INTENT = {"name": "status", "examples": ["a", "b"], "tool": {"name": "order_stat
 TOOL = {
     "name": "order_status",
     "description": "Looks an order up.",
-    "side_effect": common_pb2.SIDE_EFFECT_READ,
+    "side_effect": tool_pb2.SIDE_EFFECT_READ,
     "builtin": {"function": "calculator"},
 }
 
 
 def test_an_intent_calls_only_tools_the_agent_has():
     validator = protovalidate.Validator()
-    whole = common_pb2.Agent(name="aura", persona="You help.", intents=[INTENT], tools=[TOOL])
+    whole = agent_pb2.Agent(name="aura", persona="You help.", intents=[INTENT], tools=[TOOL])
     assert check(validator, whole) is whole
     with pytest.raises(InvalidArgument, match="a tool that the agent does not have"):
-        check(validator, common_pb2.Agent(name="aura", persona="You help.", intents=[INTENT]))
+        check(validator, agent_pb2.Agent(name="aura", persona="You help.", intents=[INTENT]))
 
 
 def test_only_the_first_few_of_many_mistakes_are_told():
-    wrong = common_pb2.Agent(name="aura", persona="You help.", intents=[{"name": f"BAD {n}"} for n in range(100)])
+    wrong = agent_pb2.Agent(name="aura", persona="You help.", intents=[{"name": f"BAD {n}"} for n in range(100)])
     with pytest.raises(InvalidArgument) as raised:
         check(protovalidate.Validator(), wrong)
     assert 0 < len(raised.value.fields) <= 16

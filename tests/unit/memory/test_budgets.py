@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf import text_format
 
-from myriad.memory.v1 import memory_pb2
+from myriad.memory.v1 import memory_pb2, turn_pb2
 from services.kit.amounts import Amounts
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import InvalidArgument, RoleRequired, SessionNotFound
@@ -103,9 +103,7 @@ async def test_the_contract_says_what_is_limited_spent_set_apart_and_left(store:
     assert (state.budget.limit.tokens, state.budget.limit.HasField("cost_micros")) == (90, False)
     assert (state.reserved.tokens, state.remaining.tokens, state.spent.tokens) == (90, 0, 0)
     assert state.renew_time.ToMilliseconds() == turn.renews_ms > 0
-    request = memory_pb2.AbandonTurnRequest(
-        run_id="s1.1", fencing_token=turn.token, last_events=[b"e"], first_sequence=1
-    )
+    request = turn_pb2.AbandonTurnRequest(run_id="s1.1", fencing_token=turn.token, last_events=[b"e"], first_sequence=1)
     request.spent.tokens = 40
     await servicer.AbandonTurn(request, None)
     state = (await servicer.GetBudget(read, None)).state

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from myriad.common.v1 import common_pb2
-from myriad.memory.v1 import memory_pb2
+from myriad.common.v1 import agent_pb2, common_pb2, tool_pb2
+from myriad.memory.v1 import memory_pb2, turn_pb2
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import AgentNotFound, InvalidArgument, LeaseLost, SessionBusy, SessionNotFound
 from services.memory.adapters.inmemory import InMemorySessionStore
@@ -16,7 +16,7 @@ from services.memory.core.turns import Turns
 from services.memory.domain import Lifetimes
 from services.memory.servicer import MemoryServicer
 
-AGENT = common_pb2.Agent(name="aura", persona="You are Aura.", revision=7)
+AGENT = agent_pb2.Agent(name="aura", persona="You are Aura.", revision=7)
 AGENT.create_time.GetCurrentTime()
 
 
@@ -38,8 +38,8 @@ async def create(servicer: MemoryServicer) -> memory_pb2.Session:
     return (await servicer.CreateSession(memory_pb2.CreateSessionRequest(agent="aura"), None)).session
 
 
-def begin(session: memory_pb2.Session, request_id: str = "", digest: bytes = b"") -> memory_pb2.BeginTurnRequest:
-    request = memory_pb2.BeginTurnRequest(
+def begin(session: memory_pb2.Session, request_id: str = "", digest: bytes = b"") -> turn_pb2.BeginTurnRequest:
+    request = turn_pb2.BeginTurnRequest(
         session_id=session.session_id, request_id=request_id, request_digest=digest, max_tokens=100_000
     )
     request.lease.FromSeconds(60)
@@ -91,19 +91,19 @@ async def test_a_turn_is_remembered_by_the_next(servicer: MemoryServicer) -> Non
         await servicer.BeginTurn(begin(session), None)
     messages = [said(common_pb2.ROLE_USER, "Where is 1001?"), said(common_pb2.ROLE_ASSISTANT, "")]
     messages[1].tool_calls.add(tool_call_id="c1", tool="order_status", arguments_json='{"id": 1001}')
-    commit = memory_pb2.CommitTurnRequest(
+    commit = turn_pb2.CommitTurnRequest(
         run_id=turn.run_id, fencing_token=turn.fencing_token, messages=messages, last_events=[b"over"], first_sequence=1
     )
     await servicer.CommitTurn(commit, None)
     await servicer.CommitTurn(commit, None)
     attached = await servicer.BeginTurn(begin(session, "r1", b"d"), None)
-    assert attached == memory_pb2.BeginTurnResponse(run_id=turn.run_id, attached=True)
+    assert attached == turn_pb2.BeginTurnResponse(run_id=turn.run_id, attached=True)
     following = await servicer.BeginTurn(begin(session), None)
     assert list(following.history) == messages
     assert following.fencing_token > turn.fencing_token
     history = memory_pb2.GetHistoryRequest(session_id=session.session_id)
     assert list((await servicer.GetHistory(history, None)).messages) == messages
-    abandon = memory_pb2.AbandonTurnRequest(
+    abandon = turn_pb2.AbandonTurnRequest(
         run_id=following.run_id, fencing_token=turn.fencing_token, last_events=[b"over"], first_sequence=1
     )
     with pytest.raises(LeaseLost):
@@ -120,7 +120,7 @@ async def test_tool_calls_count_in_the_window(servicer: MemoryServicer) -> None:
     heavy = said(common_pb2.ROLE_USER, "é")
     heavy.tool_calls.add(tool_call_id="c1", tool="t", arguments_json="x" * 4000)
     await servicer.CommitTurn(
-        memory_pb2.CommitTurnRequest(
+        turn_pb2.CommitTurnRequest(
             run_id=turn.run_id, fencing_token=turn.fencing_token, messages=[heavy], last_events=[b"x"], first_sequence=1
         ),
         None,
@@ -139,7 +139,7 @@ async def test_what_the_server_sets_makes_no_new_revision(servicer: MemoryServic
     assert again == first
     first.persona = "You are someone else."
     assert (await servicer.PutAgent(memory_pb2.PutAgentRequest(agent=first), None)).agent.revision == 2
-    latest = memory_pb2.GetAgentRequest(agent=common_pb2.AgentRef(name="aura"))
+    latest = memory_pb2.GetAgentRequest(agent=agent_pb2.AgentRef(name="aura"))
     assert (await servicer.GetAgent(latest, None)).agent.revision == 2
     latest.agent.revision = 1
     assert (await servicer.GetAgent(latest, None)).agent == again
@@ -154,8 +154,8 @@ async def test_a_map_in_another_order_makes_no_new_revision(servicer: MemoryServ
     names = [f"p{i}" for i in range(30)]
     revisions = set()
     for order in (names, names[::-1]):
-        agent = common_pb2.Agent(name="aura", persona="p")
-        tool = agent.tools.add(name="t", description="d", side_effect=common_pb2.SIDE_EFFECT_READ)
+        agent = agent_pb2.Agent(name="aura", persona="p")
+        tool = agent.tools.add(name="t", description="d", side_effect=tool_pb2.SIDE_EFFECT_READ)
         tool.parameters.update({name: {"type": "string"} for name in order})
         tool.builtin.function = "f"
         revisions.add((await servicer.PutAgent(memory_pb2.PutAgentRequest(agent=agent), None)).agent.revision)
@@ -165,7 +165,7 @@ async def test_a_map_in_another_order_makes_no_new_revision(servicer: MemoryServ
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 async def test_a_schema_with_a_number_that_json_has_not_is_refused(servicer: MemoryServicer, number: float) -> None:
     act_as("alice")
-    agent = common_pb2.Agent(name="aura", tools=[common_pb2.Tool(name="a"), common_pb2.Tool(name="b")])
+    agent = agent_pb2.Agent(name="aura", tools=[tool_pb2.Tool(name="a"), tool_pb2.Tool(name="b")])
     agent.tools[1].parameters.update({"maximum": [number]})
     with pytest.raises(InvalidArgument) as caught:
         await servicer.PutAgent(memory_pb2.PutAgentRequest(agent=agent), None)

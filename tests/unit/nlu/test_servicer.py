@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2
 from myriad.nlu.v1 import nlu_pb2, nlu_pb2_grpc
 from services.kit.app import App, Kit
 from services.kit.call import Call, Principal, enter
@@ -17,21 +17,21 @@ from services.nlu.servicer import NluServicer
 from tests.support.nlu import analyzer, centroid_head
 
 DEV = Principal("dev", "dev")
-AURA = common_pb2.Agent(
+AURA = agent_pb2.Agent(
     name="aura",
     revision=1,
     persona="You help.",
     intents=[
-        common_pb2.Intent(
+        agent_pb2.Intent(
             name="order_status",
             examples=["where is my order", "track my parcel"],
-            tool=common_pb2.ToolBinding(name="get_order", arguments={"id": "order_id"}),
+            tool=agent_pb2.ToolBinding(name="get_order", arguments={"id": "order_id"}),
         ),
-        common_pb2.Intent(name="greeting", examples=["hello there", "good morning"]),
+        agent_pb2.Intent(name="greeting", examples=["hello there", "good morning"]),
     ],
     entities=[
-        common_pb2.EntityType(name="order_id", patterns=[r"\b(\d{4})\b"]),
-        common_pb2.EntityType(name="plan", values=[common_pb2.EntityValue(value="Basic", synonyms=["the small one"])]),
+        agent_pb2.EntityType(name="order_id", patterns=[r"\b(\d{4})\b"]),
+        agent_pb2.EntityType(name="plan", values=[agent_pb2.EntityValue(value="Basic", synonyms=["the small one"])]),
     ],
 )
 
@@ -52,7 +52,7 @@ async def client() -> AsyncIterator[Client]:
 
 
 async def analyze(client: Client, text: str, name: str = "aura", revision: int = 0) -> nlu_pb2.AnalyzeResponse:
-    request = nlu_pb2.AnalyzeRequest(agent=common_pb2.AgentRef(name=name, revision=revision), text=text)
+    request = nlu_pb2.AnalyzeRequest(agent=agent_pb2.AgentRef(name=name, revision=revision), text=text)
     return await client.unary(nlu_pb2_grpc.NluServiceStub(client.channel).Analyze, request, timeout=10)
 
 

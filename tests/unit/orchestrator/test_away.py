@@ -2,7 +2,7 @@
 
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_event_pb2
 from services.kit.errors import CheckpointBroken, DeadlineExceeded, ServiceUnavailable, StoreUnavailable, ToolTimeout
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
@@ -159,4 +159,4 @@ async def test_a_run_of_which_something_is_damaged_fails_and_frees_its_session(b
 
 
 def entries_of(run):
-    return [pb.RunEvent.FromString(entry) for entry in run.entries]
+    return [run_event_pb2.RunEvent.FromString(entry) for entry in run.entries]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from myriad.common.v1.run_pb2 import QUEUE_CLASS_COMPLEX
+from myriad.common.v1.scheduling_pb2 import QUEUE_CLASS_COMPLEX
 from myriad.orchestrator.v1 import queue_pb2 as pb
 from services.kit.call import Principal, current_principal
 from services.kit.errors import DeadLetterNotFound, InvalidArgument, ModelUnavailable, SessionNotFound, StoreUnavailable

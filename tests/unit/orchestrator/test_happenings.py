@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import events_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import events_pb2, run_pb2, sessions_pb2
 from services.kit.call import Principal
 from services.kit.errors import ModelFailed, RunNotFound, StoreUnavailable, ToolTimeout
 from services.orchestrator.adapters.inmemory_events import InMemoryEvents, InMemoryFeedbackStore
@@ -62,14 +61,14 @@ async def told(b, tenant=ALICE.tenant):
 @pytest.mark.parametrize("run_id", ["s2.1", "s1.1.1", "s11.1"])
 async def test_a_fork_after_a_run_of_another_session_is_refused_before_memory_is_asked(b, run_id):
     with pytest.raises(RunNotFound):
-        await b.servicer.ForkSession(pb.ForkSessionRequest(session_id="s1", run_id=run_id), None)
+        await b.servicer.ForkSession(sessions_pb2.ForkSessionRequest(session_id="s1", run_id=run_id), None)
     assert b.directory.asked == []
     assert await told(b) == []
 
 
 @pytest.mark.parametrize(("run_id", "run"), [("", 0), ("s1.1", 1), ("s1.999999999", 999_999_999)])
 async def test_a_fork_is_memory_s_copy_and_a_session_that_started(b, run_id, run):
-    request = pb.ForkSessionRequest(session_id="s1", run_id=run_id, request_id="r1")
+    request = sessions_pb2.ForkSessionRequest(session_id="s1", run_id=run_id, request_id="r1")
     reply = await b.servicer.ForkSession(request, None)
     assert reply.session.session_id == "s8"
     assert b.directory.asked == [memory_pb2.CopySessionRequest(session_id="s1", run=run, request_id="r1")]
@@ -79,7 +78,7 @@ async def test_a_fork_is_memory_s_copy_and_a_session_that_started(b, run_id, run
 
 async def test_a_session_that_is_made_is_told_as_the_same_event_however_often_it_is_asked_for(b):
     for _ in range(2):
-        await b.servicer.CreateSession(pb.CreateSessionRequest(agent="aura", request_id="r1"), None)
+        await b.servicer.CreateSession(sessions_pb2.CreateSessionRequest(agent="aura", request_id="r1"), None)
     first, again = await told(b)
     assert first == again
     assert (first.id, first.type, first.time_ms) == ("s7/session.started", "session.started", 1_500)
@@ -165,14 +164,14 @@ async def test_feedback_on_anothers_run_is_as_on_none(b):
     for who, run_id in ((Principal("acme", "mallory"), "s1.1"), (Principal("evil", "alice"), "s1.1"), (ALICE, "s1.2")):
         act_as(who)
         with pytest.raises(RunNotFound) as refused:
-            await b.servicer.SubmitFeedback(pb.SubmitFeedbackRequest(run_id=run_id, score=5), None)
+            await b.servicer.SubmitFeedback(run_pb2.SubmitFeedbackRequest(run_id=run_id, score=5), None)
         assert refused.value.message == "no such run"
     assert await told(b) == []
 
 
 async def test_feedback_is_taken_and_told(b):
     b.feedback.add_run(ALICE, "s1.1", "aura")
-    await b.servicer.SubmitFeedback(pb.SubmitFeedbackRequest(run_id="s1.1", score=2, text="meh"), None)
+    await b.servicer.SubmitFeedback(run_pb2.SubmitFeedbackRequest(run_id="s1.1", score=2, text="meh"), None)
     (event,) = await told(b)
     assert (event.type, event.attributes) == ("feedback.received", {"agent": "aura", "score": "2", "text": "meh"})
 

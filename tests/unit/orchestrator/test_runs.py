@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.errors import (
     Internal,
     InvalidArgument,
@@ -305,10 +305,10 @@ async def test_a_run_whose_owner_died_and_that_nobody_can_take_over_is_failed(b)
     run_id = await b.begin()
     await until(lambda: b.store._run(ALICE, run_id).entries[2:])
     *bounds, standing = await b.another().bounds(ALICE, run_id)
-    assert run_of(*bounds, standing).state == pb.RUN_STATE_RUNNING
+    assert run_of(*bounds, standing).state == run_pb2.RUN_STATE_RUNNING
     b.store._run(ALICE, run_id).lease_ends, b.store._run(ALICE, run_id).record = 0.0, b""
     *bounds, standing = await b.another().bounds(ALICE, run_id)
-    assert run_of(*bounds, standing).state == pb.RUN_STATE_FAILED
+    assert run_of(*bounds, standing).state == run_pb2.RUN_STATE_FAILED
 
 
 async def test_a_run_nobody_works_on_any_more_is_not_waited_for(b):

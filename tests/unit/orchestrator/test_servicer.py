@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.call import Principal
 from services.kit.errors import StoreUnavailable
 from services.kit.hints import RunHint
@@ -32,11 +32,11 @@ async def speaking(stream):
 
 
 def turn(b, **fields):
-    return b.servicer.RunTurn(pb.RunTurnRequest(session_id=SESSION, input="hello", **fields), None)
+    return b.servicer.RunTurn(run_pb2.RunTurnRequest(session_id=SESSION, input="hello", **fields), None)
 
 
 async def state(b, run_id):
-    run = (await b.servicer.GetRun(pb.GetRunRequest(run_id=run_id), None)).run
+    run = (await b.servicer.GetRun(run_pb2.GetRunRequest(run_id=run_id), None)).run
     return run.state
 
 
@@ -46,22 +46,22 @@ async def test_the_last_client_that_leaves_stops_the_run(b):
     assert await speaking(second) == run_id
     await first.aclose()
     await asyncio.sleep(0.05)
-    assert await state(b, run_id) == pb.RUN_STATE_RUNNING
+    assert await state(b, run_id) == run_pb2.RUN_STATE_RUNNING
     await second.aclose()
     events = await asyncio.wait_for(b.events(run_id), 0.5)
     assert kinds(events)[-1] == "cancelled"
 
 
 async def test_a_client_that_said_so_may_leave(b):
-    stream = turn(b, on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+    stream = turn(b, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE)
     run_id = await speaking(stream)
     await stream.aclose()
     await asyncio.sleep(0.05)
-    assert await state(b, run_id) == pb.RUN_STATE_RUNNING
+    assert await state(b, run_id) == run_pb2.RUN_STATE_RUNNING
 
 
 async def test_an_error_of_ours_stops_no_run(b):
-    run_id = await speaking(turn(b, request_id="r1", on_disconnect=pb.ON_DISCONNECT_CONTINUE))
+    run_id = await speaking(turn(b, request_id="r1", on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE))
 
     async def away(*_args):
         raise StoreUnavailable("the store does not answer")
@@ -70,20 +70,22 @@ async def test_an_error_of_ours_stops_no_run(b):
     read, b.store.read = b.store.read, away
     servicer = OrchestratorServicer(elsewhere, None, None, None)
     with pytest.raises(StoreUnavailable):
-        async for _ in servicer.RunTurn(pb.RunTurnRequest(session_id=SESSION, input="hello", request_id="r1"), None):
+        async for _ in servicer.RunTurn(
+            run_pb2.RunTurnRequest(session_id=SESSION, input="hello", request_id="r1"), None
+        ):
             pass
     b.store.read = read
     await asyncio.sleep(0.05)
-    assert await state(b, run_id) == pb.RUN_STATE_RUNNING
+    assert await state(b, run_id) == run_pb2.RUN_STATE_RUNNING
 
 
 async def test_watching_neither_keeps_a_run_nor_ends_it(b):
-    run_id = await speaking(turn(b, on_disconnect=pb.ON_DISCONNECT_CONTINUE))
-    watch = b.servicer.WatchRun(pb.WatchRunRequest(run_id=run_id), None)
+    run_id = await speaking(turn(b, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE))
+    watch = b.servicer.WatchRun(run_pb2.WatchRunRequest(run_id=run_id), None)
     await speaking(watch)
     await watch.aclose()
-    assert await state(b, run_id) == pb.RUN_STATE_RUNNING
-    await b.servicer.CancelRun(pb.CancelRunRequest(run_id=run_id), None)
+    assert await state(b, run_id) == run_pb2.RUN_STATE_RUNNING
+    await b.servicer.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), None)
     assert kinds(await asyncio.wait_for(b.events(run_id), 0.5))[-1] == "cancelled"
 
 
@@ -109,19 +111,19 @@ async def work(b, worker, classes=("SIMPLE",)):
 
 
 async def create(b, **fields):
-    return (await b.servicer.CreateRun(pb.CreateRunRequest(session_id=SESSION, input="hello", **fields), None)).run
+    return (await b.servicer.CreateRun(run_pb2.CreateRunRequest(session_id=SESSION, input="hello", **fields), None)).run
 
 
 async def test_a_run_created_for_the_workers_goes_on_though_nobody_watches(b):
     b.model.scripts = [["all ", 0.05, "of it"]]
     run = await create(b, request_id="r1")
-    assert (run.run_id, run.state) == (f"{SESSION}.1", pb.RUN_STATE_QUEUED)
+    assert (run.run_id, run.state) == (f"{SESSION}.1", run_pb2.RUN_STATE_QUEUED)
     assert (await create(b, request_id="r1")).run_id == run.run_id
     worker = b.another(classes=("SIMPLE",))
     await work(b, worker)
     events = await asyncio.wait_for(b.events(run.run_id), 2)
     assert events[-1].completed.answer == "all of it"
-    assert (await create(b, request_id="r1")).state == pb.RUN_STATE_COMPLETED
+    assert (await create(b, request_id="r1")).state == run_pb2.RUN_STATE_COMPLETED
 
 
 async def test_the_runs_of_a_session_are_listed_in_pages_the_newest_first(b):
@@ -132,7 +134,7 @@ async def test_the_runs_of_a_session_are_listed_in_pages_the_newest_first(b):
     b.store._run(ALICE, f"{SESSION}.4").entries.clear()  # its log has expired
     pages, token = [], ""
     while True:
-        request = pb.ListRunsRequest(session_id=SESSION, page_size=2, page_token=token)
+        request = run_pb2.ListRunsRequest(session_id=SESSION, page_size=2, page_token=token)
         reply = await b.servicer.ListRuns(request, None)
         pages.append([run.run_id.rpartition(".")[2] for run in reply.runs])
         token = reply.next_page_token
@@ -146,7 +148,7 @@ async def test_a_page_beyond_the_runs_is_the_first_or_empty(b, token):
     b.model.scripts = [["hello"]]
     b.servicer = OrchestratorServicer(b.runs, Directory(b.store), None, None)
     await b.turn()
-    reply = await b.servicer.ListRuns(pb.ListRunsRequest(session_id=SESSION, page_token=token), None)
+    reply = await b.servicer.ListRuns(run_pb2.ListRunsRequest(session_id=SESSION, page_token=token), None)
     assert len(reply.runs) == (token != "0")
     assert reply.next_page_token == ""
 
@@ -159,6 +161,6 @@ async def test_the_runs_of_a_batch_are_accepted_in_its_order(b):
         return await accept(*arguments)
 
     b.runs.accept = slower
-    items = [pb.CreateRunRequest(session_id=SESSION, input=str(n)) for n in range(4)]
-    results = (await b.servicer.CreateRuns(pb.CreateRunsRequest(requests=items), None)).results
+    items = [run_pb2.CreateRunRequest(session_id=SESSION, input=str(n)) for n in range(4)]
+    results = (await b.servicer.CreateRuns(run_pb2.CreateRunsRequest(requests=items), None)).results
     assert [result.run.run_id for result in results] == [f"{SESSION}.{n}" for n in range(1, 5)]

@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 from google.protobuf.json_format import ParseDict
 
-from myriad.common.v1 import common_pb2
+from myriad.common.v1 import agent_pb2, tool_pb2
 from myriad.toolexec.v1 import toolexec_pb2
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import (
@@ -58,11 +58,11 @@ ASK = {"name": "ask", "description": "Asks.", "sideEffect": "SIDE_EFFECT_READ", 
 REPORT = CALCULATOR | {"name": "report", "background": True, "timeout": "7200s"}
 SIX = '{"expression": "6*7"}'
 PRIVATE = frozenset({"10.0.0.1"})
-AURA = common_pb2.AgentRef(name="aura", revision=2)
+AURA = agent_pb2.AgentRef(name="aura", revision=2)
 
 
-def message(definition: dict) -> common_pb2.Tool:
-    return ParseDict(definition, common_pb2.Tool())
+def message(definition: dict) -> tool_pb2.Tool:
+    return ParseDict(definition, tool_pb2.Tool())
 
 
 @pytest.fixture

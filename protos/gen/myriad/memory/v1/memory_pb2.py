@@ -23,14 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from myriad.common.v1 import agent_pb2 as myriad_dot_common_dot_v1_dot_agent__pb2
 from myriad.common.v1 import budget_pb2 as myriad_dot_common_dot_v1_dot_budget__pb2
 from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
-from myriad.common.v1 import run_pb2 as myriad_dot_common_dot_v1_dot_run__pb2
+from myriad.memory.v1 import turn_pb2 as myriad_dot_memory_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmyriad/memory/v1/memory.proto\x12\x10myriad.memory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmyriad/common/v1/budget.proto\x1a\x1dmyriad/common/v1/common.proto\x1a\x1amyriad/common/v1/run.proto\"\xd2\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trun_count\x18\x05 \x01(\r\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"\xa8\x03\n\x10\x42\x65ginTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x1f\n\x0erequest_digest\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x37\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x19\n\x06record\x18\x07 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\x12<\n\x0b\x63oncurrency\x18\x08 \x01(\x0e\x32\x1d.myriad.common.v1.ConcurrencyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\r\n\x05\x64\x65\x66\x65r\x18\t \x01(\x08\x12/\n\x0bstart_after\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x02\n\x11\x42\x65ginTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12*\n\x07history\x18\x05 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06queued\x18\x06 \x01(\x08\x12\x10\n\x08position\x18\x07 \x01(\r\x12*\n\x07granted\x18\x08 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\x11ResumeTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x37\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x0b\n\x03run\x18\x05 \x01(\r\"\x9a\x02\n\x12ResumeTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06record\x18\x05 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x06 \x01(\x0c\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x10\n\x08response\x18\x08 \x01(\x0c\x12*\n\x07granted\x18\t \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x02\n\x11\x43ommitTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x38\n\x08messages\x18\x03 \x03(\x0b\x32\x19.myriad.common.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12*\n\x0blast_events\x18\x04 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x05 \x01(\rB\x07\xbaH\x04*\x02 \x00\x12(\n\x05spent\x18\x06 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"=\n\x12\x43ommitTurnResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.NextRun\")\n\x07NextRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\x0c\"\xea\x01\n\x12\x41\x62\x61ndonTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12*\n\x0blast_events\x18\x03 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x04 \x01(\rB\x07\xbaH\x04*\x02 \x00\x12(\n\x05spent\x18\x05 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\">\n\x13\x41\x62\x61ndonTurnResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.NextRun\"e\n\x11GetHistoryRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x1e\n\x0cmax_messages\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\"A\n\x12GetHistoryResponse\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.myriad.common.v1.Message\"A\n\x0fPutAgentRequest\x12.\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.AgentB\x06\xbaH\x03\xc8\x01\x01\":\n\x10PutAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"D\n\x0fGetAgentRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agent\"\x85\x01\n\x12\x43opySessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x0b\n\x03run\x18\x02 \x01(\r\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"A\n\x13\x43opySessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"\x96\x01\n\x10GetBudgetRequest\x12\x38\n\x05scope\x18\x01 \x01(\x0e\x32\x1d.myriad.common.v1.BudgetScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\nsession_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x16\n\x04user\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"A\n\x11GetBudgetResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.myriad.common.v1.BudgetState\"\xc0\x01\n\x10SetBudgetRequest\x12\x38\n\x05scope\x18\x01 \x01(\x0e\x32\x1d.myriad.common.v1.BudgetScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\nsession_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x16\n\x04user\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12(\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x18.myriad.common.v1.Budget\"A\n\x11SetBudgetResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.myriad.common.v1.BudgetState2\xfc\n\n\rMemoryService\x12`\n\rCreateSession\x12&.myriad.memory.v1.CreateSessionRequest\x1a\'.myriad.memory.v1.CreateSessionResponse\x12\\\n\nGetSession\x12#.myriad.memory.v1.GetSessionRequest\x1a$.myriad.memory.v1.GetSessionResponse\"\x03\x90\x02\x01\x12\x62\n\x0cListSessions\x12%.myriad.memory.v1.ListSessionsRequest\x1a&.myriad.memory.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12`\n\rDeleteSession\x12&.myriad.memory.v1.DeleteSessionRequest\x1a\'.myriad.memory.v1.DeleteSessionResponse\x12T\n\tBeginTurn\x12\".myriad.memory.v1.BeginTurnRequest\x1a#.myriad.memory.v1.BeginTurnResponse\x12W\n\nResumeTurn\x12#.myriad.memory.v1.ResumeTurnRequest\x1a$.myriad.memory.v1.ResumeTurnResponse\x12\\\n\nCommitTurn\x12#.myriad.memory.v1.CommitTurnRequest\x1a$.myriad.memory.v1.CommitTurnResponse\"\x03\x90\x02\x02\x12Z\n\x0b\x41\x62\x61ndonTurn\x12$.myriad.memory.v1.AbandonTurnRequest\x1a%.myriad.memory.v1.AbandonTurnResponse\x12\\\n\nGetHistory\x12#.myriad.memory.v1.GetHistoryRequest\x1a$.myriad.memory.v1.GetHistoryResponse\"\x03\x90\x02\x01\x12V\n\x08PutAgent\x12!.myriad.memory.v1.PutAgentRequest\x1a\".myriad.memory.v1.PutAgentResponse\"\x03\x90\x02\x02\x12V\n\x08GetAgent\x12!.myriad.memory.v1.GetAgentRequest\x1a\".myriad.memory.v1.GetAgentResponse\"\x03\x90\x02\x01\x12\\\n\nListAgents\x12#.myriad.memory.v1.ListAgentsRequest\x1a$.myriad.memory.v1.ListAgentsResponse\"\x03\x90\x02\x01\x12Z\n\x0b\x43opySession\x12$.myriad.memory.v1.CopySessionRequest\x1a%.myriad.memory.v1.CopySessionResponse\x12Y\n\tGetBudget\x12\".myriad.memory.v1.GetBudgetRequest\x1a#.myriad.memory.v1.GetBudgetResponse\"\x03\x90\x02\x01\x12Y\n\tSetBudget\x12\".myriad.memory.v1.SetBudgetRequest\x1a#.myriad.memory.v1.SetBudgetResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmyriad/memory/v1/memory.proto\x12\x10myriad.memory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmyriad/common/v1/agent.proto\x1a\x1dmyriad/common/v1/budget.proto\x1a\x1dmyriad/common/v1/common.proto\x1a\x1bmyriad/memory/v1/turn.proto\"\xd2\x01\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\trun_count\x18\x05 \x01(\r\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"e\n\x11GetHistoryRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x1e\n\x0cmax_messages\x18\x02 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\"A\n\x12GetHistoryResponse\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.myriad.common.v1.Message\"A\n\x0fPutAgentRequest\x12.\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.AgentB\x06\xbaH\x03\xc8\x01\x01\":\n\x10PutAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"D\n\x0fGetAgentRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agent\"\x85\x01\n\x12\x43opySessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x0b\n\x03run\x18\x02 \x01(\r\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"A\n\x13\x43opySessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"\x96\x01\n\x10GetBudgetRequest\x12\x38\n\x05scope\x18\x01 \x01(\x0e\x32\x1d.myriad.common.v1.BudgetScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\nsession_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x16\n\x04user\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"A\n\x11GetBudgetResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.myriad.common.v1.BudgetState\"\xc0\x01\n\x10SetBudgetRequest\x12\x38\n\x05scope\x18\x01 \x01(\x0e\x32\x1d.myriad.common.v1.BudgetScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\nsession_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x16\n\x04user\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12(\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x18.myriad.common.v1.Budget\"A\n\x11SetBudgetResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.myriad.common.v1.BudgetState2\xfc\n\n\rMemoryService\x12`\n\rCreateSession\x12&.myriad.memory.v1.CreateSessionRequest\x1a\'.myriad.memory.v1.CreateSessionResponse\x12\\\n\nGetSession\x12#.myriad.memory.v1.GetSessionRequest\x1a$.myriad.memory.v1.GetSessionResponse\"\x03\x90\x02\x01\x12\x62\n\x0cListSessions\x12%.myriad.memory.v1.ListSessionsRequest\x1a&.myriad.memory.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12`\n\rDeleteSession\x12&.myriad.memory.v1.DeleteSessionRequest\x1a\'.myriad.memory.v1.DeleteSessionResponse\x12T\n\tBeginTurn\x12\".myriad.memory.v1.BeginTurnRequest\x1a#.myriad.memory.v1.BeginTurnResponse\x12W\n\nResumeTurn\x12#.myriad.memory.v1.ResumeTurnRequest\x1a$.myriad.memory.v1.ResumeTurnResponse\x12\\\n\nCommitTurn\x12#.myriad.memory.v1.CommitTurnRequest\x1a$.myriad.memory.v1.CommitTurnResponse\"\x03\x90\x02\x02\x12Z\n\x0b\x41\x62\x61ndonTurn\x12$.myriad.memory.v1.AbandonTurnRequest\x1a%.myriad.memory.v1.AbandonTurnResponse\x12\\\n\nGetHistory\x12#.myriad.memory.v1.GetHistoryRequest\x1a$.myriad.memory.v1.GetHistoryResponse\"\x03\x90\x02\x01\x12V\n\x08PutAgent\x12!.myriad.memory.v1.PutAgentRequest\x1a\".myriad.memory.v1.PutAgentResponse\"\x03\x90\x02\x02\x12V\n\x08GetAgent\x12!.myriad.memory.v1.GetAgentRequest\x1a\".myriad.memory.v1.GetAgentResponse\"\x03\x90\x02\x01\x12\\\n\nListAgents\x12#.myriad.memory.v1.ListAgentsRequest\x1a$.myriad.memory.v1.ListAgentsResponse\"\x03\x90\x02\x01\x12Z\n\x0b\x43opySession\x12$.myriad.memory.v1.CopySessionRequest\x1a%.myriad.memory.v1.CopySessionResponse\x12Y\n\tGetBudget\x12\".myriad.memory.v1.GetBudgetRequest\x1a#.myriad.memory.v1.GetBudgetResponse\"\x03\x90\x02\x01\x12Y\n\tSetBudget\x12\".myriad.memory.v1.SetBudgetRequest\x1a#.myriad.memory.v1.SetBudgetResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,48 +49,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_=-]{0,256}$'
   _globals['_DELETESESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
   _globals['_DELETESESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['request_digest']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['request_digest']._serialized_options = b'\272H\004z\002\030@'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['lease']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['lease']._serialized_options = b'\272H\n\252\001\007\"\003\010\204\007*\000'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['max_messages']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['max_messages']._serialized_options = b'\272H\005*\003\030\310\001'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['max_tokens']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\272H\006*\004\030\200\200\010'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['record']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['record']._serialized_options = b'\272H\006z\004\030\200\200\004'
-  _globals['_BEGINTURNREQUEST'].fields_by_name['concurrency']._loaded_options = None
-  _globals['_BEGINTURNREQUEST'].fields_by_name['concurrency']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_RESUMETURNREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_RESUMETURNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_RESUMETURNREQUEST'].fields_by_name['lease']._loaded_options = None
-  _globals['_RESUMETURNREQUEST'].fields_by_name['lease']._serialized_options = b'\272H\n\252\001\007\"\003\010\204\007*\000'
-  _globals['_RESUMETURNREQUEST'].fields_by_name['max_messages']._loaded_options = None
-  _globals['_RESUMETURNREQUEST'].fields_by_name['max_messages']._serialized_options = b'\272H\005*\003\030\310\001'
-  _globals['_RESUMETURNREQUEST'].fields_by_name['max_tokens']._loaded_options = None
-  _globals['_RESUMETURNREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\272H\006*\004\030\200\200\010'
-  _globals['_COMMITTURNREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_COMMITTURNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_COMMITTURNREQUEST'].fields_by_name['fencing_token']._loaded_options = None
-  _globals['_COMMITTURNREQUEST'].fields_by_name['fencing_token']._serialized_options = b'\272H\0042\002 \000'
-  _globals['_COMMITTURNREQUEST'].fields_by_name['messages']._loaded_options = None
-  _globals['_COMMITTURNREQUEST'].fields_by_name['messages']._serialized_options = b'\272H\010\222\001\005\010\001\020\310\001'
-  _globals['_COMMITTURNREQUEST'].fields_by_name['last_events']._loaded_options = None
-  _globals['_COMMITTURNREQUEST'].fields_by_name['last_events']._serialized_options = b'\272H\022\222\001\017\010\001\020\350\007\"\010z\006\020\001\030\200\200@'
-  _globals['_COMMITTURNREQUEST'].fields_by_name['first_sequence']._loaded_options = None
-  _globals['_COMMITTURNREQUEST'].fields_by_name['first_sequence']._serialized_options = b'\272H\004*\002 \000'
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['fencing_token']._loaded_options = None
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['fencing_token']._serialized_options = b'\272H\0042\002 \000'
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['last_events']._loaded_options = None
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['last_events']._serialized_options = b'\272H\022\222\001\017\010\001\020\350\007\"\010z\006\020\001\030\200\200@'
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['first_sequence']._loaded_options = None
-  _globals['_ABANDONTURNREQUEST'].fields_by_name['first_sequence']._serialized_options = b'\272H\004*\002 \000'
   _globals['_GETHISTORYREQUEST'].fields_by_name['session_id']._loaded_options = None
   _globals['_GETHISTORYREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
   _globals['_GETHISTORYREQUEST'].fields_by_name['max_messages']._loaded_options = None
@@ -133,70 +91,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMORYSERVICE'].methods_by_name['GetBudget']._serialized_options = b'\220\002\001'
   _globals['_MEMORYSERVICE'].methods_by_name['SetBudget']._loaded_options = None
   _globals['_MEMORYSERVICE'].methods_by_name['SetBudget']._serialized_options = b'\220\002\002'
-  _globals['_SESSION']._serialized_start=236
-  _globals['_SESSION']._serialized_end=446
-  _globals['_CREATESESSIONREQUEST']._serialized_start=448
-  _globals['_CREATESESSIONREQUEST']._serialized_end=566
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=568
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=635
-  _globals['_GETSESSIONREQUEST']._serialized_start=637
-  _globals['_GETSESSIONREQUEST']._serialized_end=706
-  _globals['_GETSESSIONRESPONSE']._serialized_start=708
-  _globals['_GETSESSIONRESPONSE']._serialized_end=772
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=774
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=877
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=879
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=971
-  _globals['_DELETESESSIONREQUEST']._serialized_start=973
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1045
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1047
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1070
-  _globals['_BEGINTURNREQUEST']._serialized_start=1073
-  _globals['_BEGINTURNREQUEST']._serialized_end=1497
-  _globals['_BEGINTURNRESPONSE']._serialized_start=1500
-  _globals['_BEGINTURNRESPONSE']._serialized_end=1761
-  _globals['_RESUMETURNREQUEST']._serialized_start=1764
-  _globals['_RESUMETURNREQUEST']._serialized_end=1966
-  _globals['_RESUMETURNRESPONSE']._serialized_start=1969
-  _globals['_RESUMETURNRESPONSE']._serialized_end=2251
-  _globals['_COMMITTURNREQUEST']._serialized_start=2254
-  _globals['_COMMITTURNREQUEST']._serialized_end=2545
-  _globals['_COMMITTURNRESPONSE']._serialized_start=2547
-  _globals['_COMMITTURNRESPONSE']._serialized_end=2608
-  _globals['_NEXTRUN']._serialized_start=2610
-  _globals['_NEXTRUN']._serialized_end=2651
-  _globals['_ABANDONTURNREQUEST']._serialized_start=2654
-  _globals['_ABANDONTURNREQUEST']._serialized_end=2888
-  _globals['_ABANDONTURNRESPONSE']._serialized_start=2890
-  _globals['_ABANDONTURNRESPONSE']._serialized_end=2952
-  _globals['_GETHISTORYREQUEST']._serialized_start=2954
-  _globals['_GETHISTORYREQUEST']._serialized_end=3055
-  _globals['_GETHISTORYRESPONSE']._serialized_start=3057
-  _globals['_GETHISTORYRESPONSE']._serialized_end=3122
-  _globals['_PUTAGENTREQUEST']._serialized_start=3124
-  _globals['_PUTAGENTREQUEST']._serialized_end=3189
-  _globals['_PUTAGENTRESPONSE']._serialized_start=3191
-  _globals['_PUTAGENTRESPONSE']._serialized_end=3249
-  _globals['_GETAGENTREQUEST']._serialized_start=3251
-  _globals['_GETAGENTREQUEST']._serialized_end=3319
-  _globals['_GETAGENTRESPONSE']._serialized_start=3321
-  _globals['_GETAGENTRESPONSE']._serialized_end=3379
-  _globals['_LISTAGENTSREQUEST']._serialized_start=3381
-  _globals['_LISTAGENTSREQUEST']._serialized_end=3400
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=3402
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=3463
-  _globals['_COPYSESSIONREQUEST']._serialized_start=3466
-  _globals['_COPYSESSIONREQUEST']._serialized_end=3599
-  _globals['_COPYSESSIONRESPONSE']._serialized_start=3601
-  _globals['_COPYSESSIONRESPONSE']._serialized_end=3666
-  _globals['_GETBUDGETREQUEST']._serialized_start=3669
-  _globals['_GETBUDGETREQUEST']._serialized_end=3819
-  _globals['_GETBUDGETRESPONSE']._serialized_start=3821
-  _globals['_GETBUDGETRESPONSE']._serialized_end=3886
-  _globals['_SETBUDGETREQUEST']._serialized_start=3889
-  _globals['_SETBUDGETREQUEST']._serialized_end=4081
-  _globals['_SETBUDGETRESPONSE']._serialized_start=4083
-  _globals['_SETBUDGETRESPONSE']._serialized_end=4148
-  _globals['_MEMORYSERVICE']._serialized_start=4151
-  _globals['_MEMORYSERVICE']._serialized_end=5555
+  _globals['_SESSION']._serialized_start=235
+  _globals['_SESSION']._serialized_end=445
+  _globals['_CREATESESSIONREQUEST']._serialized_start=447
+  _globals['_CREATESESSIONREQUEST']._serialized_end=565
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=567
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=634
+  _globals['_GETSESSIONREQUEST']._serialized_start=636
+  _globals['_GETSESSIONREQUEST']._serialized_end=705
+  _globals['_GETSESSIONRESPONSE']._serialized_start=707
+  _globals['_GETSESSIONRESPONSE']._serialized_end=771
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=773
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=876
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=878
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=970
+  _globals['_DELETESESSIONREQUEST']._serialized_start=972
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1044
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1046
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1069
+  _globals['_GETHISTORYREQUEST']._serialized_start=1071
+  _globals['_GETHISTORYREQUEST']._serialized_end=1172
+  _globals['_GETHISTORYRESPONSE']._serialized_start=1174
+  _globals['_GETHISTORYRESPONSE']._serialized_end=1239
+  _globals['_PUTAGENTREQUEST']._serialized_start=1241
+  _globals['_PUTAGENTREQUEST']._serialized_end=1306
+  _globals['_PUTAGENTRESPONSE']._serialized_start=1308
+  _globals['_PUTAGENTRESPONSE']._serialized_end=1366
+  _globals['_GETAGENTREQUEST']._serialized_start=1368
+  _globals['_GETAGENTREQUEST']._serialized_end=1436
+  _globals['_GETAGENTRESPONSE']._serialized_start=1438
+  _globals['_GETAGENTRESPONSE']._serialized_end=1496
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1498
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1517
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1519
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1580
+  _globals['_COPYSESSIONREQUEST']._serialized_start=1583
+  _globals['_COPYSESSIONREQUEST']._serialized_end=1716
+  _globals['_COPYSESSIONRESPONSE']._serialized_start=1718
+  _globals['_COPYSESSIONRESPONSE']._serialized_end=1783
+  _globals['_GETBUDGETREQUEST']._serialized_start=1786
+  _globals['_GETBUDGETREQUEST']._serialized_end=1936
+  _globals['_GETBUDGETRESPONSE']._serialized_start=1938
+  _globals['_GETBUDGETRESPONSE']._serialized_end=2003
+  _globals['_SETBUDGETREQUEST']._serialized_start=2006
+  _globals['_SETBUDGETREQUEST']._serialized_end=2198
+  _globals['_SETBUDGETRESPONSE']._serialized_start=2200
+  _globals['_SETBUDGETRESPONSE']._serialized_end=2265
+  _globals['_MEMORYSERVICE']._serialized_start=2268
+  _globals['_MEMORYSERVICE']._serialized_end=3672
 # @@protoc_insertion_point(module_scope)

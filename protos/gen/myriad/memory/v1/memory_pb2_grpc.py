@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from myriad.memory.v1 import memory_pb2 as myriad_dot_memory_dot_v1_dot_memory__pb2
+from myriad.memory.v1 import turn_pb2 as myriad_dot_memory_dot_v1_dot_turn__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -58,23 +59,23 @@ class MemoryServiceStub:
                 _registered_method=True)
         self.BeginTurn = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/BeginTurn',
-                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnRequest.SerializeToString,
-                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnResponse.FromString,
+                request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.BeginTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.BeginTurnResponse.FromString,
                 _registered_method=True)
         self.ResumeTurn = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/ResumeTurn',
-                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnRequest.SerializeToString,
-                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnResponse.FromString,
+                request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnResponse.FromString,
                 _registered_method=True)
         self.CommitTurn = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/CommitTurn',
-                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnRequest.SerializeToString,
-                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnResponse.FromString,
+                request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnResponse.FromString,
                 _registered_method=True)
         self.AbandonTurn = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/AbandonTurn',
-                request_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.AbandonTurnRequest.SerializeToString,
-                response_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.AbandonTurnResponse.FromString,
+                request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.AbandonTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.AbandonTurnResponse.FromString,
                 _registered_method=True)
         self.GetHistory = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/GetHistory',
@@ -277,23 +278,23 @@ def add_MemoryServiceServicer_to_server(servicer, server):
             ),
             'BeginTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.BeginTurn,
-                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnRequest.FromString,
-                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnResponse.SerializeToString,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.BeginTurnRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.BeginTurnResponse.SerializeToString,
             ),
             'ResumeTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeTurn,
-                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnRequest.FromString,
-                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnResponse.SerializeToString,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnResponse.SerializeToString,
             ),
             'CommitTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitTurn,
-                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnRequest.FromString,
-                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnResponse.SerializeToString,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnResponse.SerializeToString,
             ),
             'AbandonTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.AbandonTurn,
-                    request_deserializer=myriad_dot_memory_dot_v1_dot_memory__pb2.AbandonTurnRequest.FromString,
-                    response_serializer=myriad_dot_memory_dot_v1_dot_memory__pb2.AbandonTurnResponse.SerializeToString,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.AbandonTurnRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.AbandonTurnResponse.SerializeToString,
             ),
             'GetHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHistory,
@@ -466,8 +467,8 @@ class MemoryService:
             request,
             target,
             '/myriad.memory.v1.MemoryService/BeginTurn',
-            myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnRequest.SerializeToString,
-            myriad_dot_memory_dot_v1_dot_memory__pb2.BeginTurnResponse.FromString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.BeginTurnRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.BeginTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -493,8 +494,8 @@ class MemoryService:
             request,
             target,
             '/myriad.memory.v1.MemoryService/ResumeTurn',
-            myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnRequest.SerializeToString,
-            myriad_dot_memory_dot_v1_dot_memory__pb2.ResumeTurnResponse.FromString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -520,8 +521,8 @@ class MemoryService:
             request,
             target,
             '/myriad.memory.v1.MemoryService/CommitTurn',
-            myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnRequest.SerializeToString,
-            myriad_dot_memory_dot_v1_dot_memory__pb2.CommitTurnResponse.FromString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -547,8 +548,8 @@ class MemoryService:
             request,
             target,
             '/myriad.memory.v1.MemoryService/AbandonTurn',
-            myriad_dot_memory_dot_v1_dot_memory__pb2.AbandonTurnRequest.SerializeToString,
-            myriad_dot_memory_dot_v1_dot_memory__pb2.AbandonTurnResponse.FromString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.AbandonTurnRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.AbandonTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ Remembers: sessions, their history, and the agents."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from myriad.memory.v1 import memory_pb2 as _memory_pb2
+from myriad.memory.v1 import turn_pb2 as _turn_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -49,7 +50,7 @@ class MemoryServiceStub:
 
     Errors: ABORTED `SESSION_BUSY` while a run holds it.
     """
-    BeginTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.BeginTurnRequest, _memory_pb2.BeginTurnResponse]
+    BeginTurn: _grpc.UnaryUnaryMultiCallable[_turn_pb2.BeginTurnRequest, _turn_pb2.BeginTurnResponse]
     """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
     the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
     With a `request_id` seen before, returns the run it began and takes nothing.
@@ -57,7 +58,7 @@ class MemoryServiceStub:
     Errors: ABORTED `SESSION_BUSY` with REJECT; RESOURCE_EXHAUSTED `LINE_FULL`, and `BUDGET_EXHAUSTED`; ALREADY_EXISTS
     `REQUEST_ID_REUSED`.
     """
-    ResumeTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ResumeTurnRequest, _memory_pb2.ResumeTurnResponse]
+    ResumeTurn: _grpc.UnaryUnaryMultiCallable[_turn_pb2.ResumeTurnRequest, _turn_pb2.ResumeTurnResponse]
     """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
     when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
@@ -66,13 +67,13 @@ class MemoryServiceStub:
     Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
     run has an owner.
     """
-    CommitTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.CommitTurnRequest, _memory_pb2.CommitTurnResponse]
+    CommitTurn: _grpc.UnaryUnaryMultiCallable[_turn_pb2.CommitTurnRequest, _turn_pb2.CommitTurnResponse]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
     A repeated commit of the same turn changes nothing.
 
     Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
     """
-    AbandonTurn: _grpc.UnaryUnaryMultiCallable[_memory_pb2.AbandonTurnRequest, _memory_pb2.AbandonTurnResponse]
+    AbandonTurn: _grpc.UnaryUnaryMultiCallable[_turn_pb2.AbandonTurnRequest, _turn_pb2.AbandonTurnResponse]
     """Ends a turn that leaves no trace in the history: ends the run's log and frees the session.
 
     Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
@@ -126,7 +127,7 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
 
     Errors: ABORTED `SESSION_BUSY` while a run holds it.
     """
-    BeginTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.BeginTurnRequest, _memory_pb2.BeginTurnResponse]  # type: ignore[assignment]
+    BeginTurn: _aio.UnaryUnaryMultiCallable[_turn_pb2.BeginTurnRequest, _turn_pb2.BeginTurnResponse]  # type: ignore[assignment]
     """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
     the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
     With a `request_id` seen before, returns the run it began and takes nothing.
@@ -134,7 +135,7 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     Errors: ABORTED `SESSION_BUSY` with REJECT; RESOURCE_EXHAUSTED `LINE_FULL`, and `BUDGET_EXHAUSTED`; ALREADY_EXISTS
     `REQUEST_ID_REUSED`.
     """
-    ResumeTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.ResumeTurnRequest, _memory_pb2.ResumeTurnResponse]  # type: ignore[assignment]
+    ResumeTurn: _aio.UnaryUnaryMultiCallable[_turn_pb2.ResumeTurnRequest, _turn_pb2.ResumeTurnResponse]  # type: ignore[assignment]
     """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
     when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
@@ -143,13 +144,13 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
     run has an owner.
     """
-    CommitTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.CommitTurnRequest, _memory_pb2.CommitTurnResponse]  # type: ignore[assignment]
+    CommitTurn: _aio.UnaryUnaryMultiCallable[_turn_pb2.CommitTurnRequest, _turn_pb2.CommitTurnResponse]  # type: ignore[assignment]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
     A repeated commit of the same turn changes nothing.
 
     Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
     """
-    AbandonTurn: _aio.UnaryUnaryMultiCallable[_memory_pb2.AbandonTurnRequest, _memory_pb2.AbandonTurnResponse]  # type: ignore[assignment]
+    AbandonTurn: _aio.UnaryUnaryMultiCallable[_turn_pb2.AbandonTurnRequest, _turn_pb2.AbandonTurnResponse]  # type: ignore[assignment]
     """Ends a turn that leaves no trace in the history: ends the run's log and frees the session.
 
     Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
@@ -228,9 +229,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def BeginTurn(
         self,
-        request: _memory_pb2.BeginTurnRequest,
+        request: _turn_pb2.BeginTurnRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_memory_pb2.BeginTurnResponse, _abc.Awaitable[_memory_pb2.BeginTurnResponse]]:
+    ) -> _typing.Union[_turn_pb2.BeginTurnResponse, _abc.Awaitable[_turn_pb2.BeginTurnResponse]]:
         """Begins a turn: numbers the run, takes the session's lease and returns what the agent remembers. While another run of
         the session has not ended, or when `defer` says so, the run is kept in the session's line instead.
         With a `request_id` seen before, returns the run it began and takes nothing.
@@ -242,9 +243,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ResumeTurn(
         self,
-        request: _memory_pb2.ResumeTurnRequest,
+        request: _turn_pb2.ResumeTurnRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_memory_pb2.ResumeTurnResponse, _abc.Awaitable[_memory_pb2.ResumeTurnResponse]]:
+    ) -> _typing.Union[_turn_pb2.ResumeTurnResponse, _abc.Awaitable[_turn_pb2.ResumeTurnResponse]]:
         """Goes on in a session: takes its unfinished run, whose owner is gone or which waited and has what it waited for; or,
         when it has none, the first run of its line that is due. Returns all that is needed to go on with it.
 
@@ -257,9 +258,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CommitTurn(
         self,
-        request: _memory_pb2.CommitTurnRequest,
+        request: _turn_pb2.CommitTurnRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_memory_pb2.CommitTurnResponse, _abc.Awaitable[_memory_pb2.CommitTurnResponse]]:
+    ) -> _typing.Union[_turn_pb2.CommitTurnResponse, _abc.Awaitable[_turn_pb2.CommitTurnResponse]]:
         """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
         A repeated commit of the same turn changes nothing.
 
@@ -269,9 +270,9 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def AbandonTurn(
         self,
-        request: _memory_pb2.AbandonTurnRequest,
+        request: _turn_pb2.AbandonTurnRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_memory_pb2.AbandonTurnResponse, _abc.Awaitable[_memory_pb2.AbandonTurnResponse]]:
+    ) -> _typing.Union[_turn_pb2.AbandonTurnResponse, _abc.Awaitable[_turn_pb2.AbandonTurnResponse]]:
         """Ends a turn that leaves no trace in the history: ends the run's log and frees the session.
 
         Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.

@@ -23,10 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
+from myriad.common.v1 import agent_pb2 as myriad_dot_common_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17myriad/nlu/v1/nlu.proto\x12\rmyriad.nlu.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1dmyriad/common/v1/common.proto\"\x83\x01\n\x0e\x41nalyzeRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\x12>\n\x04text\x18\x02 \x01(\tB0\xbaH-r+\x10\x01\x18\xc0>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\"\xe9\x01\n\x0f\x41nalyzeResponse\x12,\n\x07intents\x18\x01 \x03(\x0b\x32\x1b.myriad.nlu.v1.RankedIntent\x12\x14\n\x0cout_of_scope\x18\x02 \x01(\x08\x12\'\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x15.myriad.nlu.v1.Entity\x12-\n\ncomplexity\x18\x04 \x01(\x0b\x32\x19.myriad.nlu.v1.Complexity\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x11\n\tembedding\x18\x06 \x03(\x02\x12\x15\n\rmodel_version\x18\x07 \x01(\t\"0\n\x0cRankedIntent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"O\n\x06\x45ntity\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\r\n\x05value\x18\x05 \x01(\t\"Q\n\nComplexity\x12\r\n\x05score\x18\x01 \x01(\x02\x12\r\n\x05tools\x18\x02 \x01(\x02\x12\x12\n\nmulti_step\x18\x03 \x01(\x02\x12\x11\n\treasoning\x18\x04 \x01(\x02\x32[\n\nNluService\x12M\n\x07\x41nalyze\x12\x1d.myriad.nlu.v1.AnalyzeRequest\x1a\x1e.myriad.nlu.v1.AnalyzeResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17myriad/nlu/v1/nlu.proto\x12\rmyriad.nlu.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cmyriad/common/v1/agent.proto\"\x83\x01\n\x0e\x41nalyzeRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\x12>\n\x04text\x18\x02 \x01(\tB0\xbaH-r+\x10\x01\x18\xc0>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\"\xe9\x01\n\x0f\x41nalyzeResponse\x12,\n\x07intents\x18\x01 \x03(\x0b\x32\x1b.myriad.nlu.v1.RankedIntent\x12\x14\n\x0cout_of_scope\x18\x02 \x01(\x08\x12\'\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x15.myriad.nlu.v1.Entity\x12-\n\ncomplexity\x18\x04 \x01(\x0b\x32\x19.myriad.nlu.v1.Complexity\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x11\n\tembedding\x18\x06 \x03(\x02\x12\x15\n\rmodel_version\x18\x07 \x01(\t\"0\n\x0cRankedIntent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\"O\n\x06\x45ntity\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\x12\r\n\x05value\x18\x05 \x01(\t\"Q\n\nComplexity\x12\r\n\x05score\x18\x01 \x01(\x02\x12\r\n\x05tools\x18\x02 \x01(\x02\x12\x12\n\nmulti_step\x18\x03 \x01(\x02\x12\x11\n\treasoning\x18\x04 \x01(\x02\x32[\n\nNluService\x12M\n\x07\x41nalyze\x12\x1d.myriad.nlu.v1.AnalyzeRequest\x1a\x1e.myriad.nlu.v1.AnalyzeResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,16 +39,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ANALYZEREQUEST'].fields_by_name['text']._serialized_options = b'\272H-r+\020\001\030\300>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$'
   _globals['_NLUSERVICE'].methods_by_name['Analyze']._loaded_options = None
   _globals['_NLUSERVICE'].methods_by_name['Analyze']._serialized_options = b'\220\002\001'
-  _globals['_ANALYZEREQUEST']._serialized_start=103
-  _globals['_ANALYZEREQUEST']._serialized_end=234
-  _globals['_ANALYZERESPONSE']._serialized_start=237
-  _globals['_ANALYZERESPONSE']._serialized_end=470
-  _globals['_RANKEDINTENT']._serialized_start=472
-  _globals['_RANKEDINTENT']._serialized_end=520
-  _globals['_ENTITY']._serialized_start=522
-  _globals['_ENTITY']._serialized_end=601
-  _globals['_COMPLEXITY']._serialized_start=603
-  _globals['_COMPLEXITY']._serialized_end=684
-  _globals['_NLUSERVICE']._serialized_start=686
-  _globals['_NLUSERVICE']._serialized_end=777
+  _globals['_ANALYZEREQUEST']._serialized_start=102
+  _globals['_ANALYZEREQUEST']._serialized_end=233
+  _globals['_ANALYZERESPONSE']._serialized_start=236
+  _globals['_ANALYZERESPONSE']._serialized_end=469
+  _globals['_RANKEDINTENT']._serialized_start=471
+  _globals['_RANKEDINTENT']._serialized_end=519
+  _globals['_ENTITY']._serialized_start=521
+  _globals['_ENTITY']._serialized_end=600
+  _globals['_COMPLEXITY']._serialized_start=602
+  _globals['_COMPLEXITY']._serialized_end=683
+  _globals['_NLUSERVICE']._serialized_start=685
+  _globals['_NLUSERVICE']._serialized_end=776
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,5 @@
 from buf.validate import validate_pb2 as _validate_pb2
-from myriad.common.v1 import common_pb2 as _common_pb2
+from myriad.common.v1 import agent_pb2 as _agent_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -12,9 +12,9 @@ class AnalyzeRequest(_message.Message):
     __slots__ = ("agent", "text")
     AGENT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
-    agent: _common_pb2.AgentRef
+    agent: _agent_pb2.AgentRef
     text: str
-    def __init__(self, agent: _Optional[_Union[_common_pb2.AgentRef, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.AgentRef, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class AnalyzeResponse(_message.Message):
     __slots__ = ("intents", "out_of_scope", "entities", "complexity", "language", "embedding", "model_version")

@@ -22,118 +22,23 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
-from myriad.common.v1 import budget_pb2 as myriad_dot_common_dot_v1_dot_budget__pb2
 from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
-from myriad.common.v1 import run_pb2 as myriad_dot_common_dot_v1_dot_run__pb2
-from myriad.memory.v1 import memory_pb2 as myriad_dot_memory_dot_v1_dot_memory__pb2
-from myriad.nlu.v1 import nlu_pb2 as myriad_dot_nlu_dot_v1_dot_nlu__pb2
+from myriad.orchestrator.v1 import budgets_pb2 as myriad_dot_orchestrator_dot_v1_dot_budgets__pb2
 from myriad.orchestrator.v1 import events_pb2 as myriad_dot_orchestrator_dot_v1_dot_events__pb2
 from myriad.orchestrator.v1 import queue_pb2 as myriad_dot_orchestrator_dot_v1_dot_queue__pb2
+from myriad.orchestrator.v1 import run_pb2 as myriad_dot_orchestrator_dot_v1_dot_run__pb2
+from myriad.orchestrator.v1 import run_event_pb2 as myriad_dot_orchestrator_dot_v1_dot_run__event__pb2
+from myriad.orchestrator.v1 import sessions_pb2 as myriad_dot_orchestrator_dot_v1_dot_sessions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)myriad/orchestrator/v1/orchestrator.proto\x12\x16myriad.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1dmyriad/common/v1/budget.proto\x1a\x1dmyriad/common/v1/common.proto\x1a\x1amyriad/common/v1/run.proto\x1a\x1dmyriad/memory/v1/memory.proto\x1a\x17myriad/nlu/v1/nlu.proto\x1a#myriad/orchestrator/v1/events.proto\x1a\"myriad/orchestrator/v1/queue.proto\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"\xf6\x02\n\x0eRunTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12{\n\x05input\x18\x02 \x01(\tBl\xbaHir+\x10\x01\x18\xc0>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\xba\x01\x39\n\x0finput.not_blank\x12\x11must not be blank\x1a\x13this.matches(\'\\\\S\')\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x45\n\ron_disconnect\x18\x04 \x01(\x0e\x32$.myriad.orchestrator.v1.OnDisconnectB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12<\n\x0b\x63oncurrency\x18\x05 \x01(\x0e\x32\x1d.myriad.common.v1.ConcurrencyB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x88\x04\n\x10\x43reateRunRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12{\n\x05input\x18\x02 \x01(\tBl\xbaHir+\x10\x01\x18\xc0>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\xba\x01\x39\n\x0finput.not_blank\x12\x11must not be blank\x1a\x13this.matches(\'\\\\S\')\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12<\n\x0b\x63oncurrency\x18\x04 \x01(\x0e\x32\x1d.myriad.common.v1.ConcurrencyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12;\n\x0bqueue_class\x18\x05 \x01(\x0e\x32\x1c.myriad.common.v1.QueueClassB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1e\n\x08priority\x18\x06 \x01(\rB\x07\xbaH\x04*\x02\x18\tH\x00\x88\x01\x01\x12/\n\x0bstart_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x0c\x63\x61llback_url\x18\x08 \x01(\tB$\xbaH!r\x1f\x18\xd0\x0f\x32\x1a^(https?://[\\x21-\\x7e]+)?$B\x0b\n\t_priority\"a\n\x11\x43reateRunsRequest\x12L\n\x08requests\x18\x01 \x03(\x0b\x32(.myriad.orchestrator.v1.CreateRunRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"O\n\x12\x43reateRunsResponse\x12\x39\n\x07results\x18\x01 \x03(\x0b\x32(.myriad.orchestrator.v1.CreateRunsResult\"m\n\x10\x43reateRunsResult\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1b.myriad.orchestrator.v1.RunH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xf3\x02\n\x13RespondToRunRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x35\n\x0e\x61pproval_token\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_-]{1,128}$\x12\x32\n\x07\x61pprove\x18\x04 \x01(\x0b\x32\x1f.myriad.orchestrator.v1.ApproveH\x00\x12,\n\x04\x64\x65ny\x18\x05 \x01(\x0b\x32\x1c.myriad.orchestrator.v1.DenyH\x00\x12?\n\x0btool_result\x18\x06 \x01(\x0b\x32(.myriad.orchestrator.v1.ClientToolResultH\x00\x42\x11\n\x08response\x12\x05\xbaH\x02\x08\x01\"\t\n\x07\x41pprove\"F\n\x04\x44\x65ny\x12>\n\x06reason\x18\x01 \x01(\tB.\xbaH+r)\x18\xe8\x07\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\"E\n\x10\x43lientToolResult\x12\x1f\n\x0bresult_json\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80}\x12\x10\n\x08is_error\x18\x02 \x01(\x08\"@\n\x14RespondToRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.myriad.orchestrator.v1.Run\"\xba\x01\n\x12\x46orkSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12@\n\x06run_id\x18\x02 \x01(\tB0\xbaH-r+2)^([A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8})?$\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"A\n\x13\x46orkSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"\xe0\x01\n\x15SubmitFeedbackRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x18\n\x05score\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\x05(\x01\x12<\n\x04text\x18\x03 \x01(\tB.\xbaH+r)\x18\xa0\x1f\x32$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\x12\x30\n\nrequest_id\x18\x04 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"\x18\n\x16SubmitFeedbackResponse\"\x96\x01\n\x10GetBudgetRequest\x12\x38\n\x05scope\x18\x01 \x01(\x0e\x32\x1d.myriad.common.v1.BudgetScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\nsession_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x16\n\x04user\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"A\n\x11GetBudgetResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.myriad.common.v1.BudgetState\"\xf2\x01\n\x10SetBudgetRequest\x12\x38\n\x05scope\x18\x01 \x01(\x0e\x32\x1d.myriad.common.v1.BudgetScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x30\n\nsession_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x16\n\x04user\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12(\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x18.myriad.common.v1.Budget\x12\x30\n\nrequest_id\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"A\n\x11SetBudgetResponse\x12,\n\x05state\x18\x01 \x01(\x0b\x32\x1d.myriad.common.v1.BudgetState\"=\n\x11\x43reateRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.myriad.orchestrator.v1.Run\"\x8a\x01\n\x0fListRunsRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x1c\n\tpage_size\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\'\n\npage_token\x18\x03 \x01(\tB\x13\xbaH\x10r\x0e\x32\x0c^[0-9]{0,9}$\"V\n\x10ListRunsResponse\x12)\n\x04runs\x18\x01 \x03(\x0b\x32\x1b.myriad.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"h\n\x0fWatchRunRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\r\"N\n\rGetRunRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\":\n\x0eGetRunResponse\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x1b.myriad.orchestrator.v1.Run\"Q\n\x10\x43\x61ncelRunRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\"\x13\n\x11\x43\x61ncelRunResponse\"?\n\x0fGetAgentRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agent\"\xe6\x02\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .myriad.orchestrator.v1.RunState\x12)\n\x05\x61gent\x18\x03 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRef\x12\x15\n\rlast_sequence\x18\x04 \x01(\r\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05usage\x18\x07 \x01(\x0b\x32\x17.myriad.common.v1.Usage\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\x12\x32\n\x08\x63\x61llback\x18\t \x01(\x0b\x32 .myriad.orchestrator.v1.Callback\"\x90\x01\n\x08\x43\x61llback\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32%.myriad.orchestrator.v1.CallbackState\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x08\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07started\x18\x04 \x01(\x0b\x32\".myriad.orchestrator.v1.RunStartedH\x00\x12\x33\n\x06queued\x18\x05 \x01(\x0b\x32!.myriad.orchestrator.v1.RunQueuedH\x00\x12;\n\nunderstood\x18\x06 \x01(\x0b\x32%.myriad.orchestrator.v1.RunUnderstoodH\x00\x12\x38\n\tcache_hit\x18\x07 \x01(\x0b\x32#.myriad.orchestrator.v1.RunCacheHitH\x00\x12\x39\n\tretrieved\x18\x08 \x01(\x0b\x32$.myriad.orchestrator.v1.RunRetrievedH\x00\x12\x33\n\x06routed\x18\t \x01(\x0b\x32!.myriad.orchestrator.v1.RunRoutedH\x00\x12:\n\ntext_delta\x18\n \x01(\x0b\x32$.myriad.orchestrator.v1.RunTextDeltaH\x00\x12>\n\x0ctool_started\x18\x0b \x01(\x0b\x32&.myriad.orchestrator.v1.RunToolStartedH\x00\x12@\n\rtool_finished\x18\x0c \x01(\x0b\x32\'.myriad.orchestrator.v1.RunToolFinishedH\x00\x12H\n\x11\x61pproval_required\x18\r \x01(\x0b\x32+.myriad.orchestrator.v1.RunApprovalRequiredH\x00\x12\x39\n\trestarted\x18\x0e \x01(\x0b\x32$.myriad.orchestrator.v1.RunRestartedH\x00\x12\x37\n\x08\x64\x65graded\x18\x0f \x01(\x0b\x32#.myriad.orchestrator.v1.RunDegradedH\x00\x12(\n\x05usage\x18\x10 \x01(\x0b\x32\x17.myriad.common.v1.UsageH\x00\x12\x39\n\tcompleted\x18\x11 \x01(\x0b\x32$.myriad.orchestrator.v1.RunCompletedH\x00\x12\x33\n\x06\x66\x61iled\x18\x12 \x01(\x0b\x32!.myriad.orchestrator.v1.RunFailedH\x00\x12\x39\n\tcancelled\x18\x13 \x01(\x0b\x32$.myriad.orchestrator.v1.RunCancelledH\x00\x12\x39\n\theartbeat\x18\x14 \x01(\x0b\x32$.myriad.orchestrator.v1.RunHeartbeatH\x00\x42\x07\n\x05\x65vent\"7\n\nRunStarted\x12)\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRef\"\x1d\n\tRunQueued\x12\x10\n\x08position\x18\x01 \x01(\r\"\xbd\x01\n\rRunUnderstood\x12,\n\x07intents\x18\x01 \x03(\x0b\x32\x1b.myriad.nlu.v1.RankedIntent\x12\x14\n\x0cout_of_scope\x18\x02 \x01(\x08\x12\'\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x15.myriad.nlu.v1.Entity\x12-\n\ncomplexity\x18\x04 \x01(\x0b\x32\x19.myriad.nlu.v1.Complexity\x12\x10\n\x08language\x18\x05 \x01(\t\"\x1c\n\x0bRunCacheHit\x12\r\n\x05level\x18\x01 \x01(\t\"=\n\x0cRunRetrieved\x12-\n\tcitations\x18\x01 \x03(\x0b\x32\x1a.myriad.common.v1.Citation\"*\n\tRunRouted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1c\n\x0cRunTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"N\n\x0eRunToolStarted\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.ToolCall\x12\x12\n\nbackground\x18\x02 \x01(\x08\"\x90\x01\n\x0fRunToolFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.myriad.orchestrator.v1.ToolOutcome\x12\x13\n\x0bresult_json\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xc0\x01\n\x13RunApprovalRequired\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.ToolCall\x12\x16\n\x0e\x61pproval_token\x18\x02 \x01(\t\x12\x36\n\x06reason\x18\x03 \x01(\x0e\x32&.myriad.orchestrator.v1.ApprovalReason\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x0cRunRestarted\x12\x1d\n\x15\x64iscard_from_sequence\x18\x01 \x01(\r\"0\n\x0bRunDegraded\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"F\n\x0cRunCompleted\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.myriad.common.v1.Usage\"n\n\tRunFailed\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0epartial_answer\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.myriad.common.v1.Usage\"\x95\x01\n\x0cRunCancelled\x12\x16\n\x0epartial_answer\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.myriad.common.v1.Usage\x12\x13\n\x0brolled_back\x18\x03 \x01(\x08\x12\x30\n\x0ctool_effects\x18\x04 \x03(\x0b\x32\x1a.myriad.common.v1.ToolCall\"\x0e\n\x0cRunHeartbeat*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02*\xb1\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x15\n\x11RUN_STATE_WAITING\x10\x03\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x06*\x84\x01\n\rCallbackState\x12\x1e\n\x1a\x43\x41LLBACK_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41LLBACK_STATE_PENDING\x10\x01\x12\x1c\n\x18\x43\x41LLBACK_STATE_DELIVERED\x10\x02\x12\x19\n\x15\x43\x41LLBACK_STATE_FAILED\x10\x03*r\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOOL_OUTCOME_OK\x10\x01\x12\x16\n\x12TOOL_OUTCOME_ERROR\x10\x02\x12\x18\n\x14TOOL_OUTCOME_REFUSED\x10\x03*\x98\x01\n\x0e\x41pprovalReason\x12\x1f\n\x1b\x41PPROVAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41PPROVAL_REASON_SIDE_EFFECT\x10\x01\x12#\n\x1f\x41PPROVAL_REASON_OUTCOME_UNKNOWN\x10\x02\x12\x1f\n\x1b\x41PPROVAL_REASON_CLIENT_TOOL\x10\x03\x32\xbe\x17\n\x13OrchestratorService\x12\x89\x01\n\rCreateSession\x12,.myriad.orchestrator.v1.CreateSessionRequest\x1a-.myriad.orchestrator.v1.CreateSessionResponse\"\x1b\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12\x8d\x01\n\nGetSession\x12).myriad.orchestrator.v1.GetSessionRequest\x1a*.myriad.orchestrator.v1.GetSessionResponse\"(\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/sessions/{session_id}\x12\x86\x01\n\x0cListSessions\x12+.myriad.orchestrator.v1.ListSessionsRequest\x1a,.myriad.orchestrator.v1.ListSessionsResponse\"\x1b\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\x12\x95\x01\n\x0b\x46orkSession\x12*.myriad.orchestrator.v1.ForkSessionRequest\x1a+.myriad.orchestrator.v1.ForkSessionResponse\"-\xca\xda\x18\x00\x82\xd3\xe4\x93\x02#\"\x1e/v1/sessions/{session_id}:fork:\x01*\x12\x93\x01\n\rDeleteSession\x12,.myriad.orchestrator.v1.DeleteSessionRequest\x1a-.myriad.orchestrator.v1.DeleteSessionResponse\"%\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\x83\x01\n\x07RunTurn\x12&.myriad.orchestrator.v1.RunTurnRequest\x1a .myriad.orchestrator.v1.RunEvent\",\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\"\"\x1d/v1/sessions/{session_id}:run:\x01*0\x01\x12y\n\tCreateRun\x12(.myriad.orchestrator.v1.CreateRunRequest\x1a).myriad.orchestrator.v1.CreateRunResponse\"\x17\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\r\"\x08/v1/runs:\x01*\x12\x88\x01\n\nCreateRuns\x12).myriad.orchestrator.v1.CreateRunsRequest\x1a*.myriad.orchestrator.v1.CreateRunsResponse\"#\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x19\"\x14/v1/runs:batchCreate:\x01*\x12\x93\x01\n\x0cRespondToRun\x12+.myriad.orchestrator.v1.RespondToRunRequest\x1a,.myriad.orchestrator.v1.RespondToRunResponse\"(\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/runs/{run_id}:respond:\x01*\x12\x8c\x01\n\x08ListRuns\x12\'.myriad.orchestrator.v1.ListRunsRequest\x1a(.myriad.orchestrator.v1.ListRunsResponse\"-\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02 \x12\x1e/v1/sessions/{session_id}/runs\x12\x7f\n\x08WatchRun\x12\'.myriad.orchestrator.v1.WatchRunRequest\x1a .myriad.orchestrator.v1.RunEvent\"&\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/runs/{run_id}:watch0\x01\x12y\n\x06GetRun\x12%.myriad.orchestrator.v1.GetRunRequest\x1a&.myriad.orchestrator.v1.GetRunResponse\" \x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/runs/{run_id}\x12\x8c\x01\n\tCancelRun\x12(.myriad.orchestrator.v1.CancelRunRequest\x1a).myriad.orchestrator.v1.CancelRunResponse\"*\x90\x02\x02\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:cancel:\x01*\x12\x9a\x01\n\x0eSubmitFeedback\x12-.myriad.orchestrator.v1.SubmitFeedbackRequest\x1a..myriad.orchestrator.v1.SubmitFeedbackResponse\")\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/runs/{run_id}:feedback:\x01*\x12\x92\x01\n\x0bWatchEvents\x12*.myriad.orchestrator.v1.WatchEventsRequest\x1a#.myriad.orchestrator.v1.DomainEvent\"0\x90\x02\x01\xca\xda\x18\x11\x12\x05\x61\x64min\x12\x08operator\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x12\xa3\x01\n\x0fListDeadLetters\x12..myriad.orchestrator.v1.ListDeadLettersRequest\x1a/.myriad.orchestrator.v1.ListDeadLettersResponse\"/\x90\x02\x01\xca\xda\x18\x11\x12\x05\x61\x64min\x12\x08operator\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/deadLetters\x12\xba\x01\n\x11RedriveDeadLetter\x12\x30.myriad.orchestrator.v1.RedriveDeadLetterRequest\x1a\x31.myriad.orchestrator.v1.RedriveDeadLetterResponse\"@\xca\xda\x18\x11\x12\x05\x61\x64min\x12\x08operator\x82\xd3\xe4\x93\x02%\" /v1/deadLetters/{run_id}:redrive:\x01*\x12{\n\tGetBudget\x12(.myriad.orchestrator.v1.GetBudgetRequest\x1a).myriad.orchestrator.v1.GetBudgetResponse\"\x19\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/budget\x12\x82\x01\n\tSetBudget\x12(.myriad.orchestrator.v1.SetBudgetRequest\x1a).myriad.orchestrator.v1.SetBudgetResponse\" \xca\xda\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0f\x1a\n/v1/budget:\x01*\x12\x80\x01\n\x08GetAgent\x12\'.myriad.orchestrator.v1.GetAgentRequest\x1a(.myriad.orchestrator.v1.GetAgentResponse\"!\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/agents/{agent}\x12~\n\nListAgents\x12).myriad.orchestrator.v1.ListAgentsRequest\x1a*.myriad.orchestrator.v1.ListAgentsResponse\"\x19\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/agentsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)myriad/orchestrator/v1/orchestrator.proto\x12\x16myriad.orchestrator.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1dmyriad/common/v1/common.proto\x1a$myriad/orchestrator/v1/budgets.proto\x1a#myriad/orchestrator/v1/events.proto\x1a\"myriad/orchestrator/v1/queue.proto\x1a myriad/orchestrator/v1/run.proto\x1a&myriad/orchestrator/v1/run_event.proto\x1a%myriad/orchestrator/v1/sessions.proto2\xbe\x17\n\x13OrchestratorService\x12\x89\x01\n\rCreateSession\x12,.myriad.orchestrator.v1.CreateSessionRequest\x1a-.myriad.orchestrator.v1.CreateSessionResponse\"\x1b\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12\x8d\x01\n\nGetSession\x12).myriad.orchestrator.v1.GetSessionRequest\x1a*.myriad.orchestrator.v1.GetSessionResponse\"(\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/sessions/{session_id}\x12\x86\x01\n\x0cListSessions\x12+.myriad.orchestrator.v1.ListSessionsRequest\x1a,.myriad.orchestrator.v1.ListSessionsResponse\"\x1b\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\x12\x95\x01\n\x0b\x46orkSession\x12*.myriad.orchestrator.v1.ForkSessionRequest\x1a+.myriad.orchestrator.v1.ForkSessionResponse\"-\xca\xda\x18\x00\x82\xd3\xe4\x93\x02#\"\x1e/v1/sessions/{session_id}:fork:\x01*\x12\x93\x01\n\rDeleteSession\x12,.myriad.orchestrator.v1.DeleteSessionRequest\x1a-.myriad.orchestrator.v1.DeleteSessionResponse\"%\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1b*\x19/v1/sessions/{session_id}\x12\x83\x01\n\x07RunTurn\x12&.myriad.orchestrator.v1.RunTurnRequest\x1a .myriad.orchestrator.v1.RunEvent\",\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\"\"\x1d/v1/sessions/{session_id}:run:\x01*0\x01\x12y\n\tCreateRun\x12(.myriad.orchestrator.v1.CreateRunRequest\x1a).myriad.orchestrator.v1.CreateRunResponse\"\x17\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\r\"\x08/v1/runs:\x01*\x12\x88\x01\n\nCreateRuns\x12).myriad.orchestrator.v1.CreateRunsRequest\x1a*.myriad.orchestrator.v1.CreateRunsResponse\"#\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x19\"\x14/v1/runs:batchCreate:\x01*\x12\x93\x01\n\x0cRespondToRun\x12+.myriad.orchestrator.v1.RespondToRunRequest\x1a,.myriad.orchestrator.v1.RespondToRunResponse\"(\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/runs/{run_id}:respond:\x01*\x12\x8c\x01\n\x08ListRuns\x12\'.myriad.orchestrator.v1.ListRunsRequest\x1a(.myriad.orchestrator.v1.ListRunsResponse\"-\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02 \x12\x1e/v1/sessions/{session_id}/runs\x12\x7f\n\x08WatchRun\x12\'.myriad.orchestrator.v1.WatchRunRequest\x1a .myriad.orchestrator.v1.RunEvent\"&\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/runs/{run_id}:watch0\x01\x12y\n\x06GetRun\x12%.myriad.orchestrator.v1.GetRunRequest\x1a&.myriad.orchestrator.v1.GetRunResponse\" \x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/runs/{run_id}\x12\x8c\x01\n\tCancelRun\x12(.myriad.orchestrator.v1.CancelRunRequest\x1a).myriad.orchestrator.v1.CancelRunResponse\"*\x90\x02\x02\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:cancel:\x01*\x12\x9a\x01\n\x0eSubmitFeedback\x12-.myriad.orchestrator.v1.SubmitFeedbackRequest\x1a..myriad.orchestrator.v1.SubmitFeedbackResponse\")\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/runs/{run_id}:feedback:\x01*\x12\x92\x01\n\x0bWatchEvents\x12*.myriad.orchestrator.v1.WatchEventsRequest\x1a#.myriad.orchestrator.v1.DomainEvent\"0\x90\x02\x01\xca\xda\x18\x11\x12\x05\x61\x64min\x12\x08operator\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x12\xa3\x01\n\x0fListDeadLetters\x12..myriad.orchestrator.v1.ListDeadLettersRequest\x1a/.myriad.orchestrator.v1.ListDeadLettersResponse\"/\x90\x02\x01\xca\xda\x18\x11\x12\x05\x61\x64min\x12\x08operator\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/deadLetters\x12\xba\x01\n\x11RedriveDeadLetter\x12\x30.myriad.orchestrator.v1.RedriveDeadLetterRequest\x1a\x31.myriad.orchestrator.v1.RedriveDeadLetterResponse\"@\xca\xda\x18\x11\x12\x05\x61\x64min\x12\x08operator\x82\xd3\xe4\x93\x02%\" /v1/deadLetters/{run_id}:redrive:\x01*\x12{\n\tGetBudget\x12(.myriad.orchestrator.v1.GetBudgetRequest\x1a).myriad.orchestrator.v1.GetBudgetResponse\"\x19\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/budget\x12\x82\x01\n\tSetBudget\x12(.myriad.orchestrator.v1.SetBudgetRequest\x1a).myriad.orchestrator.v1.SetBudgetResponse\" \xca\xda\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0f\x1a\n/v1/budget:\x01*\x12\x80\x01\n\x08GetAgent\x12\'.myriad.orchestrator.v1.GetAgentRequest\x1a(.myriad.orchestrator.v1.GetAgentResponse\"!\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/agents/{agent}\x12~\n\nListAgents\x12).myriad.orchestrator.v1.ListAgentsRequest\x1a*.myriad.orchestrator.v1.ListAgentsResponse\"\x19\x90\x02\x01\xca\xda\x18\x00\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/agentsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'myriad.orchestrator.v1.orchestrator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATESESSIONREQUEST'].fields_by_name['agent']._loaded_options = None
-  _globals['_CREATESESSIONREQUEST'].fields_by_name['agent']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9-]{0,62}$'
-  _globals['_CREATESESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATESESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_GETSESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_GETSESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\000'
-  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\033r\0312\027^[A-Za-z0-9_=-]{0,256}$'
-  _globals['_DELETESESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_DELETESESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_RUNTURNREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_RUNTURNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_RUNTURNREQUEST'].fields_by_name['input']._loaded_options = None
-  _globals['_RUNTURNREQUEST'].fields_by_name['input']._serialized_options = b'\272Hir+\020\001\030\300>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\272\0019\n\017input.not_blank\022\021must not be blank\032\023this.matches(\'\\\\S\')'
-  _globals['_RUNTURNREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_RUNTURNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_RUNTURNREQUEST'].fields_by_name['on_disconnect']._loaded_options = None
-  _globals['_RUNTURNREQUEST'].fields_by_name['on_disconnect']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_RUNTURNREQUEST'].fields_by_name['concurrency']._loaded_options = None
-  _globals['_RUNTURNREQUEST'].fields_by_name['concurrency']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_CREATERUNREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_CREATERUNREQUEST'].fields_by_name['input']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['input']._serialized_options = b'\272Hir+\020\001\030\300>2$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$\272\0019\n\017input.not_blank\022\021must not be blank\032\023this.matches(\'\\\\S\')'
-  _globals['_CREATERUNREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_CREATERUNREQUEST'].fields_by_name['concurrency']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['concurrency']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_CREATERUNREQUEST'].fields_by_name['queue_class']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['queue_class']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_CREATERUNREQUEST'].fields_by_name['priority']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['priority']._serialized_options = b'\272H\004*\002\030\t'
-  _globals['_CREATERUNREQUEST'].fields_by_name['callback_url']._loaded_options = None
-  _globals['_CREATERUNREQUEST'].fields_by_name['callback_url']._serialized_options = b'\272H!r\037\030\320\0172\032^(https?://[\\x21-\\x7e]+)?$'
-  _globals['_CREATERUNSREQUEST'].fields_by_name['requests']._loaded_options = None
-  _globals['_CREATERUNSREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\r\222\001\n\010\001\020\364\003\"\003\330\001\003'
-  _globals['_RESPONDTORUNREQUEST'].oneofs_by_name['response']._loaded_options = None
-  _globals['_RESPONDTORUNREQUEST'].oneofs_by_name['response']._serialized_options = b'\272H\002\010\001'
-  _globals['_RESPONDTORUNREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_RESPONDTORUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_RESPONDTORUNREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_RESPONDTORUNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_RESPONDTORUNREQUEST'].fields_by_name['approval_token']._loaded_options = None
-  _globals['_RESPONDTORUNREQUEST'].fields_by_name['approval_token']._serialized_options = b'\272H\032r\0302\026^[A-Za-z0-9_-]{1,128}$'
-  _globals['_DENY'].fields_by_name['reason']._loaded_options = None
-  _globals['_DENY'].fields_by_name['reason']._serialized_options = b'\272H+r)\030\350\0072$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$'
-  _globals['_CLIENTTOOLRESULT'].fields_by_name['result_json']._loaded_options = None
-  _globals['_CLIENTTOOLRESULT'].fields_by_name['result_json']._serialized_options = b'\272H\007r\005\020\001\030\200}'
-  _globals['_FORKSESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_FORKSESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_FORKSESSIONREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_FORKSESSIONREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H-r+2)^([A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8})?$'
-  _globals['_FORKSESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_FORKSESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['score']._loaded_options = None
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['score']._serialized_options = b'\272H\006*\004\030\005(\001'
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['text']._loaded_options = None
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['text']._serialized_options = b'\272H+r)\030\240\0372$^[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f]*$'
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_SUBMITFEEDBACKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_GETBUDGETREQUEST'].fields_by_name['scope']._loaded_options = None
-  _globals['_GETBUDGETREQUEST'].fields_by_name['scope']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
-  _globals['_GETBUDGETREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_GETBUDGETREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_GETBUDGETREQUEST'].fields_by_name['user']._loaded_options = None
-  _globals['_GETBUDGETREQUEST'].fields_by_name['user']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_SETBUDGETREQUEST'].fields_by_name['scope']._loaded_options = None
-  _globals['_SETBUDGETREQUEST'].fields_by_name['scope']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
-  _globals['_SETBUDGETREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_SETBUDGETREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_SETBUDGETREQUEST'].fields_by_name['user']._loaded_options = None
-  _globals['_SETBUDGETREQUEST'].fields_by_name['user']._serialized_options = b'\272H\005r\003\030\200\002'
-  _globals['_SETBUDGETREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_SETBUDGETREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_LISTRUNSREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_LISTRUNSREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
-  _globals['_LISTRUNSREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTRUNSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\006\032\004\030d(\000'
-  _globals['_LISTRUNSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTRUNSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\020r\0162\014^[0-9]{0,9}$'
-  _globals['_WATCHRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_WATCHRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_GETRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_GETRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_CANCELRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
-  _globals['_GETAGENTREQUEST'].fields_by_name['agent']._loaded_options = None
-  _globals['_GETAGENTREQUEST'].fields_by_name['agent']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9-]{0,62}$'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['CreateSession']._loaded_options = None
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['CreateSession']._serialized_options = b'\312\332\030\000\202\323\344\223\002\021\"\014/v1/sessions:\001*'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['GetSession']._loaded_options = None
@@ -176,130 +81,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['GetAgent']._serialized_options = b'\220\002\001\312\332\030\000\202\323\344\223\002\024\022\022/v1/agents/{agent}'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['ListAgents']._loaded_options = None
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['ListAgents']._serialized_options = b'\220\002\001\312\332\030\000\202\323\344\223\002\014\022\n/v1/agents'
-  _globals['_ONDISCONNECT']._serialized_start=7621
-  _globals['_ONDISCONNECT']._serialized_end=7720
-  _globals['_RUNSTATE']._serialized_start=7723
-  _globals['_RUNSTATE']._serialized_end=7900
-  _globals['_CALLBACKSTATE']._serialized_start=7903
-  _globals['_CALLBACKSTATE']._serialized_end=8035
-  _globals['_TOOLOUTCOME']._serialized_start=8037
-  _globals['_TOOLOUTCOME']._serialized_end=8151
-  _globals['_APPROVALREASON']._serialized_start=8154
-  _globals['_APPROVALREASON']._serialized_end=8306
-  _globals['_CREATESESSIONREQUEST']._serialized_start=405
-  _globals['_CREATESESSIONREQUEST']._serialized_end=523
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=525
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=592
-  _globals['_GETSESSIONREQUEST']._serialized_start=594
-  _globals['_GETSESSIONREQUEST']._serialized_end=663
-  _globals['_GETSESSIONRESPONSE']._serialized_start=665
-  _globals['_GETSESSIONRESPONSE']._serialized_end=729
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=731
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=834
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=836
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=928
-  _globals['_DELETESESSIONREQUEST']._serialized_start=930
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1002
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1004
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1027
-  _globals['_RUNTURNREQUEST']._serialized_start=1030
-  _globals['_RUNTURNREQUEST']._serialized_end=1404
-  _globals['_CREATERUNREQUEST']._serialized_start=1407
-  _globals['_CREATERUNREQUEST']._serialized_end=1927
-  _globals['_CREATERUNSREQUEST']._serialized_start=1929
-  _globals['_CREATERUNSREQUEST']._serialized_end=2026
-  _globals['_CREATERUNSRESPONSE']._serialized_start=2028
-  _globals['_CREATERUNSRESPONSE']._serialized_end=2107
-  _globals['_CREATERUNSRESULT']._serialized_start=2109
-  _globals['_CREATERUNSRESULT']._serialized_end=2218
-  _globals['_RESPONDTORUNREQUEST']._serialized_start=2221
-  _globals['_RESPONDTORUNREQUEST']._serialized_end=2592
-  _globals['_APPROVE']._serialized_start=2594
-  _globals['_APPROVE']._serialized_end=2603
-  _globals['_DENY']._serialized_start=2605
-  _globals['_DENY']._serialized_end=2675
-  _globals['_CLIENTTOOLRESULT']._serialized_start=2677
-  _globals['_CLIENTTOOLRESULT']._serialized_end=2746
-  _globals['_RESPONDTORUNRESPONSE']._serialized_start=2748
-  _globals['_RESPONDTORUNRESPONSE']._serialized_end=2812
-  _globals['_FORKSESSIONREQUEST']._serialized_start=2815
-  _globals['_FORKSESSIONREQUEST']._serialized_end=3001
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=3003
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=3068
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=3071
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=3295
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=3297
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=3321
-  _globals['_GETBUDGETREQUEST']._serialized_start=3324
-  _globals['_GETBUDGETREQUEST']._serialized_end=3474
-  _globals['_GETBUDGETRESPONSE']._serialized_start=3476
-  _globals['_GETBUDGETRESPONSE']._serialized_end=3541
-  _globals['_SETBUDGETREQUEST']._serialized_start=3544
-  _globals['_SETBUDGETREQUEST']._serialized_end=3786
-  _globals['_SETBUDGETRESPONSE']._serialized_start=3788
-  _globals['_SETBUDGETRESPONSE']._serialized_end=3853
-  _globals['_CREATERUNRESPONSE']._serialized_start=3855
-  _globals['_CREATERUNRESPONSE']._serialized_end=3916
-  _globals['_LISTRUNSREQUEST']._serialized_start=3919
-  _globals['_LISTRUNSREQUEST']._serialized_end=4057
-  _globals['_LISTRUNSRESPONSE']._serialized_start=4059
-  _globals['_LISTRUNSRESPONSE']._serialized_end=4145
-  _globals['_WATCHRUNREQUEST']._serialized_start=4147
-  _globals['_WATCHRUNREQUEST']._serialized_end=4251
-  _globals['_GETRUNREQUEST']._serialized_start=4253
-  _globals['_GETRUNREQUEST']._serialized_end=4331
-  _globals['_GETRUNRESPONSE']._serialized_start=4333
-  _globals['_GETRUNRESPONSE']._serialized_end=4391
-  _globals['_CANCELRUNREQUEST']._serialized_start=4393
-  _globals['_CANCELRUNREQUEST']._serialized_end=4474
-  _globals['_CANCELRUNRESPONSE']._serialized_start=4476
-  _globals['_CANCELRUNRESPONSE']._serialized_end=4495
-  _globals['_GETAGENTREQUEST']._serialized_start=4497
-  _globals['_GETAGENTREQUEST']._serialized_end=4560
-  _globals['_GETAGENTRESPONSE']._serialized_start=4562
-  _globals['_GETAGENTRESPONSE']._serialized_end=4620
-  _globals['_LISTAGENTSREQUEST']._serialized_start=4622
-  _globals['_LISTAGENTSREQUEST']._serialized_end=4641
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=4643
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=4704
-  _globals['_RUN']._serialized_start=4707
-  _globals['_RUN']._serialized_end=5065
-  _globals['_CALLBACK']._serialized_start=5068
-  _globals['_CALLBACK']._serialized_end=5212
-  _globals['_RUNEVENT']._serialized_start=5215
-  _globals['_RUNEVENT']._serialized_end=6301
-  _globals['_RUNSTARTED']._serialized_start=6303
-  _globals['_RUNSTARTED']._serialized_end=6358
-  _globals['_RUNQUEUED']._serialized_start=6360
-  _globals['_RUNQUEUED']._serialized_end=6389
-  _globals['_RUNUNDERSTOOD']._serialized_start=6392
-  _globals['_RUNUNDERSTOOD']._serialized_end=6581
-  _globals['_RUNCACHEHIT']._serialized_start=6583
-  _globals['_RUNCACHEHIT']._serialized_end=6611
-  _globals['_RUNRETRIEVED']._serialized_start=6613
-  _globals['_RUNRETRIEVED']._serialized_end=6674
-  _globals['_RUNROUTED']._serialized_start=6676
-  _globals['_RUNROUTED']._serialized_end=6718
-  _globals['_RUNTEXTDELTA']._serialized_start=6720
-  _globals['_RUNTEXTDELTA']._serialized_end=6748
-  _globals['_RUNTOOLSTARTED']._serialized_start=6750
-  _globals['_RUNTOOLSTARTED']._serialized_end=6828
-  _globals['_RUNTOOLFINISHED']._serialized_start=6831
-  _globals['_RUNTOOLFINISHED']._serialized_end=6975
-  _globals['_RUNAPPROVALREQUIRED']._serialized_start=6978
-  _globals['_RUNAPPROVALREQUIRED']._serialized_end=7170
-  _globals['_RUNRESTARTED']._serialized_start=7172
-  _globals['_RUNRESTARTED']._serialized_end=7217
-  _globals['_RUNDEGRADED']._serialized_start=7219
-  _globals['_RUNDEGRADED']._serialized_end=7267
-  _globals['_RUNCOMPLETED']._serialized_start=7269
-  _globals['_RUNCOMPLETED']._serialized_end=7339
-  _globals['_RUNFAILED']._serialized_start=7341
-  _globals['_RUNFAILED']._serialized_end=7451
-  _globals['_RUNCANCELLED']._serialized_start=7454
-  _globals['_RUNCANCELLED']._serialized_end=7603
-  _globals['_RUNHEARTBEAT']._serialized_start=7605
-  _globals['_RUNHEARTBEAT']._serialized_end=7619
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=8309
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=11315
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=355
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3361
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 import grpc
 import warnings
 
+from myriad.orchestrator.v1 import budgets_pb2 as myriad_dot_orchestrator_dot_v1_dot_budgets__pb2
 from myriad.orchestrator.v1 import events_pb2 as myriad_dot_orchestrator_dot_v1_dot_events__pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2
 from myriad.orchestrator.v1 import queue_pb2 as myriad_dot_orchestrator_dot_v1_dot_queue__pb2
+from myriad.orchestrator.v1 import run_event_pb2 as myriad_dot_orchestrator_dot_v1_dot_run__event__pb2
+from myriad.orchestrator.v1 import run_pb2 as myriad_dot_orchestrator_dot_v1_dot_run__pb2
+from myriad.orchestrator.v1 import sessions_pb2 as myriad_dot_orchestrator_dot_v1_dot_sessions__pb2
 
 GRPC_GENERATED_VERSION = '1.82.3'
 GRPC_VERSION = grpc.__version__
@@ -40,73 +43,73 @@ class OrchestratorServiceStub:
         """
         self.CreateSession = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/CreateSession',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateSessionRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateSessionResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.CreateSessionRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.CreateSessionResponse.FromString,
                 _registered_method=True)
         self.GetSession = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/GetSession',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetSessionRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetSessionResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetSessionResponse.FromString,
                 _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/ListSessions',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/ForkSession',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
                 _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/DeleteSession',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.DeleteSessionResponse.FromString,
                 _registered_method=True)
         self.RunTurn = channel.unary_stream(
                 '/myriad.orchestrator.v1.OrchestratorService/RunTurn',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunTurnRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.RunTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__event__pb2.RunEvent.FromString,
                 _registered_method=True)
         self.CreateRun = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/CreateRun',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunResponse.FromString,
                 _registered_method=True)
         self.CreateRuns = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/CreateRuns',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunsResponse.FromString,
                 _registered_method=True)
         self.RespondToRun = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/RespondToRun',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.RespondToRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.RespondToRunResponse.FromString,
                 _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/ListRuns',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.ListRunsResponse.FromString,
                 _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/myriad.orchestrator.v1.OrchestratorService/WatchRun',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.WatchRunRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.WatchRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__event__pb2.RunEvent.FromString,
                 _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/GetRun',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetRunRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetRunResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.GetRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.GetRunResponse.FromString,
                 _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/CancelRun',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
         self.SubmitFeedback = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/SubmitFeedback',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.SubmitFeedbackRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.SubmitFeedbackResponse.FromString,
                 _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/myriad.orchestrator.v1.OrchestratorService/WatchEvents',
@@ -125,23 +128,23 @@ class OrchestratorServiceStub:
                 _registered_method=True)
         self.GetBudget = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/GetBudget',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.GetBudgetRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.GetBudgetResponse.FromString,
                 _registered_method=True)
         self.SetBudget = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/SetBudget',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.SetBudgetResponse.FromString,
                 _registered_method=True)
         self.GetAgent = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/GetAgent',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetAgentRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetAgentResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetAgentRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetAgentResponse.FromString,
                 _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/myriad.orchestrator.v1.OrchestratorService/ListAgents',
-                request_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListAgentsRequest.SerializeToString,
-                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListAgentsResponse.FromString,
+                request_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
 
 
@@ -350,73 +353,73 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'CreateSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSession,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateSessionRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateSessionResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.CreateSessionRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.CreateSessionResponse.SerializeToString,
             ),
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetSessionRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetSessionResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetSessionRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetSessionResponse.SerializeToString,
             ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListSessionsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListSessionsResponse.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkSession,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ForkSessionRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ForkSessionResponse.SerializeToString,
             ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.DeleteSessionResponse.SerializeToString,
             ),
             'RunTurn': grpc.unary_stream_rpc_method_handler(
                     servicer.RunTurn,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunTurnRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.RunTurnRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__event__pb2.RunEvent.SerializeToString,
             ),
             'CreateRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRun,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunResponse.SerializeToString,
             ),
             'CreateRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateRuns,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunsResponse.SerializeToString,
             ),
             'RespondToRun': grpc.unary_unary_rpc_method_handler(
                     servicer.RespondToRun,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.RespondToRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.RespondToRunResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.ListRunsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.ListRunsResponse.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.WatchRunRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.WatchRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__event__pb2.RunEvent.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetRunRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetRunResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.GetRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.GetRunResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CancelRunRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.CancelRunResponse.SerializeToString,
             ),
             'SubmitFeedback': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitFeedback,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.SubmitFeedbackRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_run__pb2.SubmitFeedbackResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -435,23 +438,23 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
             ),
             'GetBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBudget,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.GetBudgetRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.GetBudgetResponse.SerializeToString,
             ),
             'SetBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.SetBudget,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.SetBudgetRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.SetBudgetResponse.SerializeToString,
             ),
             'GetAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAgent,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetAgentRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetAgentResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetAgentRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetAgentResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
-                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListAgentsRequest.FromString,
-                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListAgentsResponse.SerializeToString,
+                    request_deserializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListAgentsRequest.FromString,
+                    response_serializer=myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListAgentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -481,8 +484,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/CreateSession',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateSessionRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateSessionResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.CreateSessionRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.CreateSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -508,8 +511,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/GetSession',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetSessionRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetSessionResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -535,8 +538,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/ListSessions',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListSessionsResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -562,8 +565,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/ForkSession',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ForkSessionResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ForkSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -589,8 +592,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/DeleteSession',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteSessionResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.DeleteSessionRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.DeleteSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -616,8 +619,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/RunTurn',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunTurnRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.RunTurnRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__event__pb2.RunEvent.FromString,
             options,
             channel_credentials,
             insecure,
@@ -643,8 +646,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/CreateRun',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -670,8 +673,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/CreateRuns',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CreateRunsResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.CreateRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -697,8 +700,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/RespondToRun',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RespondToRunResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.RespondToRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.RespondToRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -724,8 +727,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/ListRuns',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListRunsResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.ListRunsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.ListRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -751,8 +754,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/WatchRun',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.WatchRunRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.RunEvent.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.WatchRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__event__pb2.RunEvent.FromString,
             options,
             channel_credentials,
             insecure,
@@ -778,8 +781,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/GetRun',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetRunRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetRunResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.GetRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.GetRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -805,8 +808,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/CancelRun',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CancelRunResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.CancelRunRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.CancelRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -832,8 +835,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/SubmitFeedback',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SubmitFeedbackResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.SubmitFeedbackRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_run__pb2.SubmitFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -940,8 +943,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/GetBudget',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetBudgetResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.GetBudgetRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.GetBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -967,8 +970,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/SetBudget',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.SetBudgetResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.SetBudgetRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_budgets__pb2.SetBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -994,8 +997,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/GetAgent',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetAgentRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.GetAgentResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetAgentRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.GetAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1021,8 +1024,8 @@ class OrchestratorService:
             request,
             target,
             '/myriad.orchestrator.v1.OrchestratorService/ListAgents',
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListAgentsRequest.SerializeToString,
-            myriad_dot_orchestrator_dot_v1_dot_orchestrator__pb2.ListAgentsResponse.FromString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListAgentsRequest.SerializeToString,
+            myriad_dot_orchestrator_dot_v1_dot_sessions__pb2.ListAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,9 +5,12 @@ Runs agents: the service behind the edge."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from myriad.orchestrator.v1 import budgets_pb2 as _budgets_pb2
 from myriad.orchestrator.v1 import events_pb2 as _events_pb2
-from myriad.orchestrator.v1 import orchestrator_pb2 as _orchestrator_pb2
 from myriad.orchestrator.v1 import queue_pb2 as _queue_pb2
+from myriad.orchestrator.v1 import run_event_pb2 as _run_event_pb2
+from myriad.orchestrator.v1 import run_pb2 as _run_pb2
+from myriad.orchestrator.v1 import sessions_pb2 as _sessions_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -37,30 +40,30 @@ class OrchestratorServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrchestratorServiceAsyncStub: ...
-    CreateSession: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateSessionRequest, _orchestrator_pb2.CreateSessionResponse]
+    CreateSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CreateSessionRequest, _sessions_pb2.CreateSessionResponse]
     """Opens a conversation with an agent.
 
     Errors: NOT_FOUND `AGENT_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
-    GetSession: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetSessionRequest, _orchestrator_pb2.GetSessionResponse]
+    GetSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]
     """Reads a session.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`.
     """
-    ListSessions: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListSessionsRequest, _orchestrator_pb2.ListSessionsResponse]
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]
     """Lists the caller's sessions, the latest used first."""
-    ForkSession: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ForkSessionRequest, _orchestrator_pb2.ForkSessionResponse]
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]
     """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
     ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
-    DeleteSession: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.DeleteSessionRequest, _orchestrator_pb2.DeleteSessionResponse]
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]
     """Deletes a session with its history and the logs of its runs.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
     """
-    RunTurn: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.RunTurnRequest, _orchestrator_pb2.RunEvent]
+    RunTurn: _grpc.UnaryStreamMultiCallable[_run_pb2.RunTurnRequest, _run_event_pb2.RunEvent]
     """Says something to the agent and streams the run that answers, from its first event to its last. The stream ends
     OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
     was not served: after the first event, resume with WatchRun.
@@ -72,44 +75,44 @@ class OrchestratorServiceStub:
     RESOURCE_EXHAUSTED `LINE_FULL`, `BUDGET_EXHAUSTED`; ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE
     `STORE_UNAVAILABLE`.
     """
-    CreateRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunRequest, _orchestrator_pb2.CreateRunResponse]
+    CreateRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CreateRunRequest, _run_pb2.CreateRunResponse]
     """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
     CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
     Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
     """
-    CreateRuns: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunsRequest, _orchestrator_pb2.CreateRunsResponse]
+    CreateRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.CreateRunsRequest, _run_pb2.CreateRunsResponse]
     """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
-    RespondToRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.RespondToRunRequest, _orchestrator_pb2.RespondToRunResponse]
+    RespondToRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.RespondToRunRequest, _run_pb2.RespondToRunResponse]
     """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
     The run's user may, and whoever of the tenant has the role `approver`.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
     run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
     """
-    ListRuns: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
     """Lists the runs of a session whose logs are kept, the newest first.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`.
     """
-    WatchRun: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.WatchRunRequest, _orchestrator_pb2.RunEvent]
+    WatchRun: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_event_pb2.RunEvent]
     """Streams a run's events after a cursor, those to come included. Ends OK after the last event.
     Watching neither keeps a run alive nor ends it.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
     """
-    GetRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetRunRequest, _orchestrator_pb2.GetRunResponse]
+    GetRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.GetRunResponse]
     """Reads how far a run is.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
     """
-    CancelRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelRunRequest, _orchestrator_pb2.CancelRunResponse]
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]
     """Stops a run: the model stops producing, a tool call is cut, the log ends with `cancelled`. Returns when the run
     was told, not when it has ended. Stopping a run that has ended changes nothing.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
     """
-    SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitFeedbackRequest, _orchestrator_pb2.SubmitFeedbackResponse]
+    SubmitFeedback: _grpc.UnaryUnaryMultiCallable[_run_pb2.SubmitFeedbackRequest, _run_pb2.SubmitFeedbackResponse]
     """Says how good an answer was. A second word of the same user on the same run replaces the first.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
@@ -127,22 +130,22 @@ class OrchestratorServiceStub:
 
     Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
     """
-    GetBudget: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetBudgetRequest, _orchestrator_pb2.GetBudgetResponse]
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.GetBudgetRequest, _budgets_pb2.GetBudgetResponse]
     """Reads a budget and what was spent of it. Another user's is read by an admin only.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
     """
-    SetBudget: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.SetBudgetRequest, _orchestrator_pb2.SetBudgetResponse]
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.SetBudgetRequest, _budgets_pb2.SetBudgetResponse]
     """Writes a budget. What was spent stays spent.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
-    GetAgent: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.GetAgentRequest, _orchestrator_pb2.GetAgentResponse]
+    GetAgent: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.GetAgentRequest, _sessions_pb2.GetAgentResponse]
     """Reads the latest revision of an agent.
 
     Errors: NOT_FOUND `AGENT_NOT_FOUND`.
     """
-    ListAgents: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListAgentsRequest, _orchestrator_pb2.ListAgentsResponse]
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListAgentsRequest, _sessions_pb2.ListAgentsResponse]
     """Lists the latest revisions of the tenant's agents, by name."""
 
 @_typing.type_check_only
@@ -152,30 +155,30 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    CreateSession: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateSessionRequest, _orchestrator_pb2.CreateSessionResponse]  # type: ignore[assignment]
+    CreateSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CreateSessionRequest, _sessions_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Opens a conversation with an agent.
 
     Errors: NOT_FOUND `AGENT_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
-    GetSession: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetSessionRequest, _orchestrator_pb2.GetSessionResponse]  # type: ignore[assignment]
+    GetSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads a session.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`.
     """
-    ListSessions: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListSessionsRequest, _orchestrator_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    ListSessions: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListSessionsRequest, _sessions_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the caller's sessions, the latest used first."""
-    ForkSession: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ForkSessionRequest, _orchestrator_pb2.ForkSessionResponse]  # type: ignore[assignment]
+    ForkSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkSessionRequest, _sessions_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
     ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
-    DeleteSession: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.DeleteSessionRequest, _orchestrator_pb2.DeleteSessionResponse]  # type: ignore[assignment]
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.DeleteSessionRequest, _sessions_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Deletes a session with its history and the logs of its runs.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
     """
-    RunTurn: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.RunTurnRequest, _orchestrator_pb2.RunEvent]  # type: ignore[assignment]
+    RunTurn: _aio.UnaryStreamMultiCallable[_run_pb2.RunTurnRequest, _run_event_pb2.RunEvent]  # type: ignore[assignment]
     """Says something to the agent and streams the run that answers, from its first event to its last. The stream ends
     OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
     was not served: after the first event, resume with WatchRun.
@@ -187,44 +190,44 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     RESOURCE_EXHAUSTED `LINE_FULL`, `BUDGET_EXHAUSTED`; ALREADY_EXISTS `REQUEST_ID_REUSED`; UNAVAILABLE
     `STORE_UNAVAILABLE`.
     """
-    CreateRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunRequest, _orchestrator_pb2.CreateRunResponse]  # type: ignore[assignment]
+    CreateRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CreateRunRequest, _run_pb2.CreateRunResponse]  # type: ignore[assignment]
     """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
     CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
     Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
     """
-    CreateRuns: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CreateRunsRequest, _orchestrator_pb2.CreateRunsResponse]  # type: ignore[assignment]
+    CreateRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.CreateRunsRequest, _run_pb2.CreateRunsResponse]  # type: ignore[assignment]
     """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
-    RespondToRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.RespondToRunRequest, _orchestrator_pb2.RespondToRunResponse]  # type: ignore[assignment]
+    RespondToRun: _aio.UnaryUnaryMultiCallable[_run_pb2.RespondToRunRequest, _run_pb2.RespondToRunResponse]  # type: ignore[assignment]
     """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
     The run's user may, and whoever of the tenant has the role `approver`.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
     run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
     """
-    ListRuns: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]  # type: ignore[assignment]
+    ListRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the runs of a session whose logs are kept, the newest first.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`.
     """
-    WatchRun: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.WatchRunRequest, _orchestrator_pb2.RunEvent]  # type: ignore[assignment]
+    WatchRun: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_event_pb2.RunEvent]  # type: ignore[assignment]
     """Streams a run's events after a cursor, those to come included. Ends OK after the last event.
     Watching neither keeps a run alive nor ends it.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
     """
-    GetRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetRunRequest, _orchestrator_pb2.GetRunResponse]  # type: ignore[assignment]
+    GetRun: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads how far a run is.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
     """
-    CancelRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelRunRequest, _orchestrator_pb2.CancelRunResponse]  # type: ignore[assignment]
+    CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run: the model stops producing, a tool call is cut, the log ends with `cancelled`. Returns when the run
     was told, not when it has ended. Stopping a run that has ended changes nothing.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
     """
-    SubmitFeedback: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SubmitFeedbackRequest, _orchestrator_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
+    SubmitFeedback: _aio.UnaryUnaryMultiCallable[_run_pb2.SubmitFeedbackRequest, _run_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
     """Says how good an answer was. A second word of the same user on the same run replaces the first.
 
     Errors: NOT_FOUND `RUN_NOT_FOUND`.
@@ -242,22 +245,22 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
 
     Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
     """
-    GetBudget: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetBudgetRequest, _orchestrator_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    GetBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.GetBudgetRequest, _budgets_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """Reads a budget and what was spent of it. Another user's is read by an admin only.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
     """
-    SetBudget: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.SetBudgetRequest, _orchestrator_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    SetBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.SetBudgetRequest, _budgets_pb2.SetBudgetResponse]  # type: ignore[assignment]
     """Writes a budget. What was spent stays spent.
 
     Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
     """
-    GetAgent: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.GetAgentRequest, _orchestrator_pb2.GetAgentResponse]  # type: ignore[assignment]
+    GetAgent: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetAgentRequest, _sessions_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Reads the latest revision of an agent.
 
     Errors: NOT_FOUND `AGENT_NOT_FOUND`.
     """
-    ListAgents: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListAgentsRequest, _orchestrator_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    ListAgents: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListAgentsRequest, _sessions_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists the latest revisions of the tenant's agents, by name."""
 
 class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -268,9 +271,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CreateSession(
         self,
-        request: _orchestrator_pb2.CreateSessionRequest,
+        request: _sessions_pb2.CreateSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.CreateSessionResponse, _abc.Awaitable[_orchestrator_pb2.CreateSessionResponse]]:
+    ) -> _typing.Union[_sessions_pb2.CreateSessionResponse, _abc.Awaitable[_sessions_pb2.CreateSessionResponse]]:
         """Opens a conversation with an agent.
 
         Errors: NOT_FOUND `AGENT_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
@@ -279,9 +282,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetSession(
         self,
-        request: _orchestrator_pb2.GetSessionRequest,
+        request: _sessions_pb2.GetSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.GetSessionResponse, _abc.Awaitable[_orchestrator_pb2.GetSessionResponse]]:
+    ) -> _typing.Union[_sessions_pb2.GetSessionResponse, _abc.Awaitable[_sessions_pb2.GetSessionResponse]]:
         """Reads a session.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`.
@@ -290,17 +293,17 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListSessions(
         self,
-        request: _orchestrator_pb2.ListSessionsRequest,
+        request: _sessions_pb2.ListSessionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.ListSessionsResponse, _abc.Awaitable[_orchestrator_pb2.ListSessionsResponse]]:
+    ) -> _typing.Union[_sessions_pb2.ListSessionsResponse, _abc.Awaitable[_sessions_pb2.ListSessionsResponse]]:
         """Lists the caller's sessions, the latest used first."""
 
     @_abc_1.abstractmethod
     def ForkSession(
         self,
-        request: _orchestrator_pb2.ForkSessionRequest,
+        request: _sessions_pb2.ForkSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.ForkSessionResponse, _abc.Awaitable[_orchestrator_pb2.ForkSessionResponse]]:
+    ) -> _typing.Union[_sessions_pb2.ForkSessionResponse, _abc.Awaitable[_sessions_pb2.ForkSessionResponse]]:
         """Opens a conversation that begins where another was after one of its runs. Nothing is shared afterwards.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`, `RUN_NOT_FOUND` when the run has not ended or its messages are gone;
@@ -310,9 +313,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def DeleteSession(
         self,
-        request: _orchestrator_pb2.DeleteSessionRequest,
+        request: _sessions_pb2.DeleteSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.DeleteSessionResponse, _abc.Awaitable[_orchestrator_pb2.DeleteSessionResponse]]:
+    ) -> _typing.Union[_sessions_pb2.DeleteSessionResponse, _abc.Awaitable[_sessions_pb2.DeleteSessionResponse]]:
         """Deletes a session with its history and the logs of its runs.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; ABORTED `SESSION_BUSY` while a run of it has not ended.
@@ -321,9 +324,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RunTurn(
         self,
-        request: _orchestrator_pb2.RunTurnRequest,
+        request: _run_pb2.RunTurnRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_orchestrator_pb2.RunEvent], _abc.AsyncIterator[_orchestrator_pb2.RunEvent]]:
+    ) -> _typing.Union[_abc.Iterator[_run_event_pb2.RunEvent], _abc.AsyncIterator[_run_event_pb2.RunEvent]]:
         """Says something to the agent and streams the run that answers, from its first event to its last. The stream ends
         OK after `completed`, `failed` or `cancelled`; that event is the outcome. A gRPC error means only that the stream
         was not served: after the first event, resume with WatchRun.
@@ -339,9 +342,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CreateRun(
         self,
-        request: _orchestrator_pb2.CreateRunRequest,
+        request: _run_pb2.CreateRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.CreateRunResponse, _abc.Awaitable[_orchestrator_pb2.CreateRunResponse]]:
+    ) -> _typing.Union[_run_pb2.CreateRunResponse, _abc.Awaitable[_run_pb2.CreateRunResponse]]:
         """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
         CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
@@ -351,17 +354,17 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CreateRuns(
         self,
-        request: _orchestrator_pb2.CreateRunsRequest,
+        request: _run_pb2.CreateRunsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.CreateRunsResponse, _abc.Awaitable[_orchestrator_pb2.CreateRunsResponse]]:
+    ) -> _typing.Union[_run_pb2.CreateRunsResponse, _abc.Awaitable[_run_pb2.CreateRunsResponse]]:
         """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
 
     @_abc_1.abstractmethod
     def RespondToRun(
         self,
-        request: _orchestrator_pb2.RespondToRunRequest,
+        request: _run_pb2.RespondToRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.RespondToRunResponse, _abc.Awaitable[_orchestrator_pb2.RespondToRunResponse]]:
+    ) -> _typing.Union[_run_pb2.RespondToRunResponse, _abc.Awaitable[_run_pb2.RespondToRunResponse]]:
         """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
         The run's user may, and whoever of the tenant has the role `approver`.
 
@@ -372,9 +375,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListRuns(
         self,
-        request: _orchestrator_pb2.ListRunsRequest,
+        request: _run_pb2.ListRunsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.ListRunsResponse, _abc.Awaitable[_orchestrator_pb2.ListRunsResponse]]:
+    ) -> _typing.Union[_run_pb2.ListRunsResponse, _abc.Awaitable[_run_pb2.ListRunsResponse]]:
         """Lists the runs of a session whose logs are kept, the newest first.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`.
@@ -383,9 +386,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def WatchRun(
         self,
-        request: _orchestrator_pb2.WatchRunRequest,
+        request: _run_pb2.WatchRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_orchestrator_pb2.RunEvent], _abc.AsyncIterator[_orchestrator_pb2.RunEvent]]:
+    ) -> _typing.Union[_abc.Iterator[_run_event_pb2.RunEvent], _abc.AsyncIterator[_run_event_pb2.RunEvent]]:
         """Streams a run's events after a cursor, those to come included. Ends OK after the last event.
         Watching neither keeps a run alive nor ends it.
 
@@ -395,9 +398,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetRun(
         self,
-        request: _orchestrator_pb2.GetRunRequest,
+        request: _run_pb2.GetRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.GetRunResponse, _abc.Awaitable[_orchestrator_pb2.GetRunResponse]]:
+    ) -> _typing.Union[_run_pb2.GetRunResponse, _abc.Awaitable[_run_pb2.GetRunResponse]]:
         """Reads how far a run is.
 
         Errors: NOT_FOUND `RUN_NOT_FOUND`.
@@ -406,9 +409,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def CancelRun(
         self,
-        request: _orchestrator_pb2.CancelRunRequest,
+        request: _run_pb2.CancelRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.CancelRunResponse, _abc.Awaitable[_orchestrator_pb2.CancelRunResponse]]:
+    ) -> _typing.Union[_run_pb2.CancelRunResponse, _abc.Awaitable[_run_pb2.CancelRunResponse]]:
         """Stops a run: the model stops producing, a tool call is cut, the log ends with `cancelled`. Returns when the run
         was told, not when it has ended. Stopping a run that has ended changes nothing.
 
@@ -418,9 +421,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def SubmitFeedback(
         self,
-        request: _orchestrator_pb2.SubmitFeedbackRequest,
+        request: _run_pb2.SubmitFeedbackRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.SubmitFeedbackResponse, _abc.Awaitable[_orchestrator_pb2.SubmitFeedbackResponse]]:
+    ) -> _typing.Union[_run_pb2.SubmitFeedbackResponse, _abc.Awaitable[_run_pb2.SubmitFeedbackResponse]]:
         """Says how good an answer was. A second word of the same user on the same run replaces the first.
 
         Errors: NOT_FOUND `RUN_NOT_FOUND`.
@@ -460,9 +463,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetBudget(
         self,
-        request: _orchestrator_pb2.GetBudgetRequest,
+        request: _budgets_pb2.GetBudgetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.GetBudgetResponse, _abc.Awaitable[_orchestrator_pb2.GetBudgetResponse]]:
+    ) -> _typing.Union[_budgets_pb2.GetBudgetResponse, _abc.Awaitable[_budgets_pb2.GetBudgetResponse]]:
         """Reads a budget and what was spent of it. Another user's is read by an admin only.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; PERMISSION_DENIED.
@@ -471,9 +474,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def SetBudget(
         self,
-        request: _orchestrator_pb2.SetBudgetRequest,
+        request: _budgets_pb2.SetBudgetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.SetBudgetResponse, _abc.Awaitable[_orchestrator_pb2.SetBudgetResponse]]:
+    ) -> _typing.Union[_budgets_pb2.SetBudgetResponse, _abc.Awaitable[_budgets_pb2.SetBudgetResponse]]:
         """Writes a budget. What was spent stays spent.
 
         Errors: NOT_FOUND `SESSION_NOT_FOUND`; ALREADY_EXISTS `REQUEST_ID_REUSED`.
@@ -482,9 +485,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetAgent(
         self,
-        request: _orchestrator_pb2.GetAgentRequest,
+        request: _sessions_pb2.GetAgentRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.GetAgentResponse, _abc.Awaitable[_orchestrator_pb2.GetAgentResponse]]:
+    ) -> _typing.Union[_sessions_pb2.GetAgentResponse, _abc.Awaitable[_sessions_pb2.GetAgentResponse]]:
         """Reads the latest revision of an agent.
 
         Errors: NOT_FOUND `AGENT_NOT_FOUND`.
@@ -493,9 +496,9 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ListAgents(
         self,
-        request: _orchestrator_pb2.ListAgentsRequest,
+        request: _sessions_pb2.ListAgentsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_orchestrator_pb2.ListAgentsResponse, _abc.Awaitable[_orchestrator_pb2.ListAgentsResponse]]:
+    ) -> _typing.Union[_sessions_pb2.ListAgentsResponse, _abc.Awaitable[_sessions_pb2.ListAgentsResponse]]:
         """Lists the latest revisions of the tenant's agents, by name."""
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,10 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
-from myriad.common.v1 import run_pb2 as myriad_dot_common_dot_v1_dot_run__pb2
+from myriad.common.v1 import scheduling_pb2 as myriad_dot_common_dot_v1_dot_scheduling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"myriad/orchestrator/v1/queue.proto\x12\x16myriad.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1amyriad/common/v1/run.proto\"j\n\x16ListDeadLettersRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"l\n\x17ListDeadLettersResponse\x12\x38\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\".myriad.orchestrator.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbc\x01\n\nDeadLetter\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x31\n\x0bqueue_class\x18\x03 \x01(\x0e\x32\x1c.myriad.common.v1.QueueClass\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\r\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x01\n\x18RedriveDeadLetterRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"+\n\x19RedriveDeadLetterResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"myriad/orchestrator/v1/queue.proto\x12\x16myriad.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a!myriad/common/v1/scheduling.proto\"j\n\x16ListDeadLettersRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"l\n\x17ListDeadLettersResponse\x12\x38\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\".myriad.orchestrator.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbc\x01\n\nDeadLetter\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x31\n\x0bqueue_class\x18\x03 \x01(\x0e\x32\x1c.myriad.common.v1.QueueClass\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\r\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x01\n\x18RedriveDeadLetterRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"+\n\x19RedriveDeadLetterResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,14 +43,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REDRIVEDEADLETTERREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
   _globals['_REDRIVEDEADLETTERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REDRIVEDEADLETTERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=177
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=283
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=285
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=393
-  _globals['_DEADLETTER']._serialized_start=396
-  _globals['_DEADLETTER']._serialized_end=584
-  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_start=587
-  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_end=726
-  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_start=728
-  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_end=771
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=184
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=290
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=292
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=400
+  _globals['_DEADLETTER']._serialized_start=403
+  _globals['_DEADLETTER']._serialized_end=591
+  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_start=594
+  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_end=733
+  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_start=735
+  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_end=778
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,7 @@ import datetime
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.rpc import status_pb2 as _status_pb2
-from myriad.common.v1 import run_pb2 as _run_pb2
+from myriad.common.v1 import scheduling_pb2 as _scheduling_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -38,11 +38,11 @@ class DeadLetter(_message.Message):
     TIME_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     user: str
-    queue_class: _run_pb2.QueueClass
+    queue_class: _scheduling_pb2.QueueClass
     attempts: int
     error: _status_pb2.Status
     time: _timestamp_pb2.Timestamp
-    def __init__(self, run_id: _Optional[str] = ..., user: _Optional[str] = ..., queue_class: _Optional[_Union[_run_pb2.QueueClass, str]] = ..., attempts: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., user: _Optional[str] = ..., queue_class: _Optional[_Union[_scheduling_pb2.QueueClass, str]] = ..., attempts: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class RedriveDeadLetterRequest(_message.Message):
     __slots__ = ("run_id", "request_id")

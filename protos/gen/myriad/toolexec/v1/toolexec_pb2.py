@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
+from myriad.common.v1 import agent_pb2 as myriad_dot_common_dot_v1_dot_agent__pb2
+from myriad.common.v1 import tool_pb2 as myriad_dot_common_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!myriad/toolexec/v1/toolexec.proto\x12\x12myriad.toolexec.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dmyriad/common/v1/common.proto\"E\n\x10ListToolsRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.myriad.common.v1.Tool\"\xa4\x02\n\x0e\x45xecuteRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0e\x61rguments_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12=\n\x06run_id\x18\x04 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x38\n\x0fidempotency_key\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\x12*\n\x08\x61pproval\x18\x06 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\"w\n\x0f\x45xecuteResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"r\n\x15StartExecutionRequest\x12\x38\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\".myriad.toolexec.v1.ExecuteRequestB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0ctool_call_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"J\n\x16StartExecutionResponse\x12\x30\n\texecution\x18\x01 \x01(\x0b\x32\x1d.myriad.toolexec.v1.Execution\"\xbc\x01\n\tExecution\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".myriad.toolexec.v1.ExecutionState\x12\x35\n\x08response\x18\x05 \x01(\x0b\x32#.myriad.toolexec.v1.ExecuteResponse\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xa7\x01\n\x13GetExecutionRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x38\n\x0fidempotency_key\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\"H\n\x14GetExecutionResponse\x12\x30\n\texecution\x18\x01 \x01(\x0b\x32\x1d.myriad.toolexec.v1.Execution\"\xaa\x01\n\x16\x43\x61ncelExecutionRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x38\n\x0fidempotency_key\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\"\x19\n\x17\x43\x61ncelExecutionResponse\"Q\n\x14\x43heckCallbackRequest\x12\x39\n\x0c\x63\x61llback_url\x18\x01 \x01(\tB#\xbaH r\x1e\x10\x01\x18\xd0\x0f\x32\x17^https?://[\\x21-\\x7e]+$\"\x17\n\x15\x43heckCallbackResponse*\xa3\x01\n\x0e\x45xecutionState\x12\x1f\n\x1b\x45XECUTION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XECUTION_STATE_RUNNING\x10\x01\x12\x18\n\x14\x45XECUTION_STATE_DONE\x10\x02\x12\x1a\n\x16\x45XECUTION_STATE_FAILED\x10\x03\x12\x1d\n\x19\x45XECUTION_STATE_CANCELLED\x10\x04\x32\xf6\x04\n\x0fToolExecService\x12]\n\tListTools\x12$.myriad.toolexec.v1.ListToolsRequest\x1a%.myriad.toolexec.v1.ListToolsResponse\"\x03\x90\x02\x01\x12R\n\x07\x45xecute\x12\".myriad.toolexec.v1.ExecuteRequest\x1a#.myriad.toolexec.v1.ExecuteResponse\x12l\n\x0eStartExecution\x12).myriad.toolexec.v1.StartExecutionRequest\x1a*.myriad.toolexec.v1.StartExecutionResponse\"\x03\x90\x02\x02\x12\x66\n\x0cGetExecution\x12\'.myriad.toolexec.v1.GetExecutionRequest\x1a(.myriad.toolexec.v1.GetExecutionResponse\"\x03\x90\x02\x01\x12o\n\x0f\x43\x61ncelExecution\x12*.myriad.toolexec.v1.CancelExecutionRequest\x1a+.myriad.toolexec.v1.CancelExecutionResponse\"\x03\x90\x02\x02\x12i\n\rCheckCallback\x12(.myriad.toolexec.v1.CheckCallbackRequest\x1a).myriad.toolexec.v1.CheckCallbackResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!myriad/toolexec/v1/toolexec.proto\x12\x12myriad.toolexec.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cmyriad/common/v1/agent.proto\x1a\x1bmyriad/common/v1/tool.proto\"E\n\x10ListToolsRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\":\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.myriad.common.v1.Tool\"\xa4\x02\n\x0e\x45xecuteRequest\x12\x31\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRefB\x06\xbaH\x03\xc8\x01\x01\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12!\n\x0e\x61rguments_json\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04\x12=\n\x06run_id\x18\x04 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x38\n\x0fidempotency_key\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\x12*\n\x08\x61pproval\x18\x06 \x01(\tB\x18\xbaH\x15r\x13\x32\x11^([0-9a-f]{64})?$\"w\n\x0f\x45xecuteResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"r\n\x15StartExecutionRequest\x12\x38\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\".myriad.toolexec.v1.ExecuteRequestB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\x0ctool_call_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"J\n\x16StartExecutionResponse\x12\x30\n\texecution\x18\x01 \x01(\x0b\x32\x1d.myriad.toolexec.v1.Execution\"\xbc\x01\n\tExecution\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".myriad.toolexec.v1.ExecutionState\x12\x35\n\x08response\x18\x05 \x01(\x0b\x32#.myriad.toolexec.v1.ExecuteResponse\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xa7\x01\n\x13GetExecutionRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x38\n\x0fidempotency_key\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\"H\n\x14GetExecutionResponse\x12\x30\n\texecution\x18\x01 \x01(\x0b\x32\x1d.myriad.toolexec.v1.Execution\"\xaa\x01\n\x16\x43\x61ncelExecutionRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x17\n\x04tool\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x38\n\x0fidempotency_key\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^[A-Za-z0-9_.:-]{1,128}$\"\x19\n\x17\x43\x61ncelExecutionResponse\"Q\n\x14\x43heckCallbackRequest\x12\x39\n\x0c\x63\x61llback_url\x18\x01 \x01(\tB#\xbaH r\x1e\x10\x01\x18\xd0\x0f\x32\x17^https?://[\\x21-\\x7e]+$\"\x17\n\x15\x43heckCallbackResponse*\xa3\x01\n\x0e\x45xecutionState\x12\x1f\n\x1b\x45XECUTION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XECUTION_STATE_RUNNING\x10\x01\x12\x18\n\x14\x45XECUTION_STATE_DONE\x10\x02\x12\x1a\n\x16\x45XECUTION_STATE_FAILED\x10\x03\x12\x1d\n\x19\x45XECUTION_STATE_CANCELLED\x10\x04\x32\xf6\x04\n\x0fToolExecService\x12]\n\tListTools\x12$.myriad.toolexec.v1.ListToolsRequest\x1a%.myriad.toolexec.v1.ListToolsResponse\"\x03\x90\x02\x01\x12R\n\x07\x45xecute\x12\".myriad.toolexec.v1.ExecuteRequest\x1a#.myriad.toolexec.v1.ExecuteResponse\x12l\n\x0eStartExecution\x12).myriad.toolexec.v1.StartExecutionRequest\x1a*.myriad.toolexec.v1.StartExecutionResponse\"\x03\x90\x02\x02\x12\x66\n\x0cGetExecution\x12\'.myriad.toolexec.v1.GetExecutionRequest\x1a(.myriad.toolexec.v1.GetExecutionResponse\"\x03\x90\x02\x01\x12o\n\x0f\x43\x61ncelExecution\x12*.myriad.toolexec.v1.CancelExecutionRequest\x1a+.myriad.toolexec.v1.CancelExecutionResponse\"\x03\x90\x02\x02\x12i\n\rCheckCallback\x12(.myriad.toolexec.v1.CheckCallbackRequest\x1a).myriad.toolexec.v1.CheckCallbackResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -76,34 +77,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLEXECSERVICE'].methods_by_name['CancelExecution']._serialized_options = b'\220\002\002'
   _globals['_TOOLEXECSERVICE'].methods_by_name['CheckCallback']._loaded_options = None
   _globals['_TOOLEXECSERVICE'].methods_by_name['CheckCallback']._serialized_options = b'\220\002\001'
-  _globals['_EXECUTIONSTATE']._serialized_start=1632
-  _globals['_EXECUTIONSTATE']._serialized_end=1795
-  _globals['_LISTTOOLSREQUEST']._serialized_start=149
-  _globals['_LISTTOOLSREQUEST']._serialized_end=218
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=220
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=278
-  _globals['_EXECUTEREQUEST']._serialized_start=281
-  _globals['_EXECUTEREQUEST']._serialized_end=573
-  _globals['_EXECUTERESPONSE']._serialized_start=575
-  _globals['_EXECUTERESPONSE']._serialized_end=694
-  _globals['_STARTEXECUTIONREQUEST']._serialized_start=696
-  _globals['_STARTEXECUTIONREQUEST']._serialized_end=810
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=812
-  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=886
-  _globals['_EXECUTION']._serialized_start=889
-  _globals['_EXECUTION']._serialized_end=1077
-  _globals['_GETEXECUTIONREQUEST']._serialized_start=1080
-  _globals['_GETEXECUTIONREQUEST']._serialized_end=1247
-  _globals['_GETEXECUTIONRESPONSE']._serialized_start=1249
-  _globals['_GETEXECUTIONRESPONSE']._serialized_end=1321
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=1324
-  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=1494
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=1496
-  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=1521
-  _globals['_CHECKCALLBACKREQUEST']._serialized_start=1523
-  _globals['_CHECKCALLBACKREQUEST']._serialized_end=1604
-  _globals['_CHECKCALLBACKRESPONSE']._serialized_start=1606
-  _globals['_CHECKCALLBACKRESPONSE']._serialized_end=1629
-  _globals['_TOOLEXECSERVICE']._serialized_start=1798
-  _globals['_TOOLEXECSERVICE']._serialized_end=2428
+  _globals['_EXECUTIONSTATE']._serialized_start=1660
+  _globals['_EXECUTIONSTATE']._serialized_end=1823
+  _globals['_LISTTOOLSREQUEST']._serialized_start=177
+  _globals['_LISTTOOLSREQUEST']._serialized_end=246
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=248
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=306
+  _globals['_EXECUTEREQUEST']._serialized_start=309
+  _globals['_EXECUTEREQUEST']._serialized_end=601
+  _globals['_EXECUTERESPONSE']._serialized_start=603
+  _globals['_EXECUTERESPONSE']._serialized_end=722
+  _globals['_STARTEXECUTIONREQUEST']._serialized_start=724
+  _globals['_STARTEXECUTIONREQUEST']._serialized_end=838
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_start=840
+  _globals['_STARTEXECUTIONRESPONSE']._serialized_end=914
+  _globals['_EXECUTION']._serialized_start=917
+  _globals['_EXECUTION']._serialized_end=1105
+  _globals['_GETEXECUTIONREQUEST']._serialized_start=1108
+  _globals['_GETEXECUTIONREQUEST']._serialized_end=1275
+  _globals['_GETEXECUTIONRESPONSE']._serialized_start=1277
+  _globals['_GETEXECUTIONRESPONSE']._serialized_end=1349
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_start=1352
+  _globals['_CANCELEXECUTIONREQUEST']._serialized_end=1522
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_start=1524
+  _globals['_CANCELEXECUTIONRESPONSE']._serialized_end=1549
+  _globals['_CHECKCALLBACKREQUEST']._serialized_start=1551
+  _globals['_CHECKCALLBACKREQUEST']._serialized_end=1632
+  _globals['_CHECKCALLBACKRESPONSE']._serialized_start=1634
+  _globals['_CHECKCALLBACKRESPONSE']._serialized_end=1657
+  _globals['_TOOLEXECSERVICE']._serialized_start=1826
+  _globals['_TOOLEXECSERVICE']._serialized_end=2456
 # @@protoc_insertion_point(module_scope)

@@ -2,7 +2,8 @@ import datetime
 
 from buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
-from myriad.common.v1 import common_pb2 as _common_pb2
+from myriad.common.v1 import agent_pb2 as _agent_pb2
+from myriad.common.v1 import tool_pb2 as _tool_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -28,14 +29,14 @@ EXECUTION_STATE_CANCELLED: ExecutionState
 class ListToolsRequest(_message.Message):
     __slots__ = ("agent",)
     AGENT_FIELD_NUMBER: _ClassVar[int]
-    agent: _common_pb2.AgentRef
-    def __init__(self, agent: _Optional[_Union[_common_pb2.AgentRef, _Mapping]] = ...) -> None: ...
+    agent: _agent_pb2.AgentRef
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.AgentRef, _Mapping]] = ...) -> None: ...
 
 class ListToolsResponse(_message.Message):
     __slots__ = ("tools",)
     TOOLS_FIELD_NUMBER: _ClassVar[int]
-    tools: _containers.RepeatedCompositeFieldContainer[_common_pb2.Tool]
-    def __init__(self, tools: _Optional[_Iterable[_Union[_common_pb2.Tool, _Mapping]]] = ...) -> None: ...
+    tools: _containers.RepeatedCompositeFieldContainer[_tool_pb2.Tool]
+    def __init__(self, tools: _Optional[_Iterable[_Union[_tool_pb2.Tool, _Mapping]]] = ...) -> None: ...
 
 class ExecuteRequest(_message.Message):
     __slots__ = ("agent", "tool", "arguments_json", "run_id", "idempotency_key", "approval")
@@ -45,13 +46,13 @@ class ExecuteRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
-    agent: _common_pb2.AgentRef
+    agent: _agent_pb2.AgentRef
     tool: str
     arguments_json: str
     run_id: str
     idempotency_key: str
     approval: str
-    def __init__(self, agent: _Optional[_Union[_common_pb2.AgentRef, _Mapping]] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[str] = ..., run_id: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., approval: _Optional[str] = ...) -> None: ...
+    def __init__(self, agent: _Optional[_Union[_agent_pb2.AgentRef, _Mapping]] = ..., tool: _Optional[str] = ..., arguments_json: _Optional[str] = ..., run_id: _Optional[str] = ..., idempotency_key: _Optional[str] = ..., approval: _Optional[str] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
     __slots__ = ("result_json", "is_error", "duration", "replayed")
