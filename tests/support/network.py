@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc
+
 from tests.support.netns import NoNamespace
 
 T = TypeVar("T")
@@ -61,7 +63,7 @@ class Machine:
     def spawn(self, argv: Sequence[str], output: Path) -> "subprocess.Popen[bytes]":
         """A process on this machine. Its output goes to a file. The caller ends it."""
         with output.open("ab") as file:
-            return subprocess.Popen(argv, stdout=file, stderr=file, preexec_fn=lambda: _enter(self.namespace))
+            return _inside(self.namespace, lambda: subprocess.Popen(argv, stdout=file, stderr=file))
 
     def _plug(self) -> None:
         peer = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + _text(_IFNAME, _DEVICE)
@@ -94,14 +96,34 @@ def machines(count: int) -> Iterator[list[Machine]]:
     wire = _make()
     made: list[Machine] = []
     try:
-        _inside(wire, _make_bridge)
-        made += [Machine(wire, number) for number in range(1, count + 1)]
-        yield made
+        with _grpc_at_home():
+            _inside(wire, _make_bridge)
+            made += [Machine(wire, number) for number in range(1, count + 1)]
+            yield made
     except PermissionError as error:
         raise NoNamespace(f"no network namespace can be made here: {error}") from error
     finally:
         for namespace in [wire, *(machine.namespace for machine in made)]:
             os.close(namespace)
+    assert not (left := _threads_elsewhere()), f"these reach nothing of this process's network any more: {left}"
+
+
+@contextmanager
+def _grpc_at_home() -> Iterator[None]:
+    """gRPC makes its threads when it is first used, and keeps them for all who come later: so not on a machine."""
+    grpc.aio.init_grpc_aio()
+    try:
+        with grpc.insecure_channel("127.0.0.1:1"):
+            yield
+    finally:
+        grpc.aio.shutdown_grpc_aio()
+
+
+def _threads_elsewhere() -> list[str]:
+    """The names of this process's threads that are in another namespace than this one."""
+    here = Path("/proc/thread-self/ns/net").readlink()
+    tasks = Path("/proc/self/task").iterdir()
+    return [(task / "comm").read_text().strip() for task in tasks if (task / "ns" / "net").readlink() != here]
 
 
 def _make() -> int:
