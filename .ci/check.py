@@ -5,6 +5,7 @@ Runs every check, shows what failed, and writes nothing into the tree. Run from 
 """
 
 import filecmp
+import os
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -175,22 +177,29 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _tried(check: Callable[[], None]) -> tuple[CheckFailed | None, float]:
+    """What a check found wrong, and how many seconds it took."""
+    began = time.monotonic()
+    try:
+        check()
+    except CheckFailed as error:
+        return error, time.monotonic() - began
+    return None, time.monotonic() - began
+
+
 def main(names: list[str]) -> int:
-    """Runs the checks of these names, or all. Returns the exit status."""
+    """Runs the checks of these names, or all, as many at once as there are processors. Returns the exit status."""
     by_name = {check.__name__: check for check in CHECKS}
     if not set(names) <= set(by_name):
         sys.stderr.write(f"usage: python .ci/check.py [{'|'.join(by_name)}] ...\n")
         return 2
     failed = []
-    for name in names or by_name:
-        began = time.monotonic()
-        try:
-            by_name[name]()
-        except CheckFailed as error:
-            failed.append(name)
-            _say(f"{name}: FAILED\n{error}\n")
-        else:
-            _say(f"{name}: good ({time.monotonic() - began:.1f} s)")
+    with ThreadPoolExecutor(os.cpu_count()) as at_once:
+        wanted = names or list(by_name)
+        for name, (wrong, seconds) in zip(wanted, at_once.map(_tried, (by_name[each] for each in wanted)), strict=True):
+            if wrong is not None:
+                failed.append(name)
+            _say(f"{name}: good ({seconds:.1f} s)" if wrong is None else f"{name}: FAILED\n{wrong}\n")
     _say(f"failed: {', '.join(failed)}" if failed else "all good")
     return int(bool(failed))
 

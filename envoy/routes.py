@@ -10,9 +10,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from shapes import TYPES, Yaml, named
 
 from myriad.common.v1 import common_pb2
-from services.kit.app import STREAM_TIMEOUT_S
 from services.kit.contracts import contract
-from services.kit.topology import Service
+from services.kit.topology import STREAM_TIMEOUT_S, Service
 
 MAX_REQUEST_BYTES = 256 * 1024
 """Longest request."""

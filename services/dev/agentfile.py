@@ -12,6 +12,7 @@ from google.protobuf import json_format
 
 from myriad.common.v1 import agent_pb2
 from myriad.retrieval.v1 import retrieval_pb2
+from services.dev.command import Failed
 from services.kit.errors import InvalidArgument
 from services.kit.interceptors.validation import check
 
@@ -24,7 +25,7 @@ _INTO = re.compile(r"^Failed to parse (\w+) field: ")
 _UNKNOWN = re.compile(r'^Message type "[\w.]+" has no field named "([^"]*)"')
 
 
-class AgentFileError(Exception):
+class AgentFileError(Failed):
     """The files do not make an agent. The message has a line for each mistake: file, line, field, what is wrong."""
 
 

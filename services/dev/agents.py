@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from services.dev.agentfile import AgentSource
+from services.dev.command import Failed
 from services.dev.environment import grpc_target
 from services.dev.state import Folder
 from services.kit.call import Principal, work_as
@@ -42,7 +43,7 @@ APPLY_S = 900.0
 Say = Callable[[str], None]
 
 
-class TrainingFailed(Exception):
+class TrainingFailed(Failed):
     """The intents could not be learned. The message is what the trainer said last."""
 
 
@@ -86,7 +87,7 @@ class Applied:
     """Their ids."""
 
 
-class WouldPrune(Exception):
+class WouldPrune(Failed):
     """A file alone, without the documents that were applied before: they would be removed. The message names them."""
 
 
@@ -121,11 +122,7 @@ async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = 
             f"{_some(gone)}. Apply the folder that has them, or remove them with --prune."
         )
     async with _clients(target) as (memory, retrieval):
-        await _write_documents(retrieval, source, say)
-        if source.agent.intents:
-            say(f"learning {len(source.agent.intents)} intents")
-            for line in await _train(source, target):
-                say(line)
+        await _together(_write_documents(retrieval, source, say), _learn(source, target, say))
         stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
         put = memory_pb2.PutAgentRequest(agent=source.agent)
         agent = (await memory.unary(stub.PutAgent, put, timeout=WRITE_S)).agent
@@ -187,6 +184,26 @@ async def _delete_documents(retrieval: Client, collection: str, gone: list[str])
         deleting = retrieval_pb2.DeleteDocumentsRequest(collection=collection, document_ids=batch)
         with contextlib.suppress(CollectionNotFound):
             await retrieval.unary(stub.DeleteDocuments, deleting, timeout=WRITE_S)
+
+
+async def _together(*works: Coroutine[None, None, None]) -> None:
+    """Does all of them at the same time. The first that fails ends the others, and is raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        for done in asyncio.as_completed(tasks):
+            await done
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _learn(source: AgentSource, target: Target, say: Say) -> None:
+    """Learns the intents, if there are any."""
+    if source.agent.intents:
+        say(f"learning {len(source.agent.intents)} intents")
+        for line in await _train(source, target):
+            say(line)
 
 
 async def _train(source: AgentSource, target: Target) -> list[str]:

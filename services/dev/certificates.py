@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from services.dev.identity import write_secret
+from services.dev.state import write_secret
 
 AUTHORITY = "ca"
 OPERATOR = "operator"

@@ -12,15 +12,12 @@ import typer
 from rich.console import Console
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, sessions_pb2
-from services.dev import agentfile, agents, login, status, talking, up
+from services.dev import login, talking
 from services.dev.command import AsJson, Failed, Tenant, User, advising, running
 from services.dev.conversation import TIMEOUT_S
 from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import without_proxy
-from services.dev.login import NotLoggedIn
-from services.dev.plan import Options
 from services.dev.show import WORK, LastingOutput, print_json
-from services.dev.stack import target_of
 from services.dev.state import Folder, State
 from services.dev.transcript import to_dict
 from services.kit.call import Principal
@@ -55,7 +52,7 @@ def main() -> None:
     os.environ.update(without_proxy(os.environ))
     try:
         make_app()()
-    except (Failed, NotLoggedIn, agentfile.AgentFileError, agents.TrainingFailed, agents.WouldPrune) as error:
+    except Failed as error:
         _complain(str(error))
     except ServiceError as error:
         _complain(f"{error.message} ({error.reason})")
@@ -87,6 +84,10 @@ def _up(
     cors: Annotated[list[str] | None, typer.Option(help="Let pages of this origin call from a browser.")] = None,
 ) -> None:
     """Start the stack: engines, services, Envoy; and the example agent."""
+    # Here, as in other commands what they alone need: the quick ones would wait for it.
+    from services.dev import up
+    from services.dev.plan import Options
+
     many = _replicas(replicas or [])
     options = Options(vertical, with_sim, auth, tls, many, tuple(cors or ()))
     if detach:
@@ -108,6 +109,8 @@ def _replicas(given: list[str]) -> dict[str, int]:
 
 def _down(context: typer.Context) -> None:
     """Stop the stack."""
+    from services.dev import up
+
     raise typer.Exit(up.down(Console(), context.obj.path))
 
 
@@ -117,6 +120,8 @@ def _status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on showing it until Ctrl-C.")] = False,
 ) -> None:
     """Show every part: state, address, process, memory. Exit status 0: all are ready."""
+    from services.dev import status
+
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(status.watch(Console(), context.obj))
@@ -194,6 +199,9 @@ def _agents_apply(
     user: User = None,
 ) -> None:
     """Make an agent what its files say: the agent, its documents, its intents."""
+    from services.dev import agentfile, agents
+    from services.dev.stack import target_of
+
     folder: Folder = context.obj
     source = agentfile.read(path)
     state = running(folder)

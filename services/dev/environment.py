@@ -1,10 +1,11 @@
 """The environment each of our services is started with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 from pathlib import Path
 
+from services.dev import users
 from services.kit import topology
 
 HOST = "127.0.0.1"
@@ -12,6 +13,9 @@ HOST = "127.0.0.1"
 
 DRAIN_S = 3
 """On a developer's machine nobody waits ten seconds for an open stream."""
+
+NOTICE_S = 1
+"""Envoy looks every 0.75 s whether a replica is well."""
 
 CALLBACK_SECRET = "known to everyone and good for one machine only"
 """What the callbacks of a developer's stack are signed with."""
@@ -39,6 +43,9 @@ class Site:
 
     tls: bool = False
     """Whether the services speak TLS, and only to who has a certificate of the same authority."""
+
+    passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Password by user of the store. A service that is no user of it has nothing to do there."""
 
 
 def replicas(addresses: Mapping[str, str], service: str) -> list[str]:
@@ -69,6 +76,8 @@ def service_environment(service: str, site: Site, replica: str | None = None) ->
         "MYRIAD_PORT": _port(site.addresses[name]),
         "MYRIAD_METRICS_PORT": _port(site.addresses[f"{name}_metrics"]),
     }
+    if service == "orchestrator" and len(reach(site.addresses, service)) > 1:
+        own["MYRIAD_NOTICE_S"] = str(NOTICE_S)
     return own | _everywhere(site, service) | _settings(site, service)
 
 
@@ -115,15 +124,15 @@ def _everywhere(site: Site, certificate: str) -> dict[str, str]:
 
 def _settings(site: Site, service: str) -> dict[str, str]:
     """A service's own variables: where what it needs is, and what only this stack knows."""
-    where = dict(_where(site, need) for need in topology.PROCESSES[service].needs)
     reads = "orchestrator" if service == topology.WORKER.name else service
+    where = dict(_where(site, need, reads) for need in topology.PROCESSES[service].needs)
     return {f"MYRIAD_{reads.upper()}_{name}": value for name, value in (where | _special(site, service)).items()}
 
 
-def _where(site: Site, need: str) -> tuple[str, str]:
-    """Name and value of the setting that leads to a part."""
+def _where(site: Site, need: str, service: str) -> tuple[str, str]:
+    """Name and value of the setting that leads a service to a part."""
     if need == "valkey":
-        return "REDIS_URL", f"redis://{site.addresses[need]}"
+        return "REDIS_URL", users.url(site.addresses[need], service, site.passwords)
     if need == "milvus":
         return "MILVUS_URI", f"http://{site.addresses[need]}"
     return f"{need.upper()}_ADDRESS", grpc_target(site.addresses, need)

@@ -4,7 +4,6 @@ For one machine and its developer. A key set made here is trusted by the Envoy o
 """
 
 import json
-import os
 import secrets
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from services.dev.state import write_secret
 from services.kit.call import Principal
 
 ISSUER = "myriad-dev"
@@ -62,15 +62,6 @@ def mint(folder: Path, principal: Principal, ttl_s: int) -> str:
     }
     key = _signing_key(folder)
     return jwt.encode({"alg": _ALGORITHM, "kid": key.kid}, claims, key, algorithms=[_ALGORITHM])
-
-
-def write_secret(file: Path, text: str) -> None:
-    """Writes a file that only its owner reads, whole or not at all."""
-    whole = file.with_name(f"{file.name}.new")
-    whole.unlink(missing_ok=True)
-    with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
-        output.write(text)
-    whole.replace(file)
 
 
 def _signing_key(folder: Path) -> ECKey:

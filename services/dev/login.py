@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from services.dev.command import Failed
 from services.dev.show import typed
-from services.dev.state import Folder
+from services.dev.state import Folder, write_secret
 from services.kit.call import Principal
 
 DEVELOPER = Principal("dev", "dev", frozenset({"admin"}))
@@ -18,7 +19,7 @@ USUAL_TTL = "8h"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
-class NotLoggedIn(Exception):
+class NotLoggedIn(Failed):
     """The stack asks who calls, and there is no token for the answer. The message says what to type."""
 
 
@@ -60,7 +61,7 @@ def log_in(folder: Folder, principal: Principal, ttl_s: int) -> Credentials:
         ) from None
     made = Credentials(token, principal.tenant, principal.user, principal.roles, time.time() + ttl_s)
     known = {"token": token, "tenant": made.tenant, "user": made.user, "roles": sorted(made.roles)}
-    identity.write_secret(folder.credentials, json.dumps({**known, "expires": made.expires}) + "\n")
+    write_secret(folder.credentials, json.dumps({**known, "expires": made.expires}) + "\n")
     return made
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import glob
 import os
 import signal
 import sys
@@ -120,6 +121,9 @@ class PartProcess:
         """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        for left in glob.glob(self.part.launch.leaves):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> list[str]:

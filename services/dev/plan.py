@@ -12,6 +12,7 @@ from services.dev.environment import HOST, Site, reach, replicas, service_enviro
 from services.dev.part import Part
 from services.dev.ports import Ports
 from services.dev.state import Folder
+from services.dev.users import ACL_FILE, make_users
 from services.kit import topology
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +96,8 @@ def plan(folder: Folder, addresses: Mapping[str, str], options: Options) -> list
     """
     _make_keys(folder, options)
     speakers = ("llm", "sim_llm") if options.sim else ("llm",)
-    site = Site(addresses, folder.models, speakers, folder.keys, options.auth, options.tls)
+    passwords = make_users(folder.store)
+    site = Site(addresses, folder.models, speakers, folder.keys, options.auth, options.tls, passwords)
     return [*_engines(folder, addresses, speakers), *_services(site, options), _edge(folder, addresses, options)]
 
 
@@ -119,7 +121,7 @@ def _engines(folder: Folder, addresses: Mapping[str, str], speakers: Sequence[st
 
     port = {name: int(address.rsplit(":", 1)[1]) for name, address in addresses.items()}
     launches = {
-        "valkey": valkey.launch(python=None, work=work("valkey"), port=port["valkey"]),
+        "valkey": valkey.launch(python=None, work=work("valkey"), port=port["valkey"], users=folder.store / ACL_FILE),
         "milvus": milvus.launch(python=None, work=work("milvus"), port=port["milvus"]),
         "triton": triton.launch(
             python=ROOT / ".venv-triton" / "bin" / "python",

@@ -19,6 +19,7 @@ from services.dev.plan import Options, choose_addresses, plan
 from services.dev.ports import Ports
 from services.dev.state import Folder, PartState, StackState, State
 from services.dev.supervisor import Supervisor
+from services.dev.users import operator_url
 from services.kit.call import Principal
 
 REMAINS_S = 10.0
@@ -45,6 +46,10 @@ class Stack:
             KeyError: there is none of that name.
         """
         return self.state.addresses[name]
+
+    def store_url(self) -> str:
+        """URL of the store for who minds it, and may do everything."""
+        return operator_url(self.address("valkey"), self.folder.store)
 
     def target(self, principal: Principal = DEVELOPER) -> Target:
         """Where `agents.apply` puts an agent."""

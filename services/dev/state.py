@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -100,6 +101,8 @@ class Folder:
         """nlu's trained models."""
         self.keys = self.path / "keys"
         """Keys, tokens and certificates; only their owner may look."""
+        self.store = self.path / "store"
+        """Passwords of the store's users, and what each may do; only their owner may look."""
         self.credentials = self.path / "credentials.json"
         """Who the command line is."""
 
@@ -154,3 +157,12 @@ class Folder:
             return False
         with self.owned() as free:
             return not free
+
+
+def write_secret(file: Path, text: str) -> None:
+    """Writes a file that only its owner reads, whole or not at all."""
+    whole = file.with_name(f"{file.name}.new")
+    whole.unlink(missing_ok=True)
+    with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
+        output.write(text)
+    whole.replace(file)

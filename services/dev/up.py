@@ -29,7 +29,7 @@ EXAMPLE = ROOT / "examples" / "aura"
 """The agent that is there from the start."""
 
 DOWN_S = 90.0
-"""How long `down` waits; Triton alone may take 30 s."""
+"""How long `down` waits."""
 
 IMPATIENT_S = 1.0
 """A second Ctrl-C after this time means: do not wait."""

@@ -36,6 +36,11 @@ class Amounts:
         left = (None if each is None else max(0, each - (gone or 0)) for each, gone in zip(self, spent, strict=True))
         return Amounts(*left)
 
+    def more(self, gained: "Amounts") -> "Amounts":
+        """Each with so much more; of no limit, none."""
+        pairs = zip(self, gained, strict=True)
+        return Amounts(*(None if each is None else each + (more or 0) for each, more in pairs))
+
 
 NO_AMOUNTS = Amounts()
 """Says nothing."""

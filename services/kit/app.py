@@ -20,9 +20,6 @@ from services.kit.interceptors.validation import validation
 from services.kit.telemetry import Telemetry, open_telemetry
 from services.kit.tls import Certificates
 
-STREAM_TIMEOUT_S = 900.0
-"""Longest time of a stream; a client resumes by its cursor."""
-
 
 @dataclass(frozen=True)
 class KitConfig:
@@ -77,6 +74,10 @@ class KitConfig:
 
     drain_s: float = 10.0
     """After SIGTERM, seconds that calls under way may still take."""
+
+    notice_s: float = 0.0
+    """The first seconds of `drain_s`, in which new calls are taken though health says no: until whoever balances by
+    health has looked. Else calls on their way are lost. 0 where callers know it before, as by Kubernetes' preStop."""
 
 
 Check = Callable[[], Awaitable[None]]
@@ -158,7 +159,7 @@ class Kit:
             errors,  # outermost: nothing escapes untranslated, not even from another interceptor
             telemetry(self.telemetry),  # inside: sees the real class; outside of all that may refuse, so it counts that
             self._admission,  # before any work
-            deadline(timeout_s, STREAM_TIMEOUT_S),  # before any waiting
+            deadline(timeout_s, topology.STREAM_TIMEOUT_S),  # before any waiting
             self._identity,  # before the request is even decoded
             validation(),  # innermost: the handler sees a request that keeps its contract
         ]

@@ -51,6 +51,9 @@ class Call:
         return max(0.0, self.deadline - asyncio.get_running_loop().time())
 
 
+_TRACE = len("00-") + 32
+"""Characters of a `traceparent` that name the trace."""
+
 # A context variable is the one module-level name a request's state may hang on: each call has its own task.
 _current: ContextVar[Call] = ContextVar("call")
 
@@ -72,6 +75,12 @@ def current_principal() -> Principal:
     return call.principal
 
 
+def current_traceparent() -> str:
+    """The trace this task works for, as W3C writes it. Empty: none."""
+    call = _current.get(None)
+    return call.traceparent if call else ""
+
+
 def enter(call: Call) -> None:
     """Makes `call` the one this task, and tasks it starts from now on, work for."""
     _current.set(call)
@@ -86,6 +95,11 @@ def work_as(principal: Principal, *, name: str, timeout: float) -> None:
         timeout: Seconds it may take in all; calls it makes get what is left.
     """
     deadline = asyncio.get_running_loop().time() + timeout
-    before = current_call()
-    traceparent = before.traceparent if before else ""
-    enter(Call(name, {}, deadline, peer="inproc", principal=principal, traceparent=traceparent))
+    enter(Call(name, {}, deadline, peer="inproc", principal=principal, traceparent=current_traceparent()))
+
+
+def join_trace(traceparent: str) -> None:
+    """Makes what this task does from now on part of a trace, if it is not yet. Empty: of the one it is part of."""
+    call = current_call()
+    if call is not None and traceparent and call.traceparent[:_TRACE] != traceparent[:_TRACE]:
+        call.traceparent = traceparent

@@ -7,9 +7,6 @@ import orjson
 from services.kit.call import Principal
 from services.kit.queue import Item
 
-CALLBACKS = "callbacks"
-"""Name of the queue."""
-
 _STATES = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -29,11 +26,12 @@ class Callback:
     state: str
     end_ms: int
 
-    def item(self, principal: Principal) -> Item:
+    def item(self, principal: Principal, traceparent: str = "") -> Item:
         """The item to put, for a run of this user: a run has one, however often it is put."""
         whose = {"tenant": principal.tenant, "user": principal.user}
         what = {"run_id": self.run_id, "url": self.url, "state": self.state, "end_ms": self.end_ms}
-        return Item(f"{principal.tenant}/{self.run_id}", principal.tenant, orjson.dumps(whose | what))
+        name, body = f"{principal.tenant}/{self.run_id}", orjson.dumps(whose | what)
+        return Item(name, principal.tenant, body, traceparent=traceparent)
 
 
 def read_callback(body: bytes) -> tuple[Principal, Callback]:

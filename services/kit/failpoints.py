@@ -11,6 +11,15 @@ from enum import StrEnum
 class Point(StrEnum):
     """Every place that has a name."""
 
+    UNDERSTOOD = "run.understood"
+    """The loop knows what the user means, and has not looked for facts yet."""
+
+    RETRIEVED = "run.retrieved"
+    """It has its facts; the model was not asked yet."""
+
+    SAID = "run.said"
+    """A call of the model is over; the loop has not noted yet what came of it."""
+
     BEFORE_INTENT = "run.before_intent"
     """The loop is about to write down that it begins a tool call."""
 
@@ -19,6 +28,9 @@ class Point(StrEnum):
 
     AFTER_EFFECT = "run.after_effect"
     """The tool has answered; nobody has heard of it yet."""
+
+    TOLD = "run.told"
+    """The loop has noted what the tool answered; the model was not asked again yet."""
 
     BEFORE_COMMIT = "run.before_commit"
     """The answer is whole; the turn was not committed yet."""

@@ -1,11 +1,14 @@
 """What is put into a queue of runs: where to look, and nothing of what is there."""
 
+import secrets
 from dataclasses import dataclass
 
 import orjson
 
 from services.kit.queue import Item
 from services.kit.run_ids import write_run_id
+
+_NAME_BYTES = 6
 
 DEFAULT_QUEUE = "SIMPLE"
 """Where a run is put that has no class."""
@@ -27,11 +30,14 @@ class RunHint:
     session_id: str
     run: int
 
-    def item(self, priority: int = 5, due_ms: int = 0, weight: float = 1.0) -> Item:
+    def item(
+        self, priority: int = 5, due_ms: int = 0, weight: float = 1.0, traceparent: str = "", after_ms: int = 0
+    ) -> Item:
         """The item to put: a run has one in a queue, however often it is put, and one for each time it is due later."""
         body = orjson.dumps([self.tenant, self.user, self.session_id, self.run])
-        name = f"{self.tenant}/{write_run_id(self.session_id, self.run)}" + (f"@{due_ms}" if due_ms else "")
-        return Item(name, self.tenant, body, priority, due_ms, weight)
+        later = f"@{due_ms}" if due_ms else f"@{secrets.token_hex(_NAME_BYTES)}" if after_ms else ""
+        name = f"{self.tenant}/{write_run_id(self.session_id, self.run)}{later}"
+        return Item(name, self.tenant, body, priority, due_ms, weight, traceparent, after_ms)
 
     @classmethod
     def read(cls, body: bytes) -> "RunHint":

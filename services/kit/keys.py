@@ -11,16 +11,18 @@ one sort of tag only, so a session and a user of the same name never share a key
 | `myriad:{t/s}:line` | sorted set | runs that have not begun, by when they are due | until they begin |
 | `myriad:{t/s}:records` | hash | what was asked of each run in the line | until it begins |
 | `myriad:{t/s}:approvals` | hash | SHA-256 of an approval's token to what it is good for | `log_ttl` |
-| `myriad:{t/s}:outbox` | hash | `settle:<n>`: what run n has spent, until its user and tenant know | as the session |
+| `myriad:{t/s}:outbox` | hash | `settle:<n>…`: what run n has spent, until its user and tenant know | as the session |
 | `myriad:{t/s}:history` | list | messages, serialised, oldest first | with the session |
 | `myriad:{t/s}:requests` | hash | request id to the run it began | 24 h, each entry |
 | `myriad:{t/s}:request_times` | sorted set | request id by when it is forgotten | with `requests` |
 | `myriad:{t/s}:log:<n>` | stream | events of run n, id `<sequence>-0`, field `e` | `log_ttl` after its last event |
 | `myriad:{t/s}:tool:<n>:<user>:<tool>:<key>` | string | a tool call of run n: that it runs, or its result | 24 h |
+| `myriad:{t/s}:effects` | sorted set | keys of tool calls and executions, by when they are gone | two days |
 | `myriad:{t/s}:execution:<n>:<user>:<tool>:<key>` | hash | a tool of run n in the background | 24 h from its end |
 | `myriad:{t/s}:callback:<n>` | hash | what became of the callback of run n | as the run's log |
 | `myriad:{t/u}:sessions` | sorted set | the user's sessions by their last turn | `session_ttl` from a turn |
 | `myriad:{t/u}:created:<request id>` | hash | the session that the request made | 24 h |
+| `myriad:{t/u}:begun:<request id>` | string | the session in which the request began a run | 24 h |
 | `myriad:{t/u}:reply:<method>:<request id>` | string | that a call is under way, or its reply | its deadline, 24 h |
 | `myriad:{t/u}:user_budget` | hash | what the user's runs may spend, and have | `session_ttl`; with limits: for ever |
 | `myriad:{t/u}:user_reservations` | sorted set | what is set apart for runs, by when that expires | with the budget |
@@ -35,6 +37,7 @@ one sort of tag only, so a session and a user of the same name never share a key
 | `myriad:{!queue/q}:order` | string | how many items waited so far | for ever: one number a queue |
 | `myriad:{!queue/q}:claimed` | stream | items that workers hold, group `workers` | each entry until it is done |
 | `myriad:{!queue/q}:wake` | stream | says that something was put | for ever: one entry a queue |
+| `myriad:{!queue/q}:dead` | list | the newest 100 items that nobody could read or work on | 14 days after the last |
 | `myriad:{t}:events` | stream | what happened in the tenant, about 10,000 of it | 7 days after the last |
 | `myriad:{t}:tenant_budget` | hash | as `user_budget`, of all runs of the tenant | as `user_budget` |
 | `myriad:{t}:tenant_reservations` | sorted set | as `user_reservations` | as `user_reservations` |
@@ -138,6 +141,11 @@ class SessionKeys:
         return self._prefix + "approvals"
 
     @property
+    def effects(self) -> str:
+        """Keys of what its tools did."""
+        return self._prefix + "effects"
+
+    @property
     def outbox(self) -> str:
         """What is still to be told in other tags."""
         return self._prefix + "outbox"
@@ -198,7 +206,7 @@ class QueueKeys:
     @property
     def all(self) -> tuple[str, ...]:
         """The keys of the functions of queues, in their order."""
-        kinds = ("items", "waiting", "since", "delayed", "turns", "counts", "order", "claimed", "wake")
+        kinds = ("items", "waiting", "since", "delayed", "turns", "counts", "order", "claimed", "wake", "dead")
         return tuple(self._prefix + kind for kind in kinds)
 
     @property
@@ -210,6 +218,11 @@ class QueueKeys:
     def wake(self) -> str:
         """Says that something was put."""
         return self._prefix + "wake"
+
+    @property
+    def dead(self) -> str:
+        """What nobody could read."""
+        return self._prefix + "dead"
 
 
 class UserKeys:
@@ -239,6 +252,10 @@ class UserKeys:
     def created(self, request_id: str) -> str:
         """The session that a request made."""
         return f"{self._prefix}created:{encode(request_id)}"
+
+    def begun(self, request_id: str) -> str:
+        """The session in which a request began a run."""
+        return f"{self._prefix}begun:{encode(request_id)}"
 
     def reply(self, method: str, request_id: str) -> str:
         """What a method answered to a request."""

@@ -1,15 +1,27 @@
 """A queue that loses nothing: what waits for a worker, and what a worker has claimed.
 
-What is queued is a hint to look at something whose truth is kept elsewhere, so that a hint may come twice. Queues are
-named: `SIMPLE`, `COMPLEX`, `GPU` for runs, `callbacks`, `tools`.
+What is queued is a hint to look at something whose truth is kept elsewhere, so that a hint may come twice.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+RUN_QUEUES = ("SIMPLE", "COMPLEX", "GPU")
+"""Queues of runs, one for each class."""
+
+TOOL_QUEUE, CALLBACK_QUEUE = "tools", "callbacks"
+"""Queues of tools in the background, and of addresses to be told how runs ended."""
+
 LOWEST, HIGHEST = 0, 9
 """Priorities."""
+
+MOST_DEAD = 100
+"""Items of a queue that are kept although nobody could read or work on them: the newest."""
+
+
+class Unreadable(ValueError):
+    """What an item carries is not what its worker can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +35,9 @@ class Item:
         priority: 0 to 9: of a tenant's items the highest is claimed first, of equal ones the first that was put.
         due_ms: It is not claimed before, ms since the epoch by the queue's clock. 0: at once.
         weight: The tenant's share: one with 2 gets twice as many turns as one with 1. Above 0, at most 100.
+        traceparent: The trace that the work on it belongs to, as W3C writes it. Empty: none.
+        after_ms: It is due so long after it was put, by the queue's clock, in place of `due_ms`; of what was claimed it
+            is always 0.
     """
 
     id: str
@@ -31,6 +46,8 @@ class Item:
     priority: int = 5
     due_ms: int = 0
     weight: float = 1.0
+    traceparent: str = ""
+    after_ms: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError when it is none of these."""
@@ -66,19 +83,23 @@ class Stats:
         delayed: Items that are not due yet.
         claimed: Items that workers hold.
         oldest_s: Since when the oldest of those waiting could have been claimed, seconds. 0: none waits.
+        dead: Items that nobody could read or work on, of those that are kept.
     """
 
     waiting: int = 0
     delayed: int = 0
     claimed: int = 0
     oldest_s: float = 0.0
+    dead: int = 0
 
 
 class Queue(Protocol):
     """Queues by name, as one worker or producer sees them. Each call raises StoreUnavailable when it cannot be had."""
 
-    async def put(self, queue: str, items: Sequence[Item]) -> None:
+    async def put(self, queue: str, items: Sequence[Item], *, must: bool = False) -> None:
         """Puts items, all or none of up to 500; more go in parts.
+
+        What belongs to something that was accepted `must` be put, however much the tenant has there.
 
         An id that waits there already changes nothing, except that it is due earlier if it is so now. One that is
         claimed waits anew, as it is put now, when that claim is given up or done: what it hints at may have changed
@@ -100,6 +121,9 @@ class Queue(Protocol):
 
     async def done(self, claimed: Claimed) -> bool:
         """Takes it out of the queue. False, and nothing changed: it was no longer this worker's."""
+
+    async def bury(self, claimed: Claimed) -> bool:
+        """As `done`, for what nobody can read or work on: of that the newest 100 are kept for 14 days, for people."""
 
     async def put_back(self, claimed: Claimed, delay_s: float, *, counts: bool = True) -> bool:
         """Lets it wait again, due after a while. False, and nothing changed: it was no longer this worker's.

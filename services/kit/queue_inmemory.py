@@ -3,11 +3,12 @@
 import asyncio
 import itertools
 import time
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.kit.errors import QueueFull
-from services.kit.queue import Claimed, Item, Stats
+from services.kit.queue import MOST_DEAD, Claimed, Item, Stats
 
 _WAIT_S = 0.05
 """How long a worker waits before it looks again, when nobody wakes it."""
@@ -32,6 +33,8 @@ class InMemoryQueues:
     entries: dict[tuple[str, str], _Entry] = field(default_factory=dict)
     turns: dict[tuple[str, str], float] = field(default_factory=dict)
     """Queue and tenant to the turns it got, as long as it has something."""
+    dead: defaultdict[str, deque[Item]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=MOST_DEAD)))
+    """Queue to what nobody could read."""
     order: "itertools.count[int]" = field(default_factory=itertools.count)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,15 +49,15 @@ class InMemoryQueue:
         self._max = max_of_a_tenant
         self._first = 0
 
-    async def put(self, queue: str, items: Sequence[Item]) -> None:
+    async def put(self, queue: str, items: Sequence[Item], *, must: bool = False) -> None:
         """Puts items, all or none."""
         entries = self._shared.entries
         new = {item.id: item for item in reversed(items) if (queue, item.id) not in entries}
-        for tenant in {item.tenant for item in new.values()}:
+        for tenant in set() if must or not self._max else {item.tenant for item in new.values()}:
             there = [entry.item for (name, _), entry in entries.items() if name == queue]
             if sum(item.tenant == tenant for item in (*there, *new.values())) > self._max:
                 raise QueueFull("as many items of the tenant wait in the queue as may", retry_after=1)
-        for item in items:
+        for item in map(_fixed, items):
             entry = entries.get((queue, item.id))
             if entry is None:
                 entries[queue, item.id] = _Entry(item, next(self._shared.order), time.time())
@@ -92,6 +95,13 @@ class InMemoryQueue:
         """Takes it out of the queue."""
         return self._end(claimed, None)
 
+    async def bury(self, claimed: Claimed) -> bool:
+        """Takes out what nobody can read, and keeps it."""
+        entry = self._held(claimed)
+        if entry is not None and entry.again is None:
+            self._shared.dead[claimed.queue].append(entry.item)
+        return self._end(claimed, None)
+
     async def put_back(self, claimed: Claimed, delay_s: float, *, counts: bool = True) -> bool:
         """Lets it wait again, due after a while."""
         entry = self._held(claimed)
@@ -116,7 +126,8 @@ class InMemoryQueue:
         waiting = [entry for entry in entries if not entry.ticket and _due(entry) <= now]
         claimed = sum(bool(entry.ticket) for entry in entries)
         oldest_s = now - min((max(_due(entry), entry.since) for entry in waiting), default=now)
-        return Stats(len(waiting), len(entries) - len(waiting) - claimed, claimed, oldest_s)
+        dead = len(self._shared.dead[queue])
+        return Stats(len(waiting), len(entries) - len(waiting) - claimed, claimed, oldest_s, dead)
 
     async def close(self) -> None:
         """Nothing waits beyond its call."""
@@ -178,6 +189,11 @@ class InMemoryQueue:
     def _wake(self) -> None:
         self._shared.changed.set()
         self._shared.changed = asyncio.Event()
+
+
+def _fixed(item: Item) -> Item:
+    """An item that is due at a time, not after a while."""
+    return replace(item, due_ms=int(time.time() * 1000) + item.after_ms, after_ms=0) if item.after_ms else item
 
 
 def _due(entry: _Entry) -> float:

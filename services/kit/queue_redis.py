@@ -18,6 +18,9 @@ _LISTEN_S = 10.0
 _LOOKS = 4
 """In the idle time a worker looks so often for what others no longer hold."""
 
+_DONE, _DEAD = -1, -2
+"""What `queue_end` takes for a delay."""
+
 
 Found = tuple[list[Claimed], float]
 """What was claimed, and after how many seconds more can be."""
@@ -34,7 +37,7 @@ class RedisQueue:
             consumer: The worker's name, no other's.
             idle_s: What a worker claimed and was silent about for so long, others claim; they notice in half of that
                 again.
-            max_of_a_tenant: Items a tenant may have in a queue.
+            max_of_a_tenant: Items a tenant may have in a queue. 0: any number.
         """
         self._redis = redis
         self._me = consumer
@@ -46,12 +49,14 @@ class RedisQueue:
         self._wakes: dict[str, bytes] = {}
         self._listening: dict[str, asyncio.Task[None]] = {}
 
-    async def put(self, queue: str, items: Sequence[Item]) -> None:
+    async def put(self, queue: str, items: Sequence[Item], *, must: bool = False) -> None:
         """Puts items, all or none of up to 500."""
         for at in range(0, len(items), _AT_ONCE):
-            arguments: list[Argument] = [self._max]
+            arguments: list[Argument] = [0 if must else self._max]
             for item in items[at : at + _AT_ONCE]:
-                arguments += (item.id, item.tenant, item.priority, repr(item.weight), item.due_ms, item.body)
+                due = f"+{item.after_ms}" if item.after_ms else item.due_ms
+                arguments += (item.id, item.tenant, item.priority, repr(item.weight), due, item.body)
+                arguments.append(item.traceparent)
             await self._call("queue_put", queue, *arguments)
 
     async def claim(self, queues: Sequence[str], limit: int, wait_s: float) -> list[Claimed]:
@@ -71,7 +76,11 @@ class RedisQueue:
 
     async def done(self, claimed: Claimed) -> bool:
         """Takes it out of the queue."""
-        return await self._about("queue_end", claimed, -1, 1)
+        return await self._about("queue_end", claimed, _DONE, 1)
+
+    async def bury(self, claimed: Claimed) -> bool:
+        """Takes out what nobody can read, and keeps it."""
+        return await self._about("queue_end", claimed, _DEAD, 1)
 
     async def put_back(self, claimed: Claimed, delay_s: float, *, counts: bool = True) -> bool:
         """Lets it wait again, due after a while."""
@@ -83,8 +92,8 @@ class RedisQueue:
 
     async def stats(self, queue: str) -> Stats:
         """What is in a queue now."""
-        waiting, delayed, claimed, oldest_ms = await self._call("queue_stats", queue)
-        return Stats(waiting, delayed, claimed, oldest_ms / 1000)
+        waiting, delayed, claimed, oldest_ms, dead = await self._call("queue_stats", queue)
+        return Stats(waiting, delayed, claimed, oldest_ms / 1000, dead)
 
     async def close(self) -> None:
         """Waits for nothing any more."""
@@ -161,6 +170,6 @@ class RedisQueue:
 
 
 def _read(queue: str, found: Sequence[bytes]) -> Claimed:
-    id, tenant, priority, weight, due_ms, body, deliveries, ticket = found
-    item = Item(id.decode(), tenant.decode(), body, int(priority), int(due_ms), float(weight))
+    id, tenant, priority, weight, due_ms, body, deliveries, ticket, trace = found
+    item = Item(id.decode(), tenant.decode(), body, int(priority), int(due_ms), float(weight), trace.decode())
     return Claimed(queue, item, int(deliveries), ticket.decode())

@@ -16,6 +16,7 @@ from redis.exceptions import (
     ClusterError,
     ConnectionError,
     MovedError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -202,11 +203,18 @@ class Redis:
             await self._load()
 
     async def _load(self) -> None:
-        """Gives the functions to every primary. Whoever needs them meanwhile waits for the same."""
+        """Gives the functions to every primary. Whoever needs them meanwhile waits for the same.
+
+        Raises:
+            StoreUnavailable: the user of this client must not; `acl.ROWS` says who loads them.
+        """
         if self._loading is None or self._loading.done():
             loading = self._calls.everywhere(("FUNCTION", "LOAD", "REPLACE", self._library.code))
             self._loading = asyncio.ensure_future(loading)
-        await asyncio.shield(self._loading)
+        try:
+            await asyncio.shield(self._loading)
+        except NoPermissionError as error:
+            raise StoreUnavailable("the store lacks our functions, which another user loads", retry_after=1) from error
 
 
 async def _bounded(seconds: float, work: Awaitable[T]) -> T:

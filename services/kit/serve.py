@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 LIVENESS = "liveness"
 """Health of the process alone: SERVING as long as it answers, whatever it waits for."""
 _CHECK_EVERY_S = 1.0
+_WAIT_EVERY_S = 0.2
+"""While not ready: who starts beside what it needs is not held up by its own looking."""
 _LAST_S = 1.0
 _GC_EVERY = 50_000
 _CHECK_TIMEOUT_S = 2.0
@@ -47,7 +49,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_connection_age_ms", 600_000),  # callers look the name up again, and find new replicas
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),  # callers ping each second while calls wait
+    ("grpc.http2.max_ping_strikes", 0),  # callers ping while calls wait: counted, that ends a call after 4 s
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 
@@ -141,9 +143,11 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
                 drain()
         watch.cancel()
         await status.enter_graceful_shutdown()
-        leaving = asyncio.create_task(_leave(apps, config.drain_s - _LAST_S))
+        await asyncio.sleep(config.notice_s)  # gRPC breaks calls off that arrive while it stops to listen
+        left_s = max(config.drain_s - config.notice_s, 0.0)
+        leaving = asyncio.create_task(_leave(apps, left_s - _LAST_S))
         closing.callback(leaving.cancel)
-        await server.stop(config.drain_s)
+        await server.stop(left_s)
     log.info("stopped")
 
 
@@ -194,7 +198,7 @@ async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthService
         if waiting != said:
             log.info("not ready" if waiting else "ready", **waiting)
             said = waiting
-        await asyncio.sleep(_CHECK_EVERY_S)
+        await asyncio.sleep(_WAIT_EVERY_S if waiting else _CHECK_EVERY_S)
 
 
 async def _knock(host: str, port: int) -> None:

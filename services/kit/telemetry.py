@@ -4,6 +4,7 @@ Names of our own attributes and metrics stand here and nowhere else; OpenTelemet
 """
 
 import logging
+import os
 import random
 import sys
 import threading
@@ -21,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.call import current_call
+from services.kit.queue import Stats
 
 _LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 _FLUSH_S = 0.5
@@ -66,6 +68,23 @@ class EventMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueMetrics:
+    """What is in queues, by the queue, and what did not go well there."""
+
+    items: Gauge
+    oldest: Gauge
+    redelivered: Counter
+    dead_letters: Counter
+
+    def show(self, queue: str, stats: Stats | None) -> None:
+        """Shows what is in a queue. None: it is not known, and no number is told."""
+        unknown = float("nan")
+        for state in ("waiting", "delayed", "claimed", "dead"):
+            self.items.labels(queue, state).set(getattr(stats, state) if stats else unknown)
+        self.oldest.labels(queue).set(stats.oldest_s if stats else unknown)
+
+
+@dataclass(frozen=True, slots=True)
 class Telemetry:
     """What a process reports with.
 
@@ -75,6 +94,7 @@ class Telemetry:
         calls: Metrics of the calls it answers.
         load: Metrics of how full it is.
         events: Metrics of domain events and feedback.
+        queues: Metrics of queues.
         sample_ratio: Share of the traces begun here that are recorded.
         provider: Flushes spans at the end. None: nothing is exported.
         exporter: Sends them.
@@ -85,6 +105,7 @@ class Telemetry:
     calls: CallMetrics
     load: LoadMetrics
     events: EventMetrics
+    queues: QueueMetrics
     sample_ratio: float = 0.0
     provider: TracerProvider | None = field(default=None, repr=False)
     exporter: SpanExporter | None = field(default=None, repr=False)
@@ -137,7 +158,8 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
         Histogram("myriad_loop_lag_seconds", "How late the event loop is.", buckets=_LAG_S, registry=metrics),
     )
     tracer = provider.get_tracer("myriad") if provider else trace.NoOpTracer()
-    return Telemetry(tracer, metrics, calls, load, _event_metrics(metrics), sample_ratio, provider, exporter)
+    events, queues = _event_metrics(metrics), _queue_metrics(metrics)
+    return Telemetry(tracer, metrics, calls, load, events, queues, sample_ratio, provider, exporter)
 
 
 def _event_metrics(metrics: CollectorRegistry) -> EventMetrics:
@@ -147,6 +169,29 @@ def _event_metrics(metrics: CollectorRegistry) -> EventMetrics:
         Counter("myriad_event_handler_failures", "Events a handler missed.", ["handler", "why"], registry=metrics),
         Counter("myriad_feedback", "Words on runs, by agent and score.", ["agent", "score"], registry=metrics),
     )
+
+
+def _queue_metrics(metrics: CollectorRegistry) -> QueueMetrics:
+    again = "Times that an item was claimed which had been claimed before."
+    return QueueMetrics(
+        Gauge("myriad_queue_items", "Items of a queue.", ["queue", "state"], registry=metrics),
+        Gauge("myriad_queue_oldest_seconds", "Longest time an item has been due.", ["queue"], registry=metrics),
+        Counter("myriad_queue_redelivered", again, ["queue"], registry=metrics),
+        Counter("myriad_dead_letters", "Runs of a queue that were given up.", ["queue"], registry=metrics),
+    )
+
+
+def new_traceparent(sampled: bool) -> str:
+    """A trace that begins here (W3C Trace Context, version 00)."""
+    ids = os.urandom(24).hex()
+    return f"00-{ids[:32]}-{ids[32:]}-{'01' if sampled else '00'}"
+
+
+def traceparent_of(span: trace.Span) -> str:
+    """What a call made within a span carries."""
+    context = span.get_span_context()
+    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    return f"00-{trace_id}-{span_id}-{context.trace_flags:02x}"
 
 
 def log_to_stdout(level: str) -> None:

@@ -10,6 +10,9 @@ from types import MappingProxyType
 METRICS_OFFSET = 100
 """A service's Prometheus endpoint listens this many ports above its gRPC port."""
 
+STREAM_TIMEOUT_S = 900.0
+"""Longest time of a stream; a client resumes by its cursor."""
+
 
 @dataclass(frozen=True)
 class Service:

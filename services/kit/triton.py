@@ -35,6 +35,7 @@ MODELS = Circuit("model", ModelUnavailable, "the model tier does not answer", (M
 FIRST_CHUNK_S = 20.0
 """Seconds after which a model that has sent nothing of an answer is given up."""
 
+_GENERATE = "/inference.GRPCInferenceService/ModelStreamInfer"
 _RETRY_AFTER_S = 1.0
 _BUSY = ("xceeds maximum queue size", "equest timeout expired")
 _GONE = "Stub process"
@@ -63,6 +64,12 @@ class Triton:
         self._first_chunk_s = first_chunk_s
         self._breakers = breakers or Breakers(MODELS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(client.channel)
+        # As a stream of requests, the one there is, the call and its end would leave in three writes instead of one.
+        self._generate: Any = client.channel.unary_stream(
+            _GENERATE,
+            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+        )
         self._embedder = embedder
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -115,7 +122,7 @@ class Triton:
         request.raw_input_contents.append(_length_prefixed(orjson.dumps(body)))
         # Who has less time than a first chunk may take says nothing of the model when that has passed.
         with self._breakers.of(model).attempt(min(timeout, self._first_chunk_s)) as attempt:
-            call = self._client.start(self._stub.ModelStreamInfer, iter((request,)), timeout=timeout + LEAVE_S)
+            call = self._client.start(self._generate, request, timeout=timeout + LEAVE_S)
             generation = Generation(call, timeout, self._client.service, self._first_chunk_s)
             failure = ""
             try:

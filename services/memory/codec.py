@@ -56,7 +56,8 @@ def read_order(request: turn_pb2.BeginTurnRequest) -> Order:
     if later and not request.defer:
         raise InvalidArgument("start_after: needs defer", fields={"start_after": "needs defer"})
     due_ms = request.start_after.ToMilliseconds() if later else 0
-    return Order(request.record, _CONCURRENCY[request.concurrency], request.defer, due_ms)
+    wanted = read_amounts(request.wanted)
+    return Order(request.record, _CONCURRENCY[request.concurrency], request.defer, due_ms, wanted)
 
 
 def write_next(ended_run_id: str, due: Next | None) -> turn_pb2.NextRun | None:

@@ -47,18 +47,19 @@ class Config:
     agents_per_tenant: int = 1000
     """Agents a tenant may have. ListAgents shows at most 1,000."""
 
-    reserved_tokens: int = 100_000
-    """Where tokens are limited, so many are set apart for a run at its beginning, or what is left. It is stopped at
-    them; what it does not use is given back at its end. Many runs at once share a small budget better with less."""
+    reserved_tokens: int = 10_000
+    """Where tokens are limited, so many are set apart for a run whose next step is not known yet, as when it is gone on
+    with, or what is left. A step that needs more has more set apart. What is not used is given back when the run ends,
+    or begins to wait."""
 
-    reserved_cost_micros: int = 1_000_000
+    reserved_cost_micros: int = 100_000
     """As `reserved_tokens`: money, in millionths of the operator's currency."""
 
-    reserved_tool_calls: int = 100
+    reserved_tool_calls: int = 16
     """As `reserved_tokens`: tool calls."""
 
     reserved_s: float = 600.0
-    """As `reserved_tokens`: time at work, in seconds."""
+    """As `reserved_tokens`: time at work, in seconds. It is all that a run gets that is gone on with."""
 
     reservation_ttl: float = 900.0
-    """What was set apart for a run is given back after so many seconds, should its end not be heard of."""
+    """What was set apart for a run at work is given back after so many seconds, should its end not be heard of."""

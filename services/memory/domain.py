@@ -89,6 +89,8 @@ class Order:
     """It goes to the line even if it could begin now."""
     due_ms: int = 0
     """It does not begin before."""
+    wanted: Amounts = NO_AMOUNTS
+    """What is set apart for it. Of what it does not say, as much as is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Turn:
     """What it may spend, of all budgets the least."""
     renews_ms: int = 0
     """When there is more. 0: never, or nothing limits it."""
+    left: Amounts = NO_AMOUNTS
+    """What all budgets have left for it, what is granted included; of a deferred one that waits, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,12 @@ class Grant:
     amounts: Amounts = NO_AMOUNTS
     renews_ms: int = 0
     """When there is more. 0: never, or nothing limits it."""
+    left: Amounts = NO_AMOUNTS
+    """What is left for it in all, what is granted included."""
+
+    def after(self, counted: Amounts) -> "Grant":
+        """The same for the whole of a run of which so much was counted before."""
+        return Grant(self.amounts.more(counted), self.renews_ms, self.left.more(counted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +259,12 @@ class Reserving:
     """How budgets are kept."""
 
     wanted: Amounts
-    """What is set apart for a run, as far as it is limited and there."""
+    """What is set apart for a run that does not say what it wants, as far as it is limited and there."""
     lifetime_ms: int
     """After so long it is given back, whatever became of the run."""
     unused_ms: int
     """What was spent without a limit is forgotten so long after the last run."""
+
+    def wants(self, wanted: Amounts) -> Amounts:
+        """What is set apart for a run that wants so much."""
+        return Amounts(*(default if each is None else each for each, default in zip(wanted, self.wanted, strict=True)))

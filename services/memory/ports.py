@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.kit.amounts import Amounts
+from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.memory.domain import (
     Agent,
@@ -63,7 +63,7 @@ class SessionStore(Protocol):
 
         Raises:
             SessionNotFound: there is no such session.
-            RequestIdReused: the request id came with another digest.
+            RequestIdReused: the request id came with another digest, or of the same user in another session.
             SessionBusy: another run has not ended, and this one may not wait or has no record to wait with.
             LineFull: as many runs wait as may.
             BudgetExhausted: the session, its user or its tenant may spend nothing now.
@@ -85,6 +85,24 @@ class SessionStore(Protocol):
             SessionNotFound: there is no such session.
             RunNotFound: there is nothing to go on with: all ended, or the run waits for an answer.
             SessionBusy: not now; `retry_after` is when to try again.
+        """
+
+    async def extend(self, principal: Principal, session_id: str, run: int, token: int, wanted: Amounts) -> Grant:
+        """Sets more apart for a run, as far as there is more. Repeated, it changes nothing.
+
+        Args:
+            principal: Whose session.
+            session_id: The session.
+            run: The run.
+            token: From its beginning.
+            wanted: By the whole run. Of what it does not say, as much as is configured.
+
+        Returns:
+            What the whole run may spend.
+
+        Raises:
+            SessionNotFound: there is no such session.
+            LeaseLost: the token is not the session's latest.
         """
 
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> Next | None:
@@ -150,14 +168,23 @@ class BudgetStore(Protocol):
     async def set(self, principal: Principal, whose: Whose, budget: Budget | None) -> BudgetState:
         """Writes a budget, or that there is none. What was spent stays spent. Raises SessionNotFound."""
 
-    async def reserve(self, principal: Principal, reservation: str, *, strict: bool, replaced: str = "") -> Grant:
+    async def reserve(
+        self,
+        principal: Principal,
+        reservation: str,
+        *,
+        strict: bool,
+        replaced: str = "",
+        wanted: Amounts = NO_AMOUNTS,
+    ) -> Grant:
         """Sets apart what a run may spend of the user's and the tenant's budget.
 
         Args:
             principal: Whose run.
             reservation: Its name, unique for all time.
             strict: A budget of which something limited has nothing left refuses. False: 0 of it is granted.
-            replaced: An earlier reservation of the run, which is given back.
+            replaced: An earlier reservation of the run, which is given back; this one itself, to have another amount.
+            wanted: How much. Of what it does not say, as much as is configured.
 
         Raises:
             BudgetExhausted: `retry_after` is when there is more.

@@ -78,6 +78,7 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             position=turn.position,
             granted=write_amounts(turn.granted),
             renew_time=codec.write_renewal(turn.renews_ms),
+            remaining=write_amounts(turn.left),
         )
 
     async def ResumeTurn(self, request: turn_pb2.ResumeTurnRequest, context: object) -> turn_pb2.ResumeTurnResponse:
@@ -101,6 +102,18 @@ class MemoryServicer(memory_pb2_grpc.MemoryServiceServicer):
             response=resumed.response,
             granted=write_amounts(resumed.turn.granted),
             renew_time=codec.write_renewal(resumed.turn.renews_ms),
+            remaining=write_amounts(resumed.turn.left),
+        )
+
+    async def ExtendTurn(self, request: turn_pb2.ExtendTurnRequest, context: object) -> turn_pb2.ExtendTurnResponse:
+        """Sets more apart for a turn."""
+        granted = await self._turns.extend(
+            current_principal(), request.run_id, request.fencing_token, read_amounts(request.wanted)
+        )
+        return turn_pb2.ExtendTurnResponse(
+            granted=write_amounts(granted.amounts),
+            renew_time=codec.write_renewal(granted.renews_ms),
+            remaining=write_amounts(granted.left),
         )
 
     async def CommitTurn(self, request: turn_pb2.CommitTurnRequest, context: object) -> turn_pb2.CommitTurnResponse:

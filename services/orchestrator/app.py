@@ -9,11 +9,13 @@ from myriad.orchestrator.v1 import orchestrator_pb2_grpc
 from services.kit.app import App, Check, Closer, Kit
 from services.kit.clients import Client
 from services.kit.interceptors.idempotency import idempotency
-from services.kit.queue import Queue
+from services.kit.queue import RUN_QUEUES, Queue
 from services.kit.queue_redis import RedisQueue
+from services.kit.queue_watch import QueueWatch
 from services.kit.redis import Redis
 from services.kit.replies import Replies
 from services.kit.replies_redis import RedisReplies
+from services.kit.telemetry import Telemetry
 from services.kit.triton import MODELS, Triton
 from services.orchestrator.adapters.memory import MemoryAgents, MemoryDirectory, MemoryTurns
 from services.orchestrator.adapters.nlu import NluClient
@@ -81,6 +83,7 @@ async def build_both(config: Config, kit: Kit) -> App:
 class _Parts:
     """What the orchestrator and its workers have in common."""
 
+    telemetry: Telemetry
     memory: Client
     queue: Queue
     runs: Runs
@@ -103,6 +106,7 @@ def _work(config: Config, parts: _Parts) -> Worker:
         places=config.worker_concurrency,
         idle_s=config.queue_idle_s,
         retry_s=config.retry_s,
+        telemetry=parts.telemetry,
     )
     worker.start()
     return worker
@@ -132,7 +136,7 @@ def _open(config: Config, kit: Kit, classes: Sequence[str] = ()) -> _Parts:
     )
     run_log = RedisRunLog(redis, config.log_ttl_s, config.lease_s)
     notices = RedisNotices(redis)
-    queue = RedisQueue(redis, uuid.uuid4().hex, config.queue_idle_s)
+    queue = RedisQueue(redis, uuid.uuid4().hex, config.queue_idle_s, config.max_queued)
     tools = ToolExecClient(kit.network.client("toolexec", config.toolexec_address))
     callbacks = Callbacks(RedisCallbackStore(redis), queue, tools)
     dead_letters = RedisDeadLetters(redis)
@@ -157,10 +161,15 @@ def _open(config: Config, kit: Kit, classes: Sequence[str] = ()) -> _Parts:
         queue=queue,
         callbacks=callbacks,
         dead_letters=dead_letters,
+        metrics=kit.telemetry.queues,
         config=config,
         classes=classes,
     )
+    watch = QueueWatch(queue, RUN_QUEUES, kit.telemetry.queues)
+    watch.start()
+    closers = [run_log.close, for_events.close, bus.close, notices.close, queue.close, runs.close, watch.stop]
     return _Parts(
+        telemetry=kit.telemetry,
         memory=memory,
         queue=queue,
         runs=runs,
@@ -170,5 +179,5 @@ def _open(config: Config, kit: Kit, classes: Sequence[str] = ()) -> _Parts:
         feedback=Feedback(RedisFeedbackStore(redis), bus),
         letters=Letters(DeadLetterBox(dead_letters, runs.begin)),
         checks={"redis": run_log.check},
-        closers=[run_log.close, for_events.close, bus.close, notices.close, queue.close, runs.close],
+        closers=closers,
     )

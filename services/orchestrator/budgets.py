@@ -28,8 +28,13 @@ def set_request(request: budgets_pb2.SetBudgetRequest) -> memory_pb2.SetBudgetRe
 
 def told(state: budget_pb2.BudgetState) -> budget_pb2.BudgetState:
     """A state, of which the initial metadata of the reply says what remains, when anything is limited."""
-    call = current_call()
-    if call is not None and state.HasField("remaining"):
-        remaining = json_format.MessageToDict(state.remaining)
-        call.reply_metadata[REMAINING] = json.dumps(remaining, separators=(",", ":"))
+    tell(state.remaining if state.HasField("remaining") else None)
     return state
+
+
+def tell(remaining: budget_pb2.Amounts | None) -> None:
+    """Says in the initial metadata of the reply what remains. None: nothing is limited."""
+    call = current_call()
+    if call is not None and remaining is not None:
+        found = json_format.MessageToDict(remaining)
+        call.reply_metadata[REMAINING] = json.dumps(found, separators=(",", ":"))

@@ -114,6 +114,8 @@ def run_of(first: bytes, newest: bytes, standing: Standing) -> run_pb2.Run:
     if kind in _LAST:
         run.end_time.CopyFrom(latest.time)
         run.usage.CopyFrom(getattr(latest, kind).usage)
+    if run.state == run_pb2.RUN_STATE_QUEUED:
+        run.queue_class = latest.queued.queue_class
     if kind == "failed":
         run.error.CopyFrom(latest.failed.error)
     return run
@@ -144,9 +146,9 @@ def _fill(message: run_event_pb2.RunEvent, event: Event) -> None:
             message.routed.CopyFrom(run_event_pb2.RunRouted(model=model, reason=reason))
         case ToolStarted() | ToolFinished() | ApprovalRequired():
             _fill_tool(message, event)
-        case Queued(position):
-            message.queued.position = position
-            message.queued.SetInParent()
+        case Queued(position, queue):
+            queue_class = f"QUEUE_CLASS_{queue}" if queue else None
+            message.queued.CopyFrom(run_event_pb2.RunQueued(position=position, queue_class=queue_class))
         case Restarted(sequence):
             message.restarted.discard_from_sequence = sequence
         case Degraded(component, reason):

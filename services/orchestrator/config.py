@@ -101,5 +101,8 @@ class Config:
     queue_idle_s: float = 10.0
     """What a worker claimed and was silent about for so long, seconds, others claim."""
 
+    max_queued: int = 100_000
+    """Runs that a tenant may have in one queue; more are refused. 0: any number."""
+
     max_runs: int = 10_000
     """Runs at work at once in this process; more are refused."""

@@ -20,6 +20,7 @@ from myriad.orchestrator.v1 import (
     sessions_pb2,
 )
 from services.kit import status
+from services.kit.amounts_codec import write_amounts
 from services.kit.call import Principal, current_principal
 from services.kit.errors import RunNotFound, ServiceError
 from services.kit.interceptors.validation import check
@@ -255,6 +256,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     async def _create(self, request: run_pb2.CreateRunRequest) -> run_pb2.Run:
         accepted = await self._runs.accept(current_principal(), run_request(request), lambda run_id: None)
+        budgets.tell(write_amounts(accepted.left))
         if accepted.log and not request.callback_url:
             return run_of(accepted.log[0], accepted.log[-1], Standing.QUEUED)
         return await self._run(accepted.run_id) or run_pb2.Run(run_id=accepted.run_id, state=run_pb2.RUN_STATE_QUEUED)

@@ -2,13 +2,15 @@
 
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from myriad.toolexec.v1 import toolexec_pb2_grpc
 from services.kit.agents import AgentCatalog
 from services.kit.app import App, Kit
-from services.kit.callbacks import CALLBACKS
+from services.kit.queue import CALLBACK_QUEUE, TOOL_QUEUE
 from services.kit.queue_redis import RedisQueue
+from services.kit.queue_watch import QueueWatch
 from services.kit.redis import Redis
 from services.toolexec.adapters.agents import CatalogToolSource
 from services.toolexec.adapters.clock import SystemClock
@@ -18,7 +20,6 @@ from services.toolexec.adapters.redis import RedisResultStore
 from services.toolexec.adapters.redis_executions import RedisExecutions
 from services.toolexec.adapters.redis_runs import RedisCallbacks, RedisRuns
 from services.toolexec.config import Config
-from services.toolexec.core.background import QUEUE as BACKGROUND_QUEUE
 from services.toolexec.core.background import BackgroundTools
 from services.toolexec.core.background_work import BackgroundWork
 from services.toolexec.core.callbacks import CallbackSender, Rules
@@ -74,10 +75,13 @@ async def build(config: Config, kit: Kit, functions: Callable[[Clock], Mapping[s
         clock,
     )
     servicer = ToolExecServicer(executor, BackgroundTools(executor, executions, queue, work), callbacks)
+    attending = partial(Consumer, queue, idle_s=config.idle_s, telemetry=kit.telemetry)
     consumers = [
-        Consumer(queue, BACKGROUND_QUEUE, work.work, at_once=config.max_background, idle_s=config.idle_s),
-        Consumer(queue, CALLBACKS, callbacks.work, at_once=config.max_callbacks, idle_s=config.idle_s),
+        attending(TOOL_QUEUE, work.work, at_once=config.max_background),
+        attending(CALLBACK_QUEUE, callbacks.work, at_once=config.max_callbacks),
     ]
+    watch = QueueWatch(queue, (TOOL_QUEUE, CALLBACK_QUEUE), kit.telemetry.queues)
+    watch.start()
     for consumer in consumers:
         consumer.start()
 
@@ -91,7 +95,14 @@ async def build(config: Config, kit: Kit, functions: Callable[[Clock], Mapping[s
         name="toolexec",
         add_to=add_to,
         checks={"redis": redis.check},
-        closers=[redis.close, close_resolver, caller.close, queue.close, *(each.stop for each in consumers)],
+        closers=[
+            redis.close,
+            close_resolver,
+            caller.close,
+            queue.close,
+            watch.stop,
+            *(each.stop for each in consumers),
+        ],
         drainers=[each.drain for each in consumers],
         leavers=[each.stop for each in consumers],
     )

@@ -8,10 +8,10 @@ import pytest
 
 from services.kit.call import Principal
 from services.kit.errors import AgentNotFound, ResourceExhausted
-from services.kit.redis import Redis
 from services.memory.adapters.inmemory_agents import InMemoryAgentStore
 from services.memory.adapters.redis_agents import RedisAgentStore
 from services.memory.ports import AgentStore
+from tests.support.valkey import UserRedis
 
 
 @pytest.fixture(scope="module", params=["memory", "one", "cluster"])
@@ -19,7 +19,7 @@ async def store(request: pytest.FixtureRequest, valkey_url: str, cluster_url: st
     if request.param == "memory":
         yield InMemoryAgentStore(revisions_kept=3, agents_allowed=5)
         return
-    redis = Redis(valkey_url if request.param == "one" else cluster_url)
+    redis = UserRedis(valkey_url if request.param == "one" else cluster_url, "memory")
     yield RedisAgentStore(redis, revisions_kept=3, agents_allowed=5)
     await redis.close()
 

@@ -16,6 +16,7 @@ from services.memory.adapters.redis import RedisSessionStore
 from services.memory.adapters.redis_accounts import RedisAccounts
 from services.memory.adapters.redis_budgets import RedisBudgets
 from services.memory.domain import Budget, Ending, Lifetimes, Order, Request, Reserving, Scope, Turn, Whose
+from tests.support.valkey import as_user
 from tests.support.waiting import until
 
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
@@ -73,7 +74,7 @@ class Process:
 
 @pytest.fixture(params=["one", "cluster"])
 async def url(request: pytest.FixtureRequest, valkey_url: str, cluster_url: str) -> str:
-    return valkey_url if request.param == "one" else cluster_url
+    return as_user(valkey_url if request.param == "one" else cluster_url, "memory")
 
 
 @pytest.fixture

@@ -9,15 +9,16 @@ import pytest
 
 from services.kit.amounts import Amounts
 from services.kit.call import Principal
-from services.kit.errors import BudgetExhausted, SessionNotFound
+from services.kit.errors import BudgetExhausted, LeaseLost, SessionNotFound
 from services.kit.redis import Redis
 from services.memory.adapters.inmemory import InMemorySessionStore
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.adapters.redis_accounts import RedisAccounts
 from services.memory.adapters.redis_budgets import RedisBudgets
-from services.memory.domain import Budget, Ending, Lifetimes, Order, Reserving, Scope, Turn, Whose
+from services.memory.domain import Budget, Ending, Grant, Lifetimes, Order, Reserving, Scope, Turn, Whose
 from services.memory.ports import BudgetStore, SessionStore
 
+USER = "memory"
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
 WANTED = Amounts(100, 1000, 10, 60_000)
 LONG = Reserving(WANTED, lifetime_ms=60_000, unused_ms=60_000)
@@ -248,6 +249,65 @@ async def test_a_reservation_takes_the_place_of_an_earlier_one(stores: Stores, a
     assert found.amounts == Amounts(tokens=100)
     await stores.budgets.settle(alice, first, Amounts(tokens=99))
     assert (await stores.budgets.get(alice, mine(alice))).spent == NOTHING
+
+
+async def test_a_run_has_set_apart_what_it_wants_or_what_is_left_and_hears_what_is_left_in_all(
+    stores: Stores, alice: Principal
+) -> None:
+    await stores.budgets.set(alice, mine(alice), Budget(Amounts(tokens=150, tool_calls=30)))
+    await stores.budgets.set(alice, TENANT, Budget(Amounts(tokens=400, tool_calls=20)))
+    session = await make(stores, alice)
+    turn = await begin(stores, alice, session, Order(b"asked", wanted=Amounts(tokens=40)))
+    assert (turn.granted, turn.left) == (Amounts(tokens=40, tool_calls=10), Amounts(tokens=150, tool_calls=20))
+    busy = await make(stores, alice)
+    other = await begin(stores, alice, busy, Order(b"asked", wanted=Amounts(tokens=500, tool_calls=0)))
+    assert (other.granted, other.left) == (Amounts(tokens=110, tool_calls=0), Amounts(tokens=110, tool_calls=10))
+    await end(stores, alice, busy, other, Amounts(tokens=5))
+    await end(stores, alice, session, turn, Amounts(tokens=5))
+    assert (await stores.budgets.get(alice, mine(alice))).spent.tokens == 10
+
+
+async def test_a_run_that_is_to_wait_has_nothing_set_apart_and_hears_what_is_left(
+    stores: Stores, alice: Principal
+) -> None:
+    later = Order(b"asked", defer=True)
+    session, free = await make(stores, alice), await make(stores, alice)
+    assert (await begin(stores, alice, free, later)).left == Amounts()
+    await stores.budgets.set(alice, mine(alice), Budget(Amounts(tokens=150, tool_calls=30)))
+    await stores.budgets.set(alice, Whose(Scope.SESSION, session), Budget(Amounts(tool_calls=12)))
+    busy = await make(stores, alice)
+    await begin(stores, alice, busy, Order(b"asked", wanted=Amounts(tokens=40, tool_calls=3)))
+    turn = await begin(stores, alice, session, later)
+    assert (turn.queued, turn.granted, turn.left) == (True, Amounts(), Amounts(tokens=110, tool_calls=12))
+    assert (await stores.budgets.get(alice, mine(alice))).reserved.tokens == 40
+
+
+async def test_more_is_set_apart_for_a_run_as_far_as_there_is_more(stores: Stores, alice: Principal) -> None:
+    await stores.budgets.set(alice, mine(alice), Budget(Amounts(tokens=150, tool_calls=30)))
+    session, busy = await make(stores, alice), await make(stores, alice)
+    await stores.budgets.set(alice, Whose(Scope.SESSION, session), Budget(Amounts(tool_calls=12)))
+    turn = await begin(stores, alice, session, Order(b"asked", wanted=Amounts(tokens=40)))
+    other = await begin(stores, alice, busy, Order(b"asked", wanted=Amounts(tokens=40)))
+
+    async def extend(tokens: int, held: int = 0) -> Grant:
+        wanted = Amounts(tokens=tokens, tool_calls=20)
+        return await stores.sessions.extend(alice, session, turn.run, held or turn.token, wanted)
+
+    for _ in range(2):
+        assert (await extend(90)).amounts == Amounts(tokens=90, tool_calls=12)
+        assert (await stores.budgets.get(alice, mine(alice))).reserved.tokens == 130
+    found = await extend(200)
+    assert (found.amounts, found.left) == (Amounts(tokens=110, tool_calls=12), Amounts(tokens=110, tool_calls=12))
+    with pytest.raises(LeaseLost):
+        await extend(90, turn.token + 1)
+    with pytest.raises(SessionNotFound):
+        await stores.sessions.extend(Principal(alice.tenant, "bob"), session, turn.run, turn.token, Amounts())
+    await end(stores, alice, session, turn, Amounts(tokens=100))
+    await end(stores, alice, busy, other, Amounts(tokens=7))
+    state = await stores.budgets.get(alice, mine(alice))
+    assert (state.spent.tokens, state.reserved.tokens) == (107, 0)
+    with pytest.raises(LeaseLost):
+        await extend(90)
 
 
 async def test_twenty_that_reserve_at_once_get_no_more_than_there_is(stores: Stores, alice: Principal) -> None:

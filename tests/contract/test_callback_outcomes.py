@@ -16,6 +16,7 @@ from services.toolexec.adapters.redis_runs import RedisCallbacks
 from services.toolexec.domain import CallbackState
 from services.toolexec.ports import Callbacks
 from tests.support.ports import free_port
+from tests.support.valkey import UserRedis
 
 PENDING, DELIVERED, FAILED = CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.FAILED
 
@@ -25,7 +26,7 @@ async def outcomes(request, valkey_url, cluster_url) -> AsyncIterator[Callbacks]
     if request.param == "inmemory":
         yield InMemoryCallbacks()
         return
-    redis = Redis(valkey_url if request.param == "valkey" else cluster_url)
+    redis = UserRedis(valkey_url if request.param == "valkey" else cluster_url, "toolexec")
     yield RedisCallbacks(redis)
     await redis.close()
 

@@ -13,6 +13,7 @@ from services.orchestrator.adapters.inmemory_dead_letters import InMemoryDeadLet
 from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
 from services.orchestrator.domain.run import DeadLetter, Record
 
+USER = "orchestrator"
 KEPT, KEPT_S = 20, 1.0
 RECORD = Record("h\u00e9llo\n{}", "aura", 3, ("admin", "b"), queue="COMPLEX", priority=9, callback_url="https://a.b/c")
 

@@ -33,7 +33,7 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="session", params=["inmemory", "milvus"])
+@pytest.fixture(scope="module", params=["inmemory", "milvus"])
 async def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[DocumentStore]:
@@ -301,6 +301,26 @@ async def test_equal_scores_come_by_document_and_number(store: DocumentStore, pr
     await store.put(principal, where, [indexed(name, "same ", "same") for name in shuffled])
     hits = await store.search(principal, [where], dense(1, top_k=50))
     assert [(hit.document_id, hit.number) for hit in hits] == [(name, number) for name in names for number in (0, 1)]
+
+
+async def test_searches_at_once_find_what_each_finds_alone(store: DocumentStore, principal: Principal) -> None:
+    where, chance = await make(store, principal), random.Random(11)
+    animals = ["zebra", "horse", "donkey", "mule", "qqq"]
+    documents = [
+        indexed(
+            f"d{i:02}", " ".join(chance.choices(animals[:-1], k=1 + i % 5)), at=unit(math.cos(i), math.sin(i), i % 3)
+        )
+        for i in range(30)
+    ]
+    await store.put(principal, where, documents)
+    queries = [
+        Query(mode, chance.choice(animals), unit(chance.random(), chance.random()), top_k, least, {})
+        for mode in Mode
+        for top_k, least in ((5, 0.0), (5, 0.6), (100, 0.0))
+        for _ in range(20)
+    ]
+    alone = [await store.search(principal, [where], query) for query in queries]
+    assert await asyncio.gather(*(store.search(principal, [where], query) for query in queries)) == alone
 
 
 async def test_metadata_must_all_match_exactly(store: DocumentStore, principal: Principal) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -12,19 +11,17 @@ from services.kit.errors import ModelUnavailable
 from services.kit.triton import Triton
 from services.nlu.adapters.inmemory import InMemoryEmbedder as NluInMemoryEmbedder
 from services.retrieval.adapters.inmemory import InMemoryEmbedder as RetrievalInMemoryEmbedder
-from tests.support.triton import free_port_pair, running_triton
+from tests.support.triton import free_port_pair
 
 FAKES = {"nlu's fake": NluInMemoryEmbedder, "retrieval's fake": RetrievalInMemoryEmbedder}
 Embedder = NluInMemoryEmbedder | RetrievalInMemoryEmbedder | TritonEmbedder
 
 
 @pytest.fixture(scope="module")
-async def triton(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Triton]:
-    work: Path = tmp_path_factory.mktemp("triton")
+async def triton(triton_address: str) -> AsyncIterator[Triton]:
     network = Network(None)
-    async with running_triton(work, ["embedder"]) as address:
-        yield Triton(network.client("triton", address))
-        await network.close()
+    yield Triton(network.client("triton", triton_address))
+    await network.close()
 
 
 @pytest.fixture(params=["nlu's fake", "retrieval's fake", "triton"])

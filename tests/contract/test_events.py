@@ -17,6 +17,7 @@ from services.orchestrator.adapters.redis_events import RedisEvents
 from services.orchestrator.adapters.redis_feedback import RedisFeedbackStore
 from services.orchestrator.domain.events import DomainEvent
 
+USER = "orchestrator"
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=12)
 LAST = f"{2**64 - 1}-{2**64 - 1}"
 
@@ -130,7 +131,7 @@ async def feedback(redis: Redis | None, tenant: str):
         store = InMemoryFeedbackStore()
         store.add_run(ann, "s1.1", "aura")
         return store, ann, "s1.1"
-    sessions = RedisSessionStore(redis, LIFETIMES)
+    sessions = RedisSessionStore(redis.root, LIFETIMES)
     session = await sessions.create(ann, uuid.uuid4().hex, "aura", None)
     await sessions.begin(ann, session.session_id, None, 10_000, 5, Order(b"asked"))
     return RedisFeedbackStore(redis), ann, f"{session.session_id}.1"
@@ -165,7 +166,7 @@ async def test_a_word_names_the_agent_and_a_second_replaces_the_first(feedback, 
 
 async def test_a_word_lives_and_dies_with_its_session(one, tenant):
     ann = Principal(tenant, "ann")
-    sessions = RedisSessionStore(one, LIFETIMES)
+    sessions = RedisSessionStore(one.root, LIFETIMES)
     session = await sessions.create(ann, uuid.uuid4().hex, "aura", None)
     turn = await sessions.begin(ann, session.session_id, None, 1, 5)
     assert turn.run == 1

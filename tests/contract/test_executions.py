@@ -20,6 +20,7 @@ from services.toolexec.ports import Executions
 from tests.support.approvals import Approvals
 from tests.support.ports import free_port
 from tests.support.toolexec import approval
+from tests.support.valkey import UserRedis
 
 CALL = BackgroundCall("aura", 3, '{"year": "süß \\u0000"}', "call_1_0", once=False)
 ONCE = replace(CALL, once=True)
@@ -51,8 +52,8 @@ async def kept(request, valkey_url, cluster_url) -> AsyncIterator[Kept]:
         made = InMemoryExecutions(SystemClock())
         yield Kept(made, Approvals(made.approvals), None)
         return
-    redis = Redis(valkey_url if request.param == "valkey" else cluster_url)
-    yield Kept(RedisExecutions(redis), Approvals(redis), redis)
+    redis = UserRedis(valkey_url if request.param == "valkey" else cluster_url, "toolexec")
+    yield Kept(RedisExecutions(redis), Approvals(redis.root), redis.root)
     await redis.close()
 
 

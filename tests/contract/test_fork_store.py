@@ -19,6 +19,7 @@ from services.memory.codec import read_message
 from services.memory.core.forks import Forks
 from services.memory.domain import Ending, Lifetimes, Message, Order, Request, Role, Session
 
+USER = "memory"
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=12)
 LEASE_MS = 10_000
 

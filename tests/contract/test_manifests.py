@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services.kit.acl import ROWS
 from services.kit.app import KitConfig
 from services.kit.config import load
 from services.kit.serve import LIVENESS
@@ -64,9 +65,14 @@ def mebibytes(amount: str) -> int:
 
 
 def variables(objects: dict[tuple[str, str], Any], pods: dict[str, Any], service: Service) -> dict[str, str]:
-    """What the service finds in its environment."""
-    sources = [each["configMapRef"]["name"].rpartition("-")[0] for each in container(pods[service.name])["envFrom"]]
-    return {name: value for source in sources for name, value in objects["ConfigMap", source]["data"].items()}
+    """What the service finds in its environment; what a Secret holds is its place there."""
+    spec = container(pods[service.name])
+    sources = [each["configMapRef"]["name"].rpartition("-")[0] for each in spec["envFrom"]]
+    found = {name: value for source in sources for name, value in objects["ConfigMap", source]["data"].items()}
+    for each in spec.get("env", []):
+        kept = each.get("valueFrom", {}).get("secretKeyRef")
+        found[each["name"]] = each["value"] if kept is None else f"{kept['name']}/{kept['key']}"
+    return found
 
 
 def test_the_api_servers_schema_takes_every_object(rendered: str, tmp_path: Path) -> None:
@@ -89,7 +95,7 @@ def test_a_worker_is_the_orchestrators_image_told_to_work_with_the_same_settings
 ) -> None:
     worker, orchestrator = container(pods["worker"]), container(pods["orchestrator"])
     assert (worker["image"], worker["args"]) == (orchestrator["image"], ["worker"])
-    assert worker["envFrom"] == orchestrator["envFrom"]
+    assert (worker["envFrom"], worker["env"]) == (orchestrator["envFrom"], orchestrator["env"])
     ports = {port["name"]: port["containerPort"] for port in worker["ports"]}
     assert ports == {"grpc": WORKER.port, "metrics": WORKER.metrics_port}
     annotations = objects["Deployment", "worker"]["spec"]["template"]["metadata"]["annotations"]
@@ -210,7 +216,7 @@ def test_the_environment_names_every_address_where_it_listens(
     ports = {row.name: row.port for row in SERVICES.values()} | {row.name: row.port for row in ENDPOINTS.values()}
     assert needed <= set(environ)
     for name in needed:
-        host, _, port = environ[name].rpartition("//")[2].partition(":")
+        host, _, port = environ[name].rpartition("//")[2].rpartition("@")[2].partition(":")
         assert ports[host] == int(port), name
 
 
@@ -234,6 +240,22 @@ def test_a_pod_is_given_the_time_its_calls_may_take_to_drain(
     before = container(pods[service.name])["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert drain >= service.timeout_s
     assert pods[service.name]["terminationGracePeriodSeconds"] >= before + drain + 5
+
+
+@each_process
+def test_a_process_reaches_the_store_as_its_user_with_a_password_of_a_secret(
+    objects: dict[tuple[str, str], Any], pods: dict[str, Any], service: Service
+) -> None:
+    user = "orchestrator" if service == WORKER else service.name
+    environ = variables(objects, pods, service)
+    urls = {name: value for name, value in environ.items() if name.endswith("_REDIS_URL")}
+    if user not in {row.user for row in ROWS}:
+        assert (urls, "REDIS_PASSWORD" in environ) == ({}, False)
+        return
+    assert urls == {f"MYRIAD_{user.upper()}_REDIS_URL": f"redis://{user}:$(REDIS_PASSWORD)@valkey:6379"}
+    names = list(environ)  # only what stands before it is put in
+    assert names.index("REDIS_PASSWORD") < names.index(*urls)
+    assert environ["REDIS_PASSWORD"] == f"valkey-users/{user}"
 
 
 def test_no_config_map_holds_a_password(objects: dict[tuple[str, str], Any]) -> None:

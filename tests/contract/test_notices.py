@@ -18,6 +18,7 @@ from services.orchestrator.domain.run import Request
 from tests.support.memory import RealMemory, running_memory
 from tests.support.orchestrator import act_as
 from tests.support.proxy import running_proxy
+from tests.support.valkey import UserRedis, as_user
 from tests.support.waiting import until
 
 WITHIN_S = 2.0
@@ -65,7 +66,7 @@ class Word:
 class Store:
     """Memory and the run log on one Redis."""
 
-    redis: Redis
+    redis: UserRedis
     memory: RealMemory
 
     async def session(self, owner):
@@ -74,8 +75,8 @@ class Store:
 
 
 async def open_store(url, closing):
-    memory = await closing.enter_async_context(running_memory(url))
-    redis = Redis(url)
+    memory = await closing.enter_async_context(running_memory(as_user(url, "memory")))
+    redis = UserRedis(url, "orchestrator")
     closing.push_async_callback(redis.close)
     return Store(redis, memory)
 
@@ -200,21 +201,21 @@ async def test_a_run_that_has_ended_is_not_told_to_stop(place):
 
 
 async def test_a_process_holds_one_connection_however_much_it_listens_to(one):
-    before = await listeners(one.redis)
+    before = await listeners(one.redis.root)
     notices = await listening(RedisNotices(one.redis), Word(), AsyncExitStack())
     with ExitStack() as open_:
         for number in range(300):
             word = Word()
             open_.enter_context(notices.changes(Principal("many", "alice"), f"s{number}.1", word))
         await word.comes()
-        assert await listeners(one.redis) == before + 1
-        assert await channels(one.redis) == 300
+        assert await listeners(one.redis.root) == before + 1
+        assert await channels(one.redis.root) == 300
 
     async def no_channels():
-        return not await channels(one.redis)
+        return not await channels(one.redis.root)
 
     async def as_before():
-        return await listeners(one.redis) == before
+        return await listeners(one.redis.root) == before
 
     await until(no_channels, WITHIN_S)
     await notices.close()
@@ -237,7 +238,7 @@ async def test_a_connection_that_is_lost_is_opened_anew_and_says_so(one, valkey_
     log, word = RedisRunLog(one.redis, 60.0, 30.0), Word()
     async with AsyncExitStack() as closing:
         proxy, url = await closing.enter_async_context(running_proxy(valkey_url))
-        through = Redis(url)
+        through = Redis(as_user(url, "orchestrator"))
         closing.push_async_callback(through.close)
         notices = await listening(RedisNotices(through), Word(), closing)
         with notices.changes(owner, turn.run_id, word):

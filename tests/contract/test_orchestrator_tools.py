@@ -13,6 +13,7 @@ from myriad.toolexec.v1 import toolexec_pb2_grpc
 from services.kit.errors import (
     ApprovalRequired,
     DeadlineExceeded,
+    ExecutionNotFound,
     InvalidToolArguments,
     ServiceUnavailable,
     ToolNotAllowed,
@@ -36,6 +37,8 @@ from services.toolexec.domain import AgentTools, FunctionCall, HttpCall, SideEff
 from services.toolexec.domain import Tool as ToolOf
 from services.toolexec.servicer import ToolExecServicer
 from tests.support.orchestrator import ALICE, MALLORY, Hanging, act_as, served
+from tests.support.toolexec import ANN, Process, Shared
+from tests.support.waiting import until
 
 SCHEMA = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
 NAMES = ("status", "broken", "guarded", "dangerous", "unreachable", "slow")
@@ -224,3 +227,35 @@ async def test_toolexec_that_does_not_answer_in_time_is_given_up_a_second_after_
         await client_of(hanging).execute(AURA, ToolCall("c", "status", "{}"), RUN, "0.0.a", 0.1)
     assert 1.0 < asyncio.get_running_loop().time() - started < 1.5
     assert hanging.cut.is_set()
+
+
+async def test_a_slow_tool_has_no_result_until_it_has_answered(kind):
+    report = Tool("report", "Takes long.", SCHEMA, 5.0, background=True)
+    agent, call = Agent("aura", 3, "You help.", tools={"report": report}), ToolCall("c1", "report", '{"id": 7}')
+    answered = asyncio.Event()
+
+    async def write(arguments):
+        await answered.wait()
+        return {"pages": 3}
+
+    shared = Shared()
+    shared.add(tool("report", background=True))
+    async with Process(shared, {"report": write}) as process:
+        tools = InMemoryTools() if kind == "inmemory" else client_of(process.servicer)
+        act_as(ANN)
+        for key in ("0.0.a", "0.0.b"):
+            assert await tools.start(agent, call, RUN, key) is None
+            assert await tools.result(call, RUN, key) is None
+        await tools.stop(call, RUN, "0.0.b")
+        assert await tools.result(call, RUN, "0.0.b") is None
+        answered.set()
+        if kind == "inmemory":
+            tools.answered["report"] = ToolResult('{"pages":3}', is_error=False)
+
+        async def is_there():
+            return await tools.result(call, RUN, "0.0.a") is not None
+
+        await until(is_there)
+        assert await tools.result(call, RUN, "0.0.a") == ToolResult('{"pages":3}', is_error=False)
+        with pytest.raises(ExecutionNotFound):
+            await tools.result(call, RUN, "0.0.c")

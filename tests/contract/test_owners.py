@@ -10,6 +10,7 @@ from services.kit.keys import OwnerKeys
 from services.orchestrator.adapters.inmemory_owners import InMemoryOwners
 from services.orchestrator.adapters.redis_owners import RedisOwners
 
+USER = "orchestrator"
 OWNER_S = 0.3
 ALICE, BOB = Principal("acme", "alice"), Principal("{acme}", "bob\u0142")
 
@@ -67,10 +68,22 @@ async def test_the_sessions_of_a_process_that_is_gone_go_to_another_once(process
     await gone.hold(BOB, "s2")
     await process.die(gone)
     assert await taker.beat() == [gone._me]
-    await taker.take(gone._me)
-    await late.take(gone._me)
+    taken = await taker.take(gone._me)
+    assert sorted(taken, key=lambda each: each[1]) == [(ALICE, "s1"), (BOB, "s2")]
+    assert await late.take(gone._me) == []
     assert await by_session(taker) == [(ALICE, "s1"), (BOB, "s2")]
     assert await late.mine() == []
+
+
+async def test_a_session_that_both_worked_in_is_among_those_that_are_taken(process):
+    gone, taker = process.make(), process.make()
+    await gone.beat()
+    await gone.hold(ALICE, "s1")
+    await taker.hold(ALICE, "s1")
+    await process.die(gone)
+    await taker.beat()
+    assert await taker.take(gone._me) == [(ALICE, "s1")]
+    assert await taker.mine() == [(ALICE, "s1")]
 
 
 async def test_more_sessions_than_change_hands_in_one_step_all_go_over(process):

@@ -9,7 +9,7 @@ import pytest
 
 from services.kit.errors import QueueFull, StoreUnavailable
 from services.kit.keys import QueueKeys
-from services.kit.queue import Item, Stats
+from services.kit.queue import MOST_DEAD, Item, Stats
 from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
 from services.kit.queue_redis import RedisQueue
 from services.kit.redis import Redis
@@ -80,7 +80,10 @@ def test_an_item_that_no_queue_could_order_is_none(wrong):
 
 async def test_what_was_put_is_claimed_as_it_was_put_once(workers):
     worker, other = workers(), workers()
-    hostile = Item("a/b c\n{}\u0142", "te/na:nt\u0142", bytes(range(256)), priority=3, due_ms=1000, weight=0.5)
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    hostile = Item(
+        "a/b c\n{}\u0142", "te/na:nt\u0142", bytes(range(256)), 3, due_ms=1000, weight=0.5, traceparent=trace
+    )
     await worker.put(workers.q, [hostile])
     (claimed,) = await other.claim([workers.q], 10, 0)
     assert (claimed.queue, claimed.item, claimed.deliveries) == (workers.q, hostile, 1)
@@ -208,8 +211,10 @@ async def test_what_is_not_due_is_not_claimed_and_wakes_the_worker_when_it_is(wo
     worker = workers(idle_s=10.0)
     due = time.time() + 0.3
     await worker.put(workers.q, [item("later", due_ms=int(due * 1000)), item("much", due_ms=int((due + 60) * 1000))])
-    assert (await worker.stats(workers.q)).delayed == 2
-    assert await worker.claim([workers.q], 1, 0) == []
+    await worker.put(workers.q, [item("soon", after_ms=120)])
+    assert (await worker.stats(workers.q)).delayed == 3
+    assert await worker.claim([workers.q], 1, 0.02) == []
+    assert ids(await worker.claim([workers.q], 2, 5.0)) == ["soon"]
     assert ids(await worker.claim([workers.q], 2, 5.0)) == ["later"]
     assert -0.01 <= time.time() - due < 0.3
     assert (await worker.stats(workers.q)).delayed == 1
@@ -326,6 +331,27 @@ async def test_a_poisonous_item_counts_its_deliveries_and_holds_up_nobody(worker
     assert await worker.stats(workers.q) == Stats()
 
 
+async def test_what_nobody_can_read_is_put_aside_and_counts_no_more(workers):
+    worker = workers()
+    await worker.put(workers.q, [item(f"a{n}") for n in range(MOST_DEAD + 1)])
+    for claimed in await worker.claim([workers.q], MOST_DEAD + 1, 0):
+        assert await worker.bury(claimed)
+        assert not await worker.bury(claimed)
+    assert await worker.stats(workers.q) == Stats(dead=MOST_DEAD)
+    await worker.put(workers.q, [item("a0", body=b"readable")])
+    assert [each.item.body for each in await drain(worker, workers.q)] == [b"readable"]
+
+
+async def test_what_was_put_anew_is_not_put_aside_with_what_could_not_be_read(workers):
+    worker = workers()
+    await worker.put(workers.q, [item("a")])
+    (claimed,) = await worker.claim([workers.q], 1, 0)
+    await worker.put(workers.q, [item("a", body=b"readable")])
+    assert await worker.bury(claimed)
+    assert [each.item.body for each in await drain(worker, workers.q)] == [b"readable"]
+    assert await worker.stats(workers.q) == Stats()
+
+
 async def test_what_was_put_back_waits_for_its_delay(workers):
     worker = workers(idle_s=10.0)
     await worker.put(workers.q, [item("a")])
@@ -377,6 +403,16 @@ async def test_a_tenant_that_has_too_many_is_refused_and_the_others_are_not(work
     (claimed,) = [each for each in await worker.claim([workers.q], 2, 0) if each.item.tenant == "acme"]
     assert await worker.done(claimed)
     await worker.put(workers.q, [item("more")])
+
+
+async def test_what_must_be_put_is_put_into_a_full_queue(workers):
+    worker = workers()
+    for at in range(0, MAX, 500):
+        await worker.put(workers.q, [item(f"a{n}") for n in range(at, at + 500)])
+    await worker.put(workers.q, [item("accepted")], must=True)
+    assert (await worker.stats(workers.q)).waiting == MAX + 1
+    with pytest.raises(QueueFull):
+        await worker.put(workers.q, [item("more")])
 
 
 async def test_the_figures_are_what_is_there(workers):
@@ -431,6 +467,24 @@ async def test_a_worker_whose_store_goes_away_says_so_and_waits_again_when_it_is
         finally:
             await queue.close()
             await redis.close()
+
+
+@pytest.mark.parametrize("state", ["waiting", "delayed", "claimed"])
+async def test_a_record_that_is_damaged_is_put_aside_and_holds_up_nobody(one, state):
+    q, idle_s = uuid.uuid4().hex, 0.02
+    worker, keys = RedisQueue(one, "worker", idle_s), QueueKeys(q)
+    due_ms = int((time.time() + 0.05) * 1000) if state == "delayed" else 0
+    await worker.put(q, [item("a", due_ms=due_ms)])
+    if state == "claimed":
+        await worker.claim([q], 1, 0)
+    await one.execute("HSET", keys.all[0], "a", b"\xc1 broken")
+    await worker.put(q, [item("b")])
+    await asyncio.sleep(0.06)
+    assert ids(await worker.claim([q], 2, 0)) == ["b"]
+    (kept,) = await one.execute("LRANGE", keys.dead, 0, -1)
+    assert b"\xc1 broken" in kept
+    assert 0 < await one.execute("PTTL", keys.dead) <= 14 * 86_400_000
+    await one.execute("UNLINK", *keys.all)
 
 
 async def test_workers_that_are_gone_are_forgotten(one):

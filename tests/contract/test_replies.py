@@ -20,7 +20,7 @@ from services.kit.redis import Redis
 from services.kit.replies import InMemoryReplies, Replies, Request, new_ticket
 from services.kit.replies_redis import RedisReplies
 from services.kit.topology import SERVICES
-from tests.support.valkey import restartable_valkey
+from tests.support.valkey import UserRedis, restartable_valkey
 
 METHOD = contract(SERVICES["orchestrator"].proto_service).methods_by_name["SubmitFeedback"]
 FEEDBACK = Method("m", METHOD, run_pb2.SubmitFeedbackRequest, streams=False, access=common_pb2.Access())
@@ -32,7 +32,7 @@ async def replies(request, valkey_url, cluster_url) -> AsyncIterator[Replies]:
     if request.param == "inmemory":
         yield InMemoryReplies()
         return
-    redis = Redis(valkey_url if request.param == "valkey" else cluster_url)
+    redis = UserRedis(valkey_url if request.param == "valkey" else cluster_url, "orchestrator")
     yield RedisReplies(redis)
     await redis.close()
 

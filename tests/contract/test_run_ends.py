@@ -8,7 +8,6 @@ import pytest
 
 from services.kit.call import Principal
 from services.kit.keys import SessionKeys
-from services.kit.redis import Redis
 from services.kit.telemetry import open_telemetry
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.domain import Ending, Lifetimes
@@ -20,6 +19,7 @@ from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.domain.log import Completed, Started
 from services.orchestrator.domain.turn import Usage
 from services.orchestrator.event_codec import read_end
+from tests.support.valkey import UserRedis
 
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=12)
 
@@ -27,7 +27,7 @@ LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=12)
 class Logs:
     """A session of Ann's whose runs have logs, and its port."""
 
-    def __init__(self, redis: Redis | None) -> None:
+    def __init__(self, redis: UserRedis | None) -> None:
         self.redis = redis
         self.ann = Principal(f"tenant-{uuid.uuid4().hex}", "ann")
         self.session_id = uuid.uuid4().hex
@@ -37,14 +37,14 @@ class Logs:
         if self.redis is None:
             self.port.logs[self.ann.tenant, "ann", self.session_id] = []
         else:
-            await RedisSessionStore(self.redis, LIFETIMES).create(self.ann, self.session_id, "aura", None)
+            await RedisSessionStore(self.redis.root, LIFETIMES).create(self.ann, self.session_id, "aura", None)
 
     async def run(self, *entries: bytes) -> None:
         """One whole run with these entries."""
         if self.redis is None:
             self.port.logs[self.ann.tenant, "ann", self.session_id].append(list(entries))
             return
-        store = RedisSessionStore(self.redis, LIFETIMES)
+        store = RedisSessionStore(self.redis.root, LIFETIMES)
         turn = await store.begin(self.ann, self.session_id, None, 10_000, 5)
         await store.end(self.ann, self.session_id, Ending(turn.run, turn.token, 1, entries))
 
@@ -59,7 +59,7 @@ class Logs:
 @pytest.fixture(params=["memory", "one", "cluster"])
 async def logs(request: pytest.FixtureRequest, valkey_url: str, cluster_url: str) -> AsyncIterator[Logs]:
     url = {"memory": "", "one": valkey_url, "cluster": cluster_url}[request.param]
-    redis = Redis(url) if url else None
+    redis = UserRedis(url, "orchestrator") if url else None
     made = Logs(redis)
     await made.open()
     yield made

@@ -64,17 +64,19 @@ class Run:
         return told
 
     async def park(self, first: int, *events: bytes, waiting: str = "answer", wait_ms: int = 120_000) -> int:
-        names = (*self.names, self.keys.approvals)
+        names = (*self.names, self.keys.approvals, self.keys.outbox)
         good_for = json.dumps({"run": self.number, "expires_ms": 2**52, "state": "open"})
-        what = (waiting, wait_ms, "COMPLEX", "digest", good_for)
+        what = (waiting, wait_ms, "COMPLEX", "digest", good_for, 7, 0, 1, 30)
         told: int = await self.redis.call(
             "run_park", names, self.number, self.token, first, LIFETIMES.log_ms, b"so far", *what, *events
         )
         return told
 
-    async def respond(self, approval: str = "digest", owner: str = "alice", number: int = 0) -> bytes:
+    async def respond(
+        self, approval: str = "digest", owner: str = "alice", number: int = 0, answer: str = "alice: yes"
+    ) -> bytes:
         names = (self.keys.session, self.keys.work, self.keys.approvals)
-        arguments = (owner, number or self.number, approval, "approved", b"yes")
+        arguments = (owner, number or self.number, approval, "approved", b"yes", answer)
         found: bytes = await self.redis.call("run_respond", names, *arguments)
         return found
 
@@ -278,7 +280,24 @@ async def test_an_approval_is_good_once_and_for_its_run_only(run: Run) -> None:
             await attempt
     assert await run.respond(owner="") == b"alice"  # whoever may approve all
     with pytest.raises(ApprovalInvalid):
-        await run.respond()
+        await run.respond(answer="alice: no")
+
+
+async def test_the_same_answer_again_is_taken_as_the_first_also_when_the_run_is_over(run: Run) -> None:
+    await run.park(1, b"asks")
+    await run.respond()
+    for _ in range(2):
+        run.token = (await run.resume()).turn.token
+        assert await run.respond() == b"alice"
+        assert (await run.read())[0] == "AT_WORK"
+        await run.redis.execute("UNLINK", run.keys.lease)
+    await run.end(2)
+    assert await run.respond() == b"alice"
+    assert await run.read() == ("OVER", [b"asks", b"last"])
+    with pytest.raises(ApprovalInvalid):
+        await run.respond(answer="bob: yes")
+    with pytest.raises(ApprovalInvalid):
+        await run.respond("forged")
 
 
 async def test_an_approval_that_expired_or_came_too_late_is_refused(run: Run) -> None:
@@ -406,8 +425,8 @@ async def test_a_run_in_the_line_is_announced_once_and_dropped_once(run: Run) ->
     assert await second.read() == ("QUEUED", [b"1", b"2"])
     assert await run.cancel(number=second.number) == 3
     dropped = (*announced, keys.records, keys.work)
-    assert await run.redis.call("run_drop", dropped, "alice", second.number, 60_000, 3, b"gone") == [1]
-    assert await run.redis.call("run_drop", dropped, "alice", second.number, 60_000, 3, b"gone") == [0]
+    assert await run.redis.call("run_drop", dropped, "alice", second.number, 60_000, 3, b"gone")
+    assert await run.redis.call("run_drop", dropped, "alice", second.number, 60_000, 3, b"gone") == []
     assert await second.read() == ("OVER", [b"1", b"2", b"gone"])
     assert await run.end(1) == Next(third.number, b"third")
 
@@ -435,6 +454,7 @@ async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(valkey
     kinds = {name.rpartition("}:")[2] for name in keys}
     assert kinds == {
         "session", "lease", "history", "requests", "request_times", "log:1", "log:2", "log:3", "sessions", "created:r",
+        "begun:r0", "begun:r1", "begun:r2",
     }  # fmt: skip
     assert all(ttl > 0 for ttl in keys.values()), keys
     await asyncio.sleep(0.06)

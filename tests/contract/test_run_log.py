@@ -17,14 +17,14 @@ from services.kit.errors import (
     SessionBusy,
     SessionNotFound,
 )
-from services.kit.redis import Redis
 from services.orchestrator.adapters.inmemory import InMemoryTurns
 from services.orchestrator.adapters.memory import MemoryTurns
 from services.orchestrator.adapters.redis import RedisRunLog
 from services.orchestrator.domain.agent import Message, Role, ToolCall
-from services.orchestrator.domain.run import Concurrency, Next, Page, Request, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import Concurrency, Dropped, Next, Page, Request, Standing, Stop, Turn, Waiting
 from tests.support.memory import running_memory
 from tests.support.orchestrator import act_as
+from tests.support.valkey import UserRedis, as_user
 
 SAID = [Message(Role.USER, "hello"), Message(Role.ASSISTANT, "hi")]
 
@@ -43,10 +43,10 @@ class Store:
         return await self.turns.begin_turn(Request(self.session_id, "hello", request_id), digest, 30.0, record)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def memory_on_valkey(valkey_url):
-    async with running_memory(valkey_url) as memory:
-        redis = Redis(valkey_url)
+    async with running_memory(as_user(valkey_url, "memory")) as memory:
+        redis = UserRedis(valkey_url, "orchestrator")
         yield memory, redis
         await redis.close()
 
@@ -229,6 +229,13 @@ async def test_a_run_waits_for_an_answer_and_goes_on_with_it(store):
         await store.log.respond(store.owner, turn.run_id, "forged", "approved", b"yes", any_user=False)
     owner = await store.log.respond(mallory, turn.run_id, "digest", "approved", b"yes", any_user=True)
     assert owner == store.owner
+    for _ in range(2):  # whoever was not told that it was taken asks again
+        again = await store.log.respond(mallory, turn.run_id, "digest", "approved", b"yes", any_user=True)
+        assert again == store.owner
+    with pytest.raises(RunNotFound):
+        await store.log.respond(mallory, turn.run_id, "digest", "approved", b"yes", any_user=False)
+    with pytest.raises(ApprovalInvalid):
+        await store.log.respond(mallory, turn.run_id, "digest", "denied", b"no", any_user=True)
     with pytest.raises(ApprovalInvalid):
         await store.log.respond(store.owner, turn.run_id, "digest", "approved", b"yes", any_user=False)
     resumed = await store.turns.resume_turn(store.session_id, 30.0)
@@ -268,11 +275,48 @@ async def test_a_run_in_the_line_is_shown_and_can_be_ended_there(store):
         assert await store.log.announce(store.owner, second, [b"one", b"two"]) is begins
     assert await store.log.bounds(store.owner, second) == (b"one", b"two", Standing.QUEUED)
     assert await store.log.request_cancel(store.owner, second) is Standing.QUEUED
-    assert await store.log.drop(store.owner, second, 3, [b"end"]) == (True, None)
-    assert await store.log.drop(store.owner, second, 3, [b"end"]) == (False, None)
+    assert await store.log.drop(store.owner, second, 3, [b"end"])
+    assert await store.log.drop(store.owner, second, 3, [b"end"]) is None
     assert (await store.log.read(store.owner, second, 0, 9)).standing is Standing.OVER
     assert await store.turns.abandon_turn(turn, [b"end"], 1) == Next(third, b"third")
-    assert await store.log.drop(store.owner, turn.run_id, 2, [b"end"]) == (False, None)
+    assert await store.log.drop(store.owner, turn.run_id, 2, [b"end"]) is None
+
+
+async def test_a_run_in_the_line_that_is_taken_back_leaves_nothing_and_its_request_begins_another(store):
+    turn = await store.begin(record=b"asked")
+    asked = Request(store.session_id, "2", "once")
+    second = (await store.turns.begin_turn(asked, b"2", 30.0, b"second")).run_id
+    third = (await store.turns.begin_turn(Request(store.session_id, "3"), b"", 30.0, b"third")).run_id
+    await store.log.announce(store.owner, second, [b"one", b"two"])
+    with pytest.raises(RunNotFound):
+        await store.log.undo(Principal(store.owner.tenant, "mallory"), second, "once")
+    assert (await store.turns.begin_turn(asked, b"2", 30.0, b"second")).attached  # the control
+    assert await store.log.undo(store.owner, second, "once")
+    assert await store.log.undo(store.owner, second, "once") is None
+    for look in (store.log.read(store.owner, second, 0, 9), store.log.bounds(store.owner, second)):
+        with pytest.raises(RunNotFound):
+            await look
+    again = await store.turns.begin_turn(asked, b"2", 30.0, b"second")
+    assert (again.queued, again.attached, again.run_id != second) == (True, False, True)
+    assert await store.turns.abandon_turn(turn, [b"end"], 1) == Next(third, b"third")
+    assert await store.log.undo(store.owner, turn.run_id, "") is None
+
+
+async def test_who_waits_behind_a_run_that_is_taken_back_is_next(store):
+    act_as(store.owner)
+    first, second = [
+        (await store.turns.begin_turn(Request(store.session_id, text, queue="SIMPLE"), b"", 30.0, b"asked")).run_id
+        for text in "12"
+    ]
+    assert (await store.log.undo(store.owner, first, "")).next == Next(second, b"asked")
+
+
+async def test_what_is_dropped_is_what_was_asked_and_when_it_was_due(store):
+    act_as(store.owner)
+    due_ms = int((time.time() + 3600) * 1000)
+    asked = Request(store.session_id, "2", queue="SIMPLE", due_ms=due_ms)
+    later = (await store.turns.begin_turn(asked, b"", 30.0, b"later")).run_id
+    assert await store.log.drop(store.owner, later, 1, [b"end"]) == Dropped(b"later", due_ms)
 
 
 async def test_a_run_that_was_let_go_is_gone_on_with_at_once_and_has_lost_no_owner(store):

@@ -27,6 +27,7 @@ from services.memory.domain import Concurrency, Cursor, Ending, Lifetimes, Messa
 from services.memory.ports import SessionStore
 from tests.support.valkey import restartable_valkey
 
+USER = "memory"
 LONG = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
 SHORT = Lifetimes(session_ms=250, log_ms=250, history_cap=6, request_ms=250)
 LEASE_MS = 10_000
@@ -295,7 +296,8 @@ async def test_a_repeated_turn_attaches_to_its_run(store: SessionStore, alice: P
     await begin(store, alice, session, Request("r2", request.digest))
     assert (await store.begin(alice, session.session_id, request, LEASE_MS, 5)).run == ending.run
     other = await make(store, alice)
-    assert (await store.begin(alice, other.session_id, request, LEASE_MS, 5)).attached is False
+    with pytest.raises(RequestIdReused):
+        await begin(store, alice, other, request)
 
 
 async def test_a_turns_request_is_forgotten_in_time(open_store: Open, alice: Principal) -> None:

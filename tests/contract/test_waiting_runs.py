@@ -8,7 +8,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from services.kit.call import Principal
+from services.kit.call import Call, Principal, enter
 from services.kit.errors import RunNotFound, RunNotWaiting
 from services.kit.keys import SessionKeys
 from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
@@ -16,6 +16,9 @@ from services.kit.redis import Redis
 from services.toolexec.adapters.inmemory_background import InMemoryRuns
 from services.toolexec.adapters.redis_runs import RedisRuns
 from services.toolexec.ports import Runs
+from tests.support.valkey import UserRedis
+
+TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 
 
 @dataclass
@@ -58,8 +61,8 @@ async def kept(request, valkey_url, cluster_url) -> AsyncIterator[Kept]:
     if request.param == "inmemory":
         yield Kept(InMemoryRuns(), None)
         return
-    redis = Redis(valkey_url if request.param == "valkey" else cluster_url)
-    made = Kept(InMemoryRuns(), redis)
+    redis = UserRedis(valkey_url if request.param == "valkey" else cluster_url, "toolexec")
+    made = Kept(InMemoryRuns(), redis.root)
     made.runs = RedisRuns(redis, made.queue)
     yield made
     await redis.close()
@@ -104,8 +107,10 @@ async def test_a_run_goes_on_by_the_queue_it_came_by(valkey_url, ann, came_by, p
     redis = Redis(valkey_url)
     kept = Kept(InMemoryRuns(), redis)
     await kept.park(ann, 1, "c1", came_by)
+    enter(Call("work", {}, None, "test", traceparent=TRACE))
     await RedisRuns(redis, kept.queue).wake(ann, "s1.1", "c1", b"{}")
     (claimed,) = await kept.queue.claim([put_into], 2, 0)
     assert claimed.item.id == f"{ann.tenant}/s1.1"
     assert orjson.loads(claimed.item.body) == [ann.tenant, "ann", "s1", 1]
+    assert claimed.item.traceparent == TRACE
     await redis.close()

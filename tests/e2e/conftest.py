@@ -26,14 +26,14 @@ async def apply_example(stack: Stack) -> None:
     await agents.apply(agentfile.read(EXAMPLE), stack.target(), lambda _line: None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def receiver() -> AsyncIterator[HttpServer]:
     """What the stack may call back, though it is on this machine and speaks no TLS."""
     async with running_http_server() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stack(tmp_path_factory: pytest.TempPathFactory, receiver: HttpServer) -> AsyncIterator[Stack]:
     """Six processes. Tests take users and sessions of their own, and leave no part of it stopped."""
     work: Path = tmp_path_factory.mktemp("stack")

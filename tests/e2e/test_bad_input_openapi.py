@@ -7,7 +7,6 @@ import json
 from collections import Counter
 
 import pytest
-import requests
 import schemathesis
 from google.protobuf import json_format
 from google.rpc import status_pb2
@@ -56,8 +55,7 @@ TIMEOUT_S = 20
 BEST = {"/v1/runs/{run_id}:respond": 403, "/v1/deadLetters/{run_id}:redrive": 404}
 """What a right request gets that is not served: nobody guesses a token, and no run was given up."""
 ENDLESS = "/v1/events:watch"
-ENDLESS_S = 0.3
-"""So long a stream without an end is read; what has nothing to say until then is served."""
+"""A stream without an end, of which only the first message is read."""
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +83,8 @@ async def spare(user):
 def hold(user, known, spare, verb, path, mode, count) -> Counter[int]:
     """Holds one operation against the document. Returns how often each status came."""
     schema = schemathesis.openapi.from_dict(DOCUMENT)
+    if path == ENDLESS:
+        schema.config.max_stream_events = 1
     statuses: Counter[int] = Counter()
 
     @seed(0)
@@ -96,13 +96,7 @@ def hold(user, known, spare, verb, path, mode, count) -> Counter[int]:
             case.path_parameters |= {name: ids[name] for name in case.path_parameters if name in ids}
             if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
                 case.body |= {name: ids[name] for name in case.body if name in ids}
-        timeout = ENDLESS_S if path == ENDLESS else TIMEOUT_S
-        try:
-            reply = case.call(base_url=str(user.http.base_url), headers=dict(user.metadata), timeout=timeout)
-        except (TimeoutError, requests.exceptions.Timeout):
-            assert path == ENDLESS
-            statuses[200] += 1
-            return
+        reply = case.call(base_url=str(user.http.base_url), headers=dict(user.metadata), timeout=TIMEOUT_S)
         statuses[reply.status_code] += 1
         case.validate_response(reply, checks=CHECKS)
         if reply.status_code == 200 and "event-stream" in reply.headers["content-type"][0]:

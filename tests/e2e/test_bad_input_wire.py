@@ -26,6 +26,7 @@ from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
 from services.dev.environment import Site, vertical_environment
 from services.dev.stack import Stack
+from services.dev.users import make_users
 from services.kit import topology
 from services.kit.app import KitConfig, open_kit
 from services.kit.call import Principal
@@ -43,8 +44,6 @@ CHAOS_COUNT = 100_000
 BATCH = 2_000
 AT_ONCE = 8
 TIMEOUT_S = 20.0
-ENDLESS_S = 0.1
-"""A stream that has no end, and nothing to say for so long, is served."""
 USUAL = ("OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "ABORTED", "FAILED_PRECONDITION")
 ALLOWED = {
     # Tools may ask for roles, have limits, and fail: that is their affair, and its reason says so.
@@ -88,18 +87,16 @@ class Way:
         path = f"/{method.containing_service.full_name}/{method.name}"
         channel = self.channels[service]
         call = channel.unary_stream if method.server_streaming else channel.unary_unary
-        endless = ROWS[path].most == 1
-        timeout = ENDLESS_S if endless else TIMEOUT_S
-        made = call(path, bytes, bytes)(body, metadata=self.metadata, timeout=timeout)
+        made = call(path, bytes, bytes)(body, metadata=self.metadata, timeout=TIMEOUT_S)
         try:
             if method.server_streaming:
                 async for _ in made:
-                    pass
+                    if ROWS[path].most == 1:  # it has no end
+                        break
+                made.cancel()
             else:
                 await made
         except grpc.aio.AioRpcError as error:
-            if endless and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return "OK", Status()
             details = [value for key, value in error.trailing_metadata() or () if key == DETAILS]
             status = Status.FromString(details[0]) if details else Status()
             status.message = error.details() or ""
@@ -140,7 +137,8 @@ async def within_the_process(
     stack: Stack,
 ) -> AsyncIterator[tuple[dict[str, grpc.aio.Channel], Callable[[], list[str]]]]:
     """To the same handlers in this process, on the stack's engines; complaints are captured."""
-    site = Site(stack.state.addresses, stack.folder.models, ("llm", "sim_llm"))
+    users = make_users(stack.folder.store)
+    site = Site(stack.state.addresses, stack.folder.models, ("llm", "sim_llm"), passwords=users)
     kit = open_kit(KitConfig(auth="insecure-dev"), "vertical")
     async with AsyncExitStack() as closing:
         closing.callback(kit.telemetry.close)

@@ -47,8 +47,15 @@ class Running:
 
     def agents(self) -> dict[str, int]:
         """Revision by name."""
-        listed = json.loads(self.myriad("agents", "list", "--json").stdout)["agents"]
-        return {agent["name"]: agent["revision"] for agent in listed}
+        return {agent["name"]: agent["revision"] for agent in self.get("/v1/agents")["agents"]}
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What Envoy answers to the user of the commands."""
+        identity = {"x-myriad-tenant": "dev", "x-myriad-user": "dev", "x-myriad-roles": "admin"}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"http://{self.myriad.state().addresses['envoy']}{path}"
+        with opener.open(urllib.request.Request(url, headers=identity), timeout=10) as reply:
+            return dict(json.load(reply))
 
     def refused(self, *arguments: str) -> str:
         """What a command says that fails, in a sentence and not in a traceback."""
@@ -170,11 +177,7 @@ def test_what_up_prints_to_talk_opens_a_conversation_on_a_terminal(stack: Runnin
 
 
 def run_count(stack: Running, session_id: str) -> int:
-    url = f"http://{stack.myriad.status()['addresses']['envoy']}/v1/sessions/{session_id}"
-    identity = {"x-myriad-tenant": "dev", "x-myriad-user": "dev", "x-myriad-roles": "admin"}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, headers=identity), timeout=10) as reply:
-        return int(json.load(reply)["session"]["run_count"])
+    return int(stack.get(f"/v1/sessions/{session_id}")["session"]["run_count"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from contextlib import aclosing
 
 import grpc
 import pytest
@@ -204,7 +205,9 @@ async def test_a_tool_runs_once_it_is_approved_and_the_token_is_good_for_one_ans
     assert kinds(events)[-1] == "completed"
     (finished,) = (event.tool_finished for event in events if event.HasField("tool_finished"))
     assert (finished.outcome, json.loads(finished.result_json)["result"]) == (run_event_pb2.TOOL_OUTCOME_OK, 42)
-    again = await user.http.post(f"/v1/runs/{run_id}:respond", json=body)
+    assert (await user.http.post(f"/v1/runs/{run_id}:respond", json=body)).status_code == 200  # it may not have heard
+    other = {"approval_token": asked.approval_token, "deny": {}}
+    again = await user.http.post(f"/v1/runs/{run_id}:respond", json=other)
     assert (again.status_code, again.json()["details"][0]["reason"]) == (403, "APPROVAL_INVALID")
     assert await user.watched(run_id) == events
 
@@ -333,6 +336,19 @@ async def test_a_fork_has_the_history_up_to_its_run_and_shares_nothing(user):
     assert absent.reason == "RUN_NOT_FOUND"
 
 
+async def test_who_watches_events_over_http_hears_at_once_that_they_listen(stack, user):
+    tenant = f"quiet-{user.user}"
+    await put_agent(stack, "player", tenant=tenant)
+    async with face(stack, tenant=tenant) as ann, aclosing(ann.sse("GET", "/v1/events:watch")) as told:
+        began = time.monotonic()
+        came, silence = await anext(told)
+        assert not silence.get("type")
+        assert came - began < 3.0
+        session = await ann.session("player")
+        _, event = await anext(told)
+        assert (event["type"], event["session_id"]) == ("session.started", session)
+
+
 async def test_feedback_is_an_event_of_the_tenant_once_and_nobody_elses(stack, user):
     tenant = f"t-{user.user}"
     async with face(stack, user="ann", tenant=tenant) as ann, face(stack, user="bob", tenant=tenant) as bob:
@@ -346,7 +362,7 @@ async def test_feedback_is_an_event_of_the_tenant_once_and_nobody_elses(stack, u
         found = []
         types = "types=session.started&types=run.completed&types=feedback.received"
         async for _, event in ann.sse("GET", f"/v1/events:watch?after=0&{types}"):
-            found.append(event)
+            found += [event] if event.get("type") else []  # one without: all that is kept was told
             if len(found) == 3:
                 break
         assert [event["type"] for event in found] == ["session.started", "run.completed", "feedback.received"]

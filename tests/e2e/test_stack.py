@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from redis.exceptions import NoPermissionError
 
 from services.dev.state import Folder
+from services.dev.users import operator_url
 from services.kit import topology
+from services.kit.acl import USERS
 from tests.support.command_line import CommandLine, Terminal, on_a_terminal
 
 pytestmark = pytest.mark.timeout(300)
@@ -39,7 +43,7 @@ def until(true: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def test_every_part_is_ready_and_seen(up: CommandLine) -> None:
@@ -77,6 +81,26 @@ def test_status_is_a_table_and_goes_on_when_watched(up: CommandLine) -> None:
     assert terminal.process.returncode == 0
 
 
+def test_no_password_of_the_store_is_shown_logged_or_seen_among_the_processes(up: CommandLine) -> None:
+    folder = Folder(up.work)
+    passwords = {user: (folder.store / user).read_text() for user in USERS}
+    said = up("status").stdout + str(up.status()) + (folder.path / "stack.json").read_text()
+    said += "".join(file.read_text(errors="replace") for file in folder.logs.rglob("*") if file.is_file())
+    said += "".join(Path(f"/proc/{each.pid}/cmdline").read_text() for each in up.state().processes())
+    assert "redis_url" in said  # what a service is configured with is told, masked
+    assert [user for user, password in passwords.items() if password in said] == []
+
+
+def test_who_is_no_user_of_the_store_may_only_ask_whether_it_is_there(up: CommandLine) -> None:
+    host, _, port = up.status()["addresses"]["valkey"].partition(":")
+    with Redis(host=host, port=int(port), protocol=2) as store:
+        assert store.ping()
+        with pytest.raises(NoPermissionError):
+            store.execute_command("KEYS", "*")
+    with Redis.from_url(operator_url(f"{host}:{port}", Folder(up.work).store), protocol=2) as store:
+        assert store.execute_command("DBSIZE") > 0
+
+
 def test_second_up_says_that_it_runs(up: CommandLine) -> None:
     again = up("up")
     assert again.returncode == 0
@@ -89,17 +113,17 @@ def test_log_of_a_part_is_shown(up: CommandLine) -> None:
 
 
 def test_part_that_was_killed_comes_back(up: CommandLine) -> None:
-    before = up.status()["parts"]["toolexec"]
-    os.kill(before["pid"], signal.SIGKILL)
-    until(lambda: up.status()["parts"]["toolexec"]["restarts"] == 1 and up.status()["state"] == "ready", 30)
-    assert up.status()["parts"]["toolexec"]["pid"] != before["pid"]
+    before = up.state().parts["toolexec"]
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: up.state().parts["toolexec"].restarts == 1 and up.status()["state"] == "ready", 30)
+    assert up.state().parts["toolexec"].pid != before.pid
     assert "toolexec restarting died: killed by SIGKILL" in Folder(up.work).log("stack").read_text()
 
 
 def test_nobody_outlives_a_killed_supervisor(up: CommandLine) -> None:
     before = up.state()
     assert {process.session for process in before.processes()} == {part.pid for part in before.parts.values()}
-    os.kill(up.status()["pid"], signal.SIGKILL)
+    os.kill(before.pid, signal.SIGKILL)
     until(lambda: before.processes() == [], 60)
     assert up.status()["state"] == "stopped"
 

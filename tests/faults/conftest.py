@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(START_S))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def running_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     """The stack, warm."""
     async with running_rig(tmp_path_factory.mktemp("faults")) as started:
@@ -46,7 +46,7 @@ async def running_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def bare(running_stack: Rig, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     """A stub of the orchestrator behind an Envoy without guards."""
     async with running_bare_envoy(running_stack, tmp_path_factory.mktemp("bare")) as stub:

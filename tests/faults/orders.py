@@ -88,6 +88,19 @@ class Customers:
         order.task = asyncio.create_task(_read(conversation, order))
         return order
 
+    async def create(self, delay_ms: int = 5) -> Order:
+        """Begins an order that a worker is to do, in a session of its own; its client reads it."""
+        item = uuid.uuid4().hex
+        conversation = await self.until_answered(
+            lambda: Conversation.begin(self.client, agent="clerk", session_id=None)
+        )
+        order = Order(item, asked(item, delay_ms), conversation.session_id)
+        request = run_pb2.CreateRunRequest(session_id=order.session, input=order.text, request_id=item)
+        created = await self.until_answered(lambda: self.client.unary(self.stub.CreateRun, request, timeout=TIMEOUT_S))
+        order.seen.run_id = created.run.run_id
+        order.task = asyncio.create_task(self.read_on(order))
+        return order
+
     async def happened(self, order: Order) -> int:
         """The pid of the process that has come to the point that is armed.
 
@@ -99,8 +112,8 @@ class Customers:
         except TimeoutError:
             raise AssertionError(f"nobody came there: {kinds(order.seen.events)} {order.task}") from None
 
-    async def pay(self) -> Order:
-        """Begins a payment, which waits, and says that it may be made."""
+    async def ask_to_pay(self) -> Order:
+        """Begins a payment, which waits until somebody says that it may be made."""
         item = uuid.uuid4().hex
         text = sim(tool_calls=[{"name": "pay", "arguments": {"item": item}}], then={"text": "Paid."})
         session = (await Conversation.begin(self.client, agent="clerk", session_id=None)).session_id
@@ -108,6 +121,11 @@ class Customers:
         request = run_pb2.RunTurnRequest(session_id=session, input=text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE)
         async for event in self.client.stream(self.stub.RunTurn, request, timeout=TIMEOUT_S):
             order.seen.add(event)
+        return order
+
+    async def pay(self) -> Order:
+        """Begins a payment, and says that it may be made."""
+        order = await self.ask_to_pay()
         await self.answer(order, approve=run_pb2.Approve())
         return order
 
@@ -168,6 +186,7 @@ class Customers:
         assert [event.sequence for event in events] == list(range(1, len(events) + 1)), "its log has holes"
         assert await self.watched(order) == events, "its log is another now"
         assert order.seen.answer == events[-1].completed.answer == ANSWER, "its answer is another"
+        assert {kinds(events).count(step) for step in ("started", "understood", "retrieved")} <= {0, 1}, kinds(events)
         assert told(events) == [
             "started clerk",
             f'call order {{"item": "{order.item}"}}',
@@ -231,6 +250,5 @@ async def customers_of(rig: Rig) -> AsyncIterator[Customers]:
 @asynccontextmanager
 async def store_of(rig: Rig) -> AsyncIterator[Any]:
     """The store of a stack, to do harm in."""
-    host, _, port = rig.stack.address("valkey").partition(":")
-    async with Redis(host=host, port=int(port), protocol=2) as redis:
+    async with Redis.from_url(rig.stack.store_url(), protocol=2) as redis:
         yield redis

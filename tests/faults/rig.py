@@ -55,6 +55,9 @@ REPLICAS: Mapping[str, int] = {"orchestrator": 2, "memory": 2}
 """What Envoy balances, and what a service does."""
 
 TOOL_TIMEOUT_S = 1.0
+RETRY_S = 10.0
+"""A run of the queue is tried again after so long; a model that was killed is back before the last time."""
+
 SETTLED_S = 10.0
 CALM_S = 1.5
 _POOLED = ("orchestrator", "memory", "toolexec")
@@ -152,8 +155,7 @@ class Rig:
         if any(state.state is not State.READY for state in self.stack.state.parts.values()):
             return ["a part is not ready"]
         found = [f"{n:g} scripts of the model" for n in [await metric(self.stack, "myriad_sim_running")] if n]
-        host, _, port = self.stack.address("valkey").partition(":")
-        async with Redis(host=host, port=int(port), protocol=2) as redis:
+        async with Redis.from_url(self.stack.store_url(), protocol=2) as redis:
             found += [f"lease {key.decode()}" async for key in redis.scan_iter("*:lease", count=1000)]
         known = {state.pid for state in self.stack.state.parts.values()}
         strangers = [each.pid for each in self.stack.state.processes() if _leader(each.pid) not in known]
@@ -194,6 +196,8 @@ async def running_rig(
                     if caller == service
                 }
                 own = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector_url.replace("tcp:", "http:")}
+                if service == "worker":
+                    own["MYRIAD_ORCHESTRATOR_RETRY_S"] = f"{RETRY_S:g}"
                 if service == "toolexec":
                     own["MYRIAD_TOOLEXEC_ENDPOINTS"] = f"shop={shop.url()}"
                 parts[name] = _with(part, moved, own)

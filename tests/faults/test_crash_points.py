@@ -13,13 +13,26 @@ import pytest
 
 from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.kit.failpoints import Point
+from services.orchestrator.checkpoint import read_progress
 from tests.faults.orders import ANSWER, customers_of, store_of
+from tests.support.waiting import until
 
 long = pytest.mark.chaos
 POINTS = (Point.BEFORE_INTENT, Point.AFTER_INTENT, Point.AFTER_EFFECT, Point.BEFORE_COMMIT, Point.AFTER_COMMIT)
+STEPS = (Point.UNDERSTOOD, Point.RETRIEVED, Point.SAID, Point.TOLD)
+KEPT = {
+    Point.UNDERSTOOD: lambda at: at.understanding is not None and at.facts is None,
+    Point.RETRIEVED: lambda at: at.facts is not None and at.calls is None,
+    Point.AFTER_INTENT: lambda at: [call.tool for call in at.calls] == ["order"] and at.answered == 0,
+    Point.TOLD: lambda at: at.answered == 1 and at.messages[-1].tool_call_id == at.calls[0].id,
+}
+"""How far a run has come, by its checkpoint, that stands at a point: a step each, also a call of the model."""
+
 EACH = 2
 MANY = 20
 WHOLE_S = 60.0
+KEPT_S = 5.0
+"""A checkpoint waits a moment for company; so long on a busy machine."""
 
 
 async def held_at(rig, customers, point):
@@ -50,6 +63,12 @@ async def ended(orders):
     await asyncio.wait_for(asyncio.gather(*(order.end() for order in orders)), WHOLE_S)
 
 
+async def kept_at(store, point, order):
+    """Whether the checkpoint of an order that is held at a point says so."""
+    kept = await store.hget(order.keys.work, "checkpoint")
+    return kept is not None and KEPT[point](read_progress(kept))
+
+
 async def flip(store, key, field):
     """Changes one bit of what is kept of a run."""
     kept = bytearray(await store.hget(key, field))
@@ -61,8 +80,8 @@ class Killed:
     """What became of runs whose processes were all killed at once, each at its point."""
 
     def __init__(self):
-        self.at = {point: [] for point in POINTS}
-        self.without_checkpoint = self.without_result = self.unrecorded = self.payment = None
+        self.at = {point: [] for point in (*POINTS, *STEPS)}
+        self.without_checkpoint = self.without_result = self.unrecorded = self.payment = self.asked = None
         self.broken = {}
 
 
@@ -79,7 +98,12 @@ async def after_the_kill(running_stack, quick_restarts):
 
         for point in POINTS:
             found.at[point] = [await hold(point) for _ in range(EACH)]
+        for point in STEPS:
+            found.at[point] = [await hold(point)]
+        for point in KEPT:
+            await until(lambda point=point: kept_at(store, point, found.at[point][0]), KEPT_S)
         found.unrecorded = await hold(Point.BEFORE_TOOL_RESULT)
+        found.asked = await customers.ask_to_pay()
         rig.points.arm(f"{Point.BEFORE_TOOL_RESULT}=hold")
         found.payment = await customers.pay()
         pids.add(await customers.happened(found.payment))
@@ -99,7 +123,7 @@ async def after_the_kill(running_stack, quick_restarts):
     return found
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*POINTS, *STEPS])
 async def test_a_run_whose_process_is_killed_at_a_crash_point_is_whole(after_the_kill, rig, customers, point):
     for order in after_the_kill.at[point]:
         await customers.check(order)
@@ -147,8 +171,16 @@ async def test_what_became_of_a_tool_without_keys_is_asked_and_the_tool_not_call
     assert rig.ledger.payments[payment.item] == 1
 
 
+async def test_what_was_asked_of_a_person_before_the_kill_can_be_answered_after_it(after_the_kill, rig, customers):
+    payment = after_the_kill.asked
+    assert rig.ledger.payments[payment.item] == 0
+    await customers.answer(payment, approve=run_pb2.Approve())
+    await customers.read_on(payment)
+    assert (payment.seen.state, rig.ledger.payments[payment.item]) == ("completed", 1)
+
+
 @long
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*POINTS, *STEPS])
 async def test_twenty_processes_killed_at_a_crash_point_lose_and_double_nothing(rig, customers, quick_restarts, point):
     for _ in range(MANY):
         rig.points.arm(f"{point}=kill")

@@ -68,7 +68,8 @@ async def test_nothing_works_for_a_turn_past_its_callers_deadline(rig, user, par
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             async for _ in call:
                 pass
-        # Whoever's clock is first: a stream that the server cuts off at the same moment arrives as INTERNAL, to resume.
-        assert raised.value.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL}
-        assert time.monotonic() - began < DEADLINE_S + LATE_S
-        await until(idle(rig, *helpers), LATE_S)
+        # Not INTERNAL, which is what Envoy makes of it where its own clock is first: the service is before it.
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        left_s = began + DEADLINE_S + LATE_S - time.monotonic()
+        assert left_s > 0
+        await until(idle(rig, *helpers), left_s)

@@ -27,6 +27,28 @@ from tests.support.valkey import start_valkey, stop
 from tests.support.waiting import until
 
 chaos = pytest.mark.chaos
+TABLE = Path(__file__).parents[2] / "docs" / "durability.md"
+ROWS = {
+    "session, and its place in its user's list": "session",
+    "history, and how a run ended": "history",
+    "run that was accepted, waiting or at work": "run",
+    "log entry: an event that was shown": "log entry",
+    "checkpoint": "checkpoint",
+    "lease, and its fencing token": "lease",
+    "who works in which session": "owner",
+    "queue entry": "queue entry",
+    "result of a tool call, by its key": "tool result",
+    "approval, asked for or answered": "approval",
+    "budget: what was reserved and spent": "spending",
+    "dead letter": "dead letter",
+    "domain event that was told": "event",
+    "agent and its revisions": "agent",
+}
+"""Rows of the table to kinds."""
+
+NO_KINDS = {"that a worker claimed it", "document in Milvus"}
+"""Rows of what may be lost at any time, and of what is elsewhere."""
+
 EVERYSEC, ALWAYS = ("--appendfsync", "everysec"), ("--appendfsync", "always")
 SLOW = "fdatasync:delay_enter={}"
 """Microseconds that the disk takes."""
@@ -93,6 +115,14 @@ async def write_until_it_dies(made, written, kinds=KINDS):
             await asyncio.sleep(0.005)
 
     await asyncio.gather(*map(write, kinds))
+
+
+def test_each_row_of_the_table_is_a_kind_that_is_tried():
+    _, _, table = TABLE.read_text().partition("| kind of data |")
+    rows = [line.split("|")[1].strip() for line in table.partition("\n\n")[0].splitlines()[2:]]
+    assert rows
+    assert set(rows) == set(ROWS) | NO_KINDS
+    assert set(ROWS.values()) == set(KINDS)
 
 
 @pytest.fixture

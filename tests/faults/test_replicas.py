@@ -31,7 +31,6 @@ WHOLE_S = 30.0
 """A run whose process died has its answer within this time: lease and owner are given up, the answer begins again."""
 
 DRAIN_S = 3.0
-MOMENT_S = 0.2
 WORDS = [f"word{number} " for number in range(100)]
 SILENT = sim(deltas=["I am thinking ", "done"], delay_ms=30_000)
 STOPPED_S = 0.5
@@ -242,10 +241,7 @@ async def test_a_replica_told_to_stop_loses_no_call_and_leaves_in_time(rig, user
         took = load.now - told
         await rig.ready_again("orchestrator", restarts)
     assert took < DRAIN_S + 1
-    # grpc.aio cancels a call that arrives in the very moment in which it stops to listen.
-    assert load.share_ok(0, told - MOMENT_S) == load.share_ok(told + MOMENT_S) == 1.0, load.failures()
-    lost = load.codes()
-    assert lost.total() - lost[OK] <= 1, load.failures()
+    assert load.share_ok() == 1.0, load.failures()
     await are_whole(user, begun)
     assert sum(bool(stream.errors) for stream in begun) >= streams // 4
 

@@ -20,6 +20,7 @@ from myriad.memory.v1 import memory_pb2 as memory
 from myriad.orchestrator.v1 import events_pb2 as events
 from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from myriad.toolexec.v1 import toolexec_pb2 as toolexec
+from services.kit import acl
 from services.kit.app import Kit
 from services.kit.call import Principal
 from services.kit.clients import INPROC
@@ -36,7 +37,8 @@ from tests.support.http_server import HttpServer, running_http_server
 from tests.support.milvus import running_milvus
 from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, refused_item, service_of
 from tests.support.rows.row import PAYS, a_paying_agent
-from tests.support.valkey import running_cluster
+from tests.support.valkey import as_user, running_cluster
+from tests.support.waiting import until
 
 OF_PROCESSES = b"myriad:{!"
 """Begins the keys in which processes say that they live, and what they have to do: the queues."""
@@ -113,8 +115,11 @@ class World:
         last = await self.told(principal, "orchestrator.RunTurn", asked)
         assert last.WhichOneof("event") == "completed", last
         until_told = events.WatchEventsRequest(after="0", types=["run.completed"])
-        while not (await self.told(principal, "orchestrator.WatchEvents", until_told)).type:
-            pass  # it is written a moment later
+
+        async def is_told() -> bool:  # it is written a moment later
+            return bool((await self.told(principal, "orchestrator.WatchEvents", until_told)).type)
+
+        await until(is_told)
         names = Names(names.agent, names.collection, names.document, session, last.run_id, "", 0)
         held = await self.told(principal, "memory.BeginTurn", ROWS[path(method_of("memory.BeginTurn"))].build(names))
         names = Names(
@@ -179,10 +184,9 @@ async def running_world(work: Path) -> AsyncIterator[World]:
         )
         triton_address, triton = await stack.enter_async_context(scripted_triton())
         crm = await stack.enter_async_context(running_http_server())
-        environ = {f"MYRIAD_{service}_REDIS_URL": redis_url for service in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
+        environ = {f"MYRIAD_{row.user.upper()}_REDIS_URL": as_user(redis_url, row.user) for row in acl.ROWS}
         environ |= {f"MYRIAD_{each}_TRITON_ADDRESS": triton_address for each in ("NLU", "ORCHESTRATOR", "RETRIEVAL")}
         environ |= {
-            "MYRIAD_ORCHESTRATOR_HEARTBEAT_S": "0.25",
             "MYRIAD_ORCHESTRATOR_MODELS": "sim_llm",
             "MYRIAD_RETRIEVAL_MILVUS_URI": milvus_uri,
             "MYRIAD_TOOLEXEC_ENDPOINTS": f"crm={crm.url()}",

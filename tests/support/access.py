@@ -33,9 +33,6 @@ CLERK = "clerk"
 
 TTL_S = 600
 
-SILENT_S = 3.0
-"""So long a stream that has no end is listened to."""
-
 
 def somebody(tenant: str = "", roles: Iterable[str] = ()) -> Principal:
     """A user that nobody was before; of a tenant of their own if none is named."""
@@ -64,15 +61,10 @@ class Guarded:
     async def answer(
         self, channel: grpc.aio.Channel, method: MethodDescriptor, request: Message, metadata: list[tuple[str, str]]
     ) -> str:
-        """The name of the code that a call is answered with; of one that is served, the code and the reply's text.
-
-        A stream that has no end, and nothing to say, is served.
-        """
+        """The name of the code that a call is answered with; of one that is served, the code and the reply's text."""
         try:
             replies = await self.replies(channel, method, request, metadata)
         except grpc.aio.AioRpcError as error:
-            if ROWS[path(method)].most == 1 and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return "OK "
             return f"{error.code().name} {from_rpc_error(error, service_of(method)).reason}"
         item = refused_item(replies)
         if item is not None:
@@ -87,8 +79,7 @@ class Guarded:
         Raises:
             grpc.aio.AioRpcError: it was refused.
         """
-        most = ROWS[path(method)].most
-        return await ask(channel, method, request, metadata, most=most, timeout=SILENT_S if most == 1 else 10)
+        return await ask(channel, method, request, metadata, most=ROWS[path(method)].most)
 
     async def told(self, principal: Principal, name: str, request: Message) -> Any:
         """The reply to a call from inside, of an RPC as `memory.GetSession`."""

@@ -8,15 +8,16 @@ from contextlib import aclosing, asynccontextmanager
 
 import grpc
 import httpx
+from google.protobuf.message_factory import GetMessageClass
 
 from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev.stack import Stack
 from services.kit.call import Principal
 from services.kit.interceptors.identity import metadata_of
 from tests.support.metrics import metrics_at
+from tests.support.requests import method_of
 
 TIMEOUT_S = 60
 
@@ -42,7 +43,7 @@ class Face:
         """The reply of an RPC, by its name; the request as a message or by its fields."""
         method = getattr(self.stub, rpc)
         if request is None:
-            request = getattr(pb, f"{rpc}Request")(**fields)
+            request = GetMessageClass(method_of(f"orchestrator.{rpc}").input_type)(**fields)
         return await method(request, metadata=self.metadata, timeout=TIMEOUT_S)
 
     async def session(self, agent="aura"):

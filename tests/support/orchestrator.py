@@ -101,6 +101,7 @@ class Bench:
             queue=self.queue,
             callbacks=self.callbacks,
             dead_letters=self.dead_letters,
+            metrics=self.telemetry.queues,
         )
         return Runs(**ports | other, config=config or Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=1.0))
 

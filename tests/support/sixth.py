@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from types import MappingProxyType
 
@@ -79,6 +80,13 @@ class Copy:
                 text = text.replace(before, now)
             (folder / "k8s" / "base" / "greeter" / manifest).write_text(text)
 
+    def twin(self, folder: Path) -> "Copy":
+        """The same in another folder, which is there and empty."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        made = copy(self)
+        made.folder = folder
+        return made
+
     def edit(self, name: str) -> None:
         """Makes the edits of one file.
 
@@ -112,15 +120,7 @@ class Copy:
 
     def tests(self, *names: str) -> subprocess.CompletedProcess[str]:
         """Runs tests of the copy, each named in the output."""
-        plugins = (
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "pytest_asyncio.plugin",
-            "-p",
-            "pytest_timeout",
-        )  # others take their time
-        return self.run("-m", "pytest", "--disable-plugin-autoload", *plugins, "-v", *names)
+        return self.run("-m", "pytest", "-pno:cacheprovider", "-v", *names)
 
     def generate(self) -> None:
         """Does what `make gen` does.

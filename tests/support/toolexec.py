@@ -8,9 +8,10 @@ from typing import Any
 
 from services.kit.breaker import Breakers, Rules
 from services.kit.call import Principal
-from services.kit.callbacks import CALLBACKS
 from services.kit.effects import effect_key
+from services.kit.queue import CALLBACK_QUEUE, TOOL_QUEUE
 from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
+from services.kit.telemetry import open_telemetry
 from services.toolexec.adapters.clock import SystemClock
 from services.toolexec.adapters.inmemory import (
     FixedClock,
@@ -20,7 +21,7 @@ from services.toolexec.adapters.inmemory import (
     InMemoryToolSource,
 )
 from services.toolexec.adapters.inmemory_background import InMemoryCallbacks, InMemoryExecutions, InMemoryRuns
-from services.toolexec.core import background, callbacks
+from services.toolexec.core import callbacks
 from services.toolexec.core.background import BackgroundTools
 from services.toolexec.core.background_work import BackgroundWork
 from services.toolexec.core.callbacks import CallbackSender
@@ -126,8 +127,8 @@ class Process:
         )
         self.servicer = ToolExecServicer(self.executor, self.background, self.callbacks)
         self.consumers = [
-            Consumer(self.queue, background.QUEUE, self.work.work, at_once=at_once, idle_s=IDLE_S),
-            Consumer(self.queue, CALLBACKS, self.callbacks.work, at_once=at_once, idle_s=IDLE_S),
+            Consumer(self.queue, name, work, at_once=at_once, idle_s=IDLE_S, telemetry=open_telemetry("test", "", 0.0))
+            for name, work in ((TOOL_QUEUE, self.work.work), (CALLBACK_QUEUE, self.callbacks.work))
         ]
 
     async def __aenter__(self) -> "Process":

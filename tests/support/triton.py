@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import glob
 import json
 import os
+import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,11 @@ async def running_triton(work: Path, models: Sequence[str]) -> AsyncIterator[str
     output = work / "triton.log"
     with output.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *launch.argv, env=os.environ | dict(launch.env), stdout=log, stderr=asyncio.subprocess.STDOUT
+            *launch.argv,
+            env=os.environ | dict(launch.env),
+            stdout=log,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         try:
@@ -62,13 +68,15 @@ async def running_triton(work: Path, models: Sequence[str]) -> AsyncIterator[str
             raise NotServing(f"{error!r}\n{output.read_text(errors='replace')[-4000:]}") from None
         yield address
     finally:
-        if process.returncode is None:
-            process.send_signal(launch.stop_signal)
-        try:
-            await asyncio.wait_for(process.wait(), launch.stop_grace_s)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        _remove(launch.leaves)
+
+
+def _remove(pattern: str) -> None:
+    for left in glob.glob(pattern):
+        Path(left).unlink(missing_ok=True)
 
 
 async def _until_serving(process: asyncio.subprocess.Process, address: str) -> None:

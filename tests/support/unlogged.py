@@ -39,9 +39,11 @@ class UnkeptLog(RedisRunLog):
 class UnkeptTurns(MemoryTurns):
     """Turns that nobody could go on with."""
 
-    async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
+    async def begin_turn(
+        self, request: Request, digest: bytes, lease_s: float, record: bytes = b"", wanted: Amounts = NO_AMOUNTS
+    ) -> Turn:
         """Begins a turn without a record."""
-        return await super().begin_turn(request, digest, lease_s)
+        return await super().begin_turn(request, digest, lease_s, wanted=wanted)
 
     async def commit_turn(
         self,

@@ -1,4 +1,7 @@
-"""Valkey servers for tests: one, or a cluster of three primaries, started by the launcher's own engine."""
+"""Valkey servers for tests: one, or a cluster of three primaries, started by the launcher's own engine.
+
+Each has the users of the services, whom `as_user` makes a URL of. Who is no user may do everything: tests do.
+"""
 
 import asyncio
 import signal
@@ -11,12 +14,39 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.dev.engines.valkey import launch
+from services.kit import redis as kit
+from services.kit.acl import USERS, acl_file
 from tests.support.ports import free_port
 
 _START_S = 10.0
 _SLOTS = 16384
 _BUS = 10_000
 """How far above its port a server of a cluster listens for the others."""
+
+PASSWORDS = {user: f"word-of-{user}" for user in USERS}
+
+
+def as_user(url: str, user: str) -> str:
+    """The same store, for a user of it."""
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{user}:{PASSWORDS[user]}@{rest}"
+
+
+class UserRedis(kit.Redis):
+    """A client that may do what a service may."""
+
+    def __init__(self, url: str, user: str) -> None:
+        super().__init__(as_user(url, user))
+        self.root = kit.Redis(url)
+        """May do everything: for what a test does to the store, or wants to know of it."""
+
+    async def close(self) -> None:
+        await super().close()
+        await self.root.close()
+
+    async def _load(self) -> None:
+        """Another loads the functions, whenever a test has thrown them away."""
+        await self.root.check()
 
 
 @asynccontextmanager
@@ -121,8 +151,10 @@ async def restartable_valkey(work: Path) -> AsyncIterator[Restartable]:
 
 async def start_valkey(work: Path, port: int, extra: Sequence[str] = ()) -> asyncio.subprocess.Process:
     """A server that answers. The caller stops it."""
-    argv = (*launch(python=None, work=work, port=port).argv, *extra)
     output = await asyncio.to_thread(_open_output, work)
+    users = work / "users.acl"
+    await asyncio.to_thread(users.write_text, with_users())
+    argv = (*launch(python=None, work=work, port=port, users=users).argv, *extra)
     with output:
         process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output)
     try:
@@ -135,6 +167,12 @@ async def start_valkey(work: Path, port: int, extra: Sequence[str] = ()) -> asyn
         await stop(process)
         raise
     return process
+
+
+def with_users() -> str:
+    """What each user may do; who is none, everything."""
+    nobody, *users = acl_file(PASSWORDS).splitlines()
+    return "\n".join([nobody.replace("-@all +ping", "~* &* +@all"), *users, ""])
 
 
 async def stop(process: asyncio.subprocess.Process, *, orderly: bool = False) -> None:

@@ -1,11 +1,15 @@
 """What is the same for all unit tests."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
-import structlog
-from structlog.processors import KeyValueRenderer, format_exc_info
+
+from tests.support.idle_time import skipped
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _plain_logs() -> None:
-    """Drawing an exception with all its variables, as structlog does unless told, takes longer than most tests."""
-    structlog.configure(processors=[format_exc_info, KeyValueRenderer()])
+@pytest.fixture(scope="module", autouse=True)
+async def _no_idle_time() -> AsyncIterator[None]:
+    """Nothing here waits for what is outside."""
+    with skipped(asyncio.get_running_loop()):
+        yield

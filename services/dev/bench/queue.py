@@ -66,7 +66,7 @@ async def section(work: Path, say: Say) -> Section:
         waves = [await _wave(bench, size, RUNS, say) for size in _STREAMS]
         say("runs alone")
         starts = await _starts(bench)
-        floor = await measure(bench.stack.address("valkey"), min(_STREAMS[1], RUNS), RUNS)
+        floor = await measure(bench.stack.store_url(), min(_STREAMS[1], RUNS), RUNS)
     return Section("Queued runs", _ABOUT, _rows(waves, starts, floor))
 
 

@@ -27,9 +27,9 @@ class Floor:
     """Seconds from the call that writes an entry until a reader that waits has it, and has said so; sorted."""
 
 
-async def measure(address: str, writers: int, count: int) -> Floor:
-    """Writes `count` entries and claims them, then some one by one."""
-    client: Any = Redis.from_url(f"redis://{address}", max_connections=writers + 1)
+async def measure(url: str, writers: int, count: int) -> Floor:
+    """Writes `count` entries into the Redis at `url` and claims them, then some one by one."""
+    client: Any = Redis.from_url(url, max_connections=writers + 1)
 
     async def write(_worker: int, index: int) -> bool:
         return bool(await client.xadd(_STREAM, {"run": str(index)}))

@@ -20,3 +20,6 @@ class Launch:
 
     stop_grace_s: float = 5.0
     """Seconds between `stop_signal` and SIGKILL."""
+
+    leaves: str = ""
+    """Glob of the files that it leaves when it is killed: they are removed when it has ended."""

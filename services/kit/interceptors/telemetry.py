@@ -5,7 +5,6 @@ stock interceptors cost more than the calls they watch, and the client's loses c
 """
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from prometheus_client import Histogram
 from services.kit.call import Call
 from services.kit.chain import Interceptor, Method, Proceed
 from services.kit.errors import Code, ServiceError
-from services.kit.telemetry import Telemetry
+from services.kit.telemetry import Telemetry, new_traceparent, traceparent_of
 
 log = structlog.get_logger(__name__)
 _SAMPLED = "-01"
@@ -67,19 +66,6 @@ def telemetry(reports: Telemetry) -> Interceptor:
             yield
 
     return watched
-
-
-def new_traceparent(sampled: bool) -> str:
-    """A trace that begins here (W3C Trace Context, version 00)."""
-    random = os.urandom(24).hex()
-    return f"00-{random[:32]}-{random[32:]}-{'01' if sampled else '00'}"
-
-
-def traceparent_of(span: trace.Span) -> str:
-    """What a call made within a span carries."""
-    context = span.get_span_context()
-    trace_id, span_id = trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
-    return f"00-{trace_id}-{span_id}-{context.trace_flags:02x}"
 
 
 def _attributes(method: Method) -> dict[str, str]:

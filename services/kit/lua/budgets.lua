@@ -47,19 +47,57 @@ local function add_spent(spent, more, fields)
   return fields
 end
 
--- Frees a session whose run has ended, and counts what it has spent, args[at + 1] to args[at + 4]. Puts into its outbox
--- what its user and its tenant are to be told, and returns that: `<reservation>:<four amounts>`; empty: nothing is.
-local function close_account(session, outbox, run, args, at, ttl_ms)
-  local found = redis.call('HMGET', session, 's1', 's2', 's3', 's4', 'reservation')
-  local more = {tonumber(args[at + 1]), tonumber(args[at + 2]), tonumber(args[at + 3]), tonumber(args[at + 4])}
-  redis.call('HSET', session, unpack(add_spent(found, more, {'current', 0, 'reservation', ''})))
-  if not found[5] or found[5] == '' then
-    return ''
+-- What of the spending of a session's run was counted before: four amounts.
+local function counted_before(settled)
+  local before = {0, 0, 0, 0}
+  for i, amount in ipairs(settled and {string.match(settled, AMOUNTS)} or {}) do
+    before[i] = tonumber(amount)
   end
-  local entry = table.concat({found[5], args[at + 1], args[at + 2], args[at + 3], args[at + 4]}, ':')
-  redis.call('HSET', outbox, 'settle:' .. run, entry)
-  redis.call('PEXPIRE', outbox, ttl_ms)
+  return before
+end
+
+-- Counts what the run that has a session has spent in all, args[at + 1] to args[at + 4], as far as it was not counted
+-- before. Puts into the session's outbox, as this field, what its user and its tenant are to be told. Leaves `fields` in
+-- the session, arguments of HSET, and nothing reserved.
+-- Returns the entry, `<reservation>:<four amounts>`, or empty; what is counted by now; and what was before, if anything.
+local function settle_run(session, outbox, field, args, at, fields)
+  local found = redis.call('HMGET', session, 's1', 's2', 's3', 's4', 'reservation', 'settled')
+  local before, more, counted = counted_before(found[6]), {}, {}
+  for i = 1, 4 do
+    more[i] = math.max(0, tonumber(args[at + i]) - before[i])
+    counted[i] = text(before[i] + more[i])
+  end
+  table.insert(fields, 'reservation')
+  table.insert(fields, '')
+  redis.call('HSET', session, unpack(add_spent(found, more, fields)))
+  local entry = ''
+  if found[5] and found[5] ~= '' then
+    entry = string.format('%s:%.0f:%.0f:%.0f:%.0f', found[5], more[1], more[2], more[3], more[4])
+    redis.call('HSET', outbox, field, entry)
+  end
+  return entry, table.concat(counted, ':'), found[6]
+end
+
+-- Frees a session whose run has ended, and counts what it has spent, as settle_run. Returns what is to be told.
+local function close_account(session, outbox, run, args, at, ttl_ms)
+  local entry, _, before = settle_run(session, outbox, 'settle:' .. run, args, at, {'current', 0})
+  if before then
+    redis.call('HDEL', session, 'settled')
+  end
+  if entry ~= '' then
+    redis.call('PEXPIRE', outbox, ttl_ms)
+  end
   return entry
+end
+
+-- Counts what a run has spent that waits from now on, as settle_run: while nobody works on it, nothing is reserved.
+local function suspend_account(session, outbox, run, args, at)
+  local token, lives_until = redis.call('HGET', session, 'token'), redis.call('PEXPIRETIME', session)
+  local entry, counted = settle_run(session, outbox, table.concat({'settle', run, token}, ':'), args, at, {})
+  redis.call('HSET', session, 'settled', counted)
+  if entry ~= '' and lives_until > 0 then
+    redis.call('PEXPIREAT', outbox, lives_until)
+  end
 end
 
 -- Begins a new window when the old one is over: what was spent in it no longer counts.
@@ -148,9 +186,9 @@ end
 -- budget_reserve: sets apart what a run may spend: of each limited amount what it wants, or what is left.
 -- KEYS budget reservations
 -- ARGV id lifetime_ms unused_ttl_ms strict 0|1 replaced wanted amounts (4)
---   replaced: id of a reservation of the same run, which is no more then; empty: there is none
 --   unused_ttl_ms: a budget without limits is forgotten so long after its last run
--- Reply: {} when nothing is limited, else {granted amounts (4), end of the window or empty}
+--   replaced: id of a reservation of the same run, this one too, which is no more then; empty: there is none
+-- Reply: {} when nothing is limited, else {granted amounts (4), end of the window or empty, what is left in all (4)}
 -- BUDGET_EXHAUSTED: it is strict, and something limited has nothing left. It is not: then 0 of that is granted.
 local function budget_reserve(keys, args)
   local budget, reservations = unpack(keys)
@@ -177,19 +215,30 @@ local function budget_reserve(keys, args)
   end
   renews = use(budget, now)
   keep_reservation(budget, reservations, id, granted, now + tonumber(args[2]))
-  return {granted[1], granted[2], granted[3], granted[4], renews or ''}
+  local reply = {granted[1], granted[2], granted[3], granted[4], renews or ''}
+  for i = 1, 4 do
+    reply[5 + i] = left[i] and text(left[i]) or ''
+  end
+  return reply
 end
 
 -- budget_touch: session_touch and budget_reserve in one: both are of the user's tag. A refusal touches nothing.
--- KEYS sessions budget reservations   ARGV session_id index_ttl_ms, then as budget_reserve
--- Reply: as budget_reserve
--- BUDGET_EXHAUSTED
+-- KEYS sessions budget reservations [begun]
+-- ARGV session_id index_ttl_ms request_ttl_ms, then as budget_reserve
+-- Reply: {as session_touch, as budget_reserve}
+-- REQUEST_ID_REUSED; BUDGET_EXHAUSTED
 local function budget_touch(keys, args)
-  local reply = budget_reserve({keys[2], keys[3]}, {unpack(args, 3)})
-  if not reply.err then
-    session_touch(keys, args)
+  local reply = budget_reserve({keys[2], keys[3]}, {unpack(args, 4)})
+  if reply.err then
+    return reply
   end
-  return reply
+  local new = session_touch({keys[1], keys[4]}, args)
+  if type(new) == 'table' then
+    give_back(keys[2], args[4])
+    redis.call('ZREM', keys[3], args[4])
+    return new
+  end
+  return {new, reply}
 end
 
 -- budget_settle: counts what runs have spent, once for each reservation, and gives the rest of it back.

@@ -19,13 +19,13 @@ local function end_execution(execution, state, result, reason, keep_ms)
 end
 
 -- execution_begin: keeps what is to be run, unless it is kept already.
--- KEYS execution session   ARGV call once ttl_ms owner   once: 1 or 0
--- Or, under an approval, which is used up: KEYS execution session approvals
+-- KEYS execution session effects   ARGV call once ttl_ms owner   once: 1 or 0
+-- Or, under an approval, which is used up: KEYS execution session effects approvals
 -- ARGV call once ttl_ms owner approval run tool key. What failed or was stopped is begun anew by an unused one.
 -- Reply: {state, call, result, reason}
 -- RUN_NOT_FOUND: the session is another's, or gone; APPROVAL_INVALID: as tool_approved
 local function execution_begin(keys, args)
-  local execution, session, approvals = unpack(keys)
+  local execution, session, effects, approvals = unpack(keys)
   if not owns(session, args[4]) then
     return refuse('RUN_NOT_FOUND')
   end
@@ -47,6 +47,7 @@ local function execution_begin(keys, args)
   redis.call('UNLINK', execution)
   redis.call('HSET', execution, 'state', 'running', 'call', args[1], 'once', args[2])
   redis.call('PEXPIRE', execution, args[3])
+  note_effect(effects, execution, args[3])
   return describe_execution(execution)
 end
 

@@ -9,6 +9,7 @@
 --   runs: number of the run accepted last        current: number of the run that has the session, also while it waits
 --   token: the fencing token given last          stopped, stop: number of the run told to stop last, and how: STOP or
 --   ROLL_BACK        reservation: what is set apart for the run that has it
+--   settled: what of its spending was counted when it began to wait
 --   l<i> s<i>: its budget (budgets.lua)        feedback:<n>: what its user said of run n (feedback.lua)
 -- A run is over when it neither is the current one nor stands in the line.
 -- Fields of a session's work, which is there from the beginning of a run to its end:

@@ -11,11 +11,11 @@ end
 
 -- owner_take: gives sessions of a process that is gone to another.
 -- KEYS owners sessions_of_the_gone sessions_of_the_taker   ARGV gone max_sessions
--- Reply: how many were given; 0: there are none left, or it lives after all
+-- Reply: those that were given; none: there are none left, or it lives after all
 local function owner_take(keys, args)
   local heard = redis.call('ZSCORE', keys[1], args[1])
   if not heard or tonumber(heard) >= now_ms() then
-    return 0
+    return {}
   end
   local given = redis.call('SPOP', keys[2], args[2])
   if #given > 0 then
@@ -23,7 +23,7 @@ local function owner_take(keys, args)
   else
     redis.call('ZREM', keys[1], args[1])
   end
-  return #given
+  return given
 end
 
 redis.register_function('owner_beat_VERSION', owner_beat)

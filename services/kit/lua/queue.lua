@@ -6,22 +6,26 @@
 --   turns: tenant by the turns it got, each divided by its weight
 --   counts: tenant to how many items it has     order: how many items waited so far
 --   claimed: stream of what workers hold        wake: stream of one entry, a new one when something was put
--- Fields of a record, packed: tenant priority weight body due deliveries state place again
+--   dead: list of what nobody could read, the newest first, packed: id, when, and the record as it was
+-- Fields of a record, packed: tenant priority weight body trace due deliveries state place again
 --   state: waiting (place: its member there), delayed, or claimed (place: its entry in the stream)
 --   again: it was put once more while it was claimed
 
 local QUEUE_GROUP, QUEUE_PROMOTED, QUEUE_FULL_MS = 'workers', 500, 1000
+local QUEUE_DEAD, QUEUE_DEAD_MS = 100, 14 * 24 * HOUR_MS
 
 local function queue_keys(keys)
   return {
     items = keys[1], waiting = keys[2], since = keys[3], delayed = keys[4], turns = keys[5], counts = keys[6],
-    order = keys[7], claimed = keys[8], wake = keys[9],
+    order = keys[7], claimed = keys[8], wake = keys[9], dead = keys[10],
   }
 end
 
+-- The record of an item; nil: there is none, or it cannot be read.
 local function queue_load(q, id)
   local packed = redis.call('HGET', q.items, id)
-  return packed and cmsgpack.unpack(packed)
+  local read, item = pcall(cmsgpack.unpack, packed or '')
+  return read and type(item) == 'table' and item or nil
 end
 
 local function queue_save(q, id, item)
@@ -63,6 +67,20 @@ local function queue_count(q, tenant, by)
   end
 end
 
+-- Keeps an item as it is among the dead, and takes it out. The tenant may not be known.
+local function queue_bury(q, id, tenant)
+  local packed = redis.call('HGET', q.items, id)
+  if packed then
+    redis.call('LPUSH', q.dead, cmsgpack.pack({id, now_ms(), packed}))
+    redis.call('LTRIM', q.dead, 0, QUEUE_DEAD - 1)
+    redis.call('PEXPIRE', q.dead, QUEUE_DEAD_MS)
+    redis.call('HDEL', q.items, id)
+    if tenant then
+      queue_count(q, tenant, -1)
+    end
+  end
+end
+
 -- The item, if it is held by this claim of it. ARGV id ticket deliveries
 local function queue_held(q, args)
   local item = queue_load(q, args[1])
@@ -82,11 +100,12 @@ local function queue_soonest(q)
 end
 
 -- queue_put: puts items, all or none. Wakes whoever waits if one can be claimed now, or is due before all others.
--- ARGV max_of_a_tenant [id tenant priority weight due_ms body ...]   Reply: OK
+-- ARGV max_of_a_tenant, 0 for any number, [id tenant priority weight due_ms body trace ...]   Reply: OK
+--   due_ms: with a `+` before it, from now on
 -- QUEUE_FULL: a tenant would have more than max_of_a_tenant
 local function queue_put(keys, args)
-  local q, now, new, added = queue_keys(keys), now_ms(), {}, {}
-  for at = 2, #args, 6 do
+  local q, now, most, new, added = queue_keys(keys), now_ms(), tonumber(args[1]), {}, {}
+  for at = 2, #args, 7 do
     local id, tenant = args[at], args[at + 1]
     if not new[id] and redis.call('HEXISTS', q.items, id) == 0 then
       new[id] = true
@@ -94,16 +113,19 @@ local function queue_put(keys, args)
     end
   end
   for tenant, count in pairs(added) do
-    if tonumber(redis.call('HGET', q.counts, tenant) or 0) + count > tonumber(args[1]) then
+    if most > 0 and tonumber(redis.call('HGET', q.counts, tenant) or 0) + count > most then
       return refuse('QUEUE_FULL', QUEUE_FULL_MS)
     end
   end
   local soonest, wakes = queue_soonest(q) or math.huge, false
-  for at = 2, #args, 6 do
-    local id, old = args[at], queue_load(q, args[at])
+  for at = 2, #args, 7 do
+    local id, old, due = args[at], queue_load(q, args[at]), tonumber(args[at + 4])
+    if string.sub(args[at + 4], 1, 1) == '+' then
+      due = now + due
+    end
     local item = {
-      tenant = args[at + 1], priority = tonumber(args[at + 2]), weight = args[at + 3], due = tonumber(args[at + 4]),
-      body = args[at + 5], since = now, deliveries = 0, again = 0,
+      tenant = args[at + 1], priority = tonumber(args[at + 2]), weight = args[at + 3], due = due,
+      body = args[at + 5], trace = args[at + 6], since = now, deliveries = 0, again = 0,
     }
     if not old then
       queue_count(q, item.tenant, 1)
@@ -138,6 +160,9 @@ local function queue_take_over(q, consumer, limit, idle, found)
       found[#found + 1] = {id, item}
     else
       queue_let_go(q, ticket)
+      if id and not item then
+        queue_bury(q, id)
+      end
     end
   end
   for _, known in ipairs(redis.call('XINFO', 'CONSUMERS', q.claimed, QUEUE_GROUP)) do
@@ -164,12 +189,16 @@ local function queue_take(q, limit, found)
       local item = queue_load(q, id)
       redis.call('ZREM', q.waiting, member)
       redis.call('ZREM', q.since, id)
-      redis.call('ZINCRBY', q.turns, 1 / tonumber(item.weight), tenant)
-      item.state, item.deliveries = 'claimed', item.deliveries + 1
-      item.place = redis.call('XADD', q.claimed, '*', 'i', id)
-      queue_save(q, id, item)
-      found[#found + 1] = {id, item}
-      taken = taken + 1
+      if item then
+        redis.call('ZINCRBY', q.turns, 1 / tonumber(item.weight), tenant)
+        item.state, item.deliveries = 'claimed', item.deliveries + 1
+        item.place = redis.call('XADD', q.claimed, '*', 'i', id)
+        queue_save(q, id, item)
+        found[#found + 1] = {id, item}
+        taken = taken + 1
+      else
+        queue_bury(q, id, tenant)
+      end
     end
   end
   return taken
@@ -177,7 +206,7 @@ end
 
 -- queue_claim: claims items.
 -- ARGV consumer limit idle_ms   idle_ms: what was claimed and not heard of for so long is taken too; 0: is left alone
--- Reply: {next_ms, wake, {id tenant priority weight due_ms body deliveries ticket} ...}
+-- Reply: {next_ms, wake, {id tenant priority weight due_ms body deliveries ticket trace} ...}
 --   next_ms: after so long an item is due; -1: none waits to be    wake: the last entry of that stream
 local function queue_claim(keys, args)
   local q, limit, idle, now, found = queue_keys(keys), tonumber(args[2]), tonumber(args[3]), now_ms(), {}
@@ -190,8 +219,12 @@ local function queue_claim(keys, args)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', q.delayed, '-inf', text(now), 'LIMIT', 0, QUEUE_PROMOTED)) do
     redis.call('ZREM', q.delayed, id)
     local item = queue_load(q, id)
-    item.since = item.due
-    queue_wait(q, id, item, now)
+    if item then
+      item.since = item.due
+      queue_wait(q, id, item, now)
+    else
+      queue_bury(q, id)
+    end
   end
   local taken = queue_take(q, limit, found)
   if taken > 0 then
@@ -204,6 +237,7 @@ local function queue_claim(keys, args)
     local id, item = each[1], each[2]
     reply[i + 2] = {
       id, item.tenant, item.priority, item.weight, text(item.due), item.body, item.deliveries, item.place,
+      item.trace or '',
     }
   end
   return reply
@@ -222,7 +256,8 @@ end
 
 -- queue_end: a worker has no more to do with it.
 -- ARGV id ticket deliveries delay_ms counts
---   delay_ms: it waits again, due after so long; -1: it is done    counts: 0: this was none of its deliveries
+--   delay_ms: it waits again, due after so long; -1: it is done; -2: it is, for nobody can read it
+--   counts: 0: this was none of its deliveries
 -- Reply: 1, or 0 when the claim is no longer its own
 local function queue_end(keys, args)
   local q, delay = queue_keys(keys), tonumber(args[4])
@@ -231,7 +266,11 @@ local function queue_end(keys, args)
     return 0
   end
   queue_let_go(q, args[2])
-  if item.again == 0 and delay < 0 then
+  if item.again == 0 and delay == -2 then
+    queue_bury(q, args[1], item.tenant)
+    return 1
+  end
+  if item.again == 0 and delay == -1 then
     redis.call('HDEL', q.items, args[1])
     queue_count(q, item.tenant, -1)
     return 1
@@ -270,7 +309,7 @@ local function queue_remove(keys, args)
 end
 
 -- queue_stats: what is in a queue.
--- Reply: {waiting, delayed, claimed, ms since when the oldest of those waiting could be claimed}
+-- Reply: {waiting, delayed, claimed, ms since when the oldest of those waiting could be claimed, dead}
 local function queue_stats(keys)
   local q, now = queue_keys(keys), now_ms()
   local due = redis.call('ZCOUNT', q.delayed, '-inf', text(now))
@@ -279,7 +318,7 @@ local function queue_stats(keys)
     oldest = math.min(oldest, tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2] or now))
   end
   local waiting, delayed = redis.call('ZCARD', q.waiting), redis.call('ZCARD', q.delayed)
-  return {waiting + due, delayed - due, redis.call('XLEN', q.claimed), now - oldest}
+  return {waiting + due, delayed - due, redis.call('XLEN', q.claimed), now - oldest, redis.call('LLEN', q.dead)}
 end
 
 redis.register_function('queue_put_VERSION', queue_put)

@@ -46,15 +46,18 @@ local function run_append(keys, args)
   return stop
 end
 
--- run_park: appends events to the log of a run and lets it wait, holding the session but no owner.
--- KEYS session lease log work approvals
--- ARGV run token first_sequence log_ttl_ms checkpoint waiting wait_ms wake approval approval_entry [event ...]
+-- run_park: appends events to the log of a run and lets it wait, holding the session but no owner. What it has spent is
+-- counted, and nothing is reserved for it while it waits.
+-- KEYS session lease log work approvals outbox
+-- ARGV run token first_sequence log_ttl_ms checkpoint waiting wait_ms wake approval approval_entry spent amounts (4)
+--   [event ...]
 --   waiting: `answer`, `tool:<call>`, or `again`    wait_ms: after that it waits no more    wake: kept for whoever wakes it
---   approval: SHA-256 of the token whose holder may answer, and what it is good for; empty: nobody may
+--   approval: SHA-256 of the token whose holder may answer, and what it is good for; empty: nobody may. When it expires
+--   is written into it here: with the wait
 -- Reply: 0; when the run was told to stop, and does not wait then, as run_append
 -- LEASE_LOST; ABORTED
 local function run_park(keys, args)
-  local session, lease, log, work, approvals = unpack(keys)
+  local session, lease, log, work, approvals, outbox = unpack(keys)
   local may, stop = may_write(session, args[1], args[2])
   if not may then
     return refuse('LEASE_LOST')
@@ -62,7 +65,7 @@ local function run_park(keys, args)
   if stop > 0 then
     return stop
   end
-  local reason = write_events(log, last_event(log), tonumber(args[3]), #args - 10, args, 10)
+  local reason = write_events(log, last_event(log), tonumber(args[3]), #args - 14, args, 14)
   if reason then
     return refuse(reason)
   end
@@ -72,21 +75,26 @@ local function run_park(keys, args)
   redis.call('HSET', work, 'checkpoint', args[5], 'waiting', args[6], 'until', text(now_ms() + tonumber(args[7])),
     'wake', args[8])
   if args[9] ~= '' then
-    redis.call('HSET', approvals, args[9], args[10])
+    local good_for = cjson.decode(args[10])
+    good_for.expires_ms = now_ms() + tonumber(args[7])
+    redis.call('HSET', approvals, args[9], cjson.encode(good_for))
     redis.call('PEXPIRE', approvals, kept_ms)
   end
+  suspend_account(session, outbox, args[1], args, 10)
   redis.call('HINCRBY', session, 'token', 1) -- nobody holds it any more, also not whoever did
   redis.call('UNLINK', lease)
   tell(session, args[1])
   return 0
 end
 
--- run_respond: gives a run the answer it waits for, if the approval is good for it.
--- KEYS session work approvals   ARGV owner, empty for whoever may approve all, run approval verdict response
+-- run_respond: gives a run the answer it waits for, if the approval is good for it. The same answer again changes nothing:
+-- whoever gave it may not have been told that it was taken.
+-- KEYS session work approvals
+-- ARGV owner, empty for whoever may approve all, run approval verdict response answer
 --   verdict: `approved`, `denied`, or `answered`: with the result of a tool that the client runs; what the approval
---   becomes
+--   becomes        answer: digest of the answer and of who gives it
 -- Reply: the session's owner
--- RUN_NOT_FOUND; APPROVAL_INVALID: it is not this run's, was used or has expired; RUN_NOT_WAITING
+-- RUN_NOT_FOUND; APPROVAL_INVALID: it is not this run's, was used for another answer or has expired; RUN_NOT_WAITING
 local function run_respond(keys, args)
   local session, work, approvals = unpack(keys)
   local owner = redis.call('HGET', session, 'owner')
@@ -95,7 +103,13 @@ local function run_respond(keys, args)
   end
   local entry = redis.call('HGET', approvals, args[3])
   local approval = entry and cjson.decode(entry)
-  if not approval or text(approval.run) ~= args[2] or approval.state ~= 'open' or approval.expires_ms < now_ms() then
+  if not approval or text(approval.run) ~= args[2] then
+    return refuse('APPROVAL_INVALID')
+  end
+  if approval.answer == args[6] then
+    return owner
+  end
+  if approval.state ~= 'open' or approval.expires_ms < now_ms() then
     return refuse('APPROVAL_INVALID')
   end
   local current, waiting = redis.call('HGET', session, 'current'), redis.call('HGET', work, 'waiting')
@@ -105,7 +119,7 @@ local function run_respond(keys, args)
   if args[4] ~= 'denied' and (args[4] == 'answered') ~= (approval.client == true) then
     return refuse('APPROVAL_INVALID')
   end
-  approval.state = args[4]
+  approval.state, approval.answer = args[4], args[6]
   redis.call('HSET', approvals, args[3], cjson.encode(approval))
   redis.call('HSET', work, 'response', args[5], 'answered', 1)
   redis.call('HDEL', work, 'waiting')
@@ -171,9 +185,20 @@ local function run_announce(keys, args)
   return 1
 end
 
+-- Takes a run out of the line. Returns its record, when it was due, and the run that is due next with its record, if
+-- there is one.
+local function leave_line(session, line, records, work, run)
+  local record, due = redis.call('HGET', records, run) or '', redis.call('ZSCORE', line, run)
+  redis.call('ZREM', line, run)
+  redis.call('HDEL', records, run)
+  tell(session, run)
+  return {record, due, unpack(next_run(work, line, records))}
+end
+
 -- run_drop: ends a run that stands in the line, and takes it out.
 -- KEYS session log line records work   ARGV owner run log_ttl_ms first_sequence event ...
--- Reply: {1, run, record}, the run that is due next, or {1}; {0}: it has begun meanwhile, or ended
+-- Reply: {its record, when it was due, run, record}, the run that is due next, if there is one; {}: it has begun
+-- meanwhile, or ended
 -- RUN_NOT_FOUND; ABORTED: first_sequence leaves a hole; LEASE_LOST: the log has another event of that sequence
 local function run_drop(keys, args)
   local session, log, line, records, work = unpack(keys)
@@ -181,17 +206,32 @@ local function run_drop(keys, args)
     return refuse('RUN_NOT_FOUND')
   end
   if standing(session, line, args[2]) ~= 'line' then
-    return {0}
+    return {}
   end
   local reason = write_events(log, last_event(log), tonumber(args[4]), #args - 4, args, 4)
   if reason then
     return refuse(reason)
   end
   redis.call('PEXPIRE', log, args[3])
-  redis.call('ZREM', line, args[2])
-  redis.call('HDEL', records, args[2])
-  tell(session, args[2])
-  return {1, unpack(next_run(work, line, records))}
+  return leave_line(session, line, records, work, args[2])
+end
+
+-- run_undo: takes a run that stands in the line back, as if it had never been asked for, but that its number is used.
+-- KEYS session log line records work requests request_times callback   ARGV owner run request_id
+-- Reply: as run_drop
+-- RUN_NOT_FOUND
+local function run_undo(keys, args)
+  local session, log, line, records, work, requests, times, callback = unpack(keys)
+  if not has_run(session, args[1], args[2]) then
+    return refuse('RUN_NOT_FOUND')
+  end
+  if standing(session, line, args[2]) ~= 'line' then
+    return {}
+  end
+  redis.call('UNLINK', log, callback)
+  redis.call('HDEL', requests, args[3])
+  redis.call('ZREM', times, args[3])
+  return leave_line(session, line, records, work, args[2])
 end
 
 -- line_later: reads which runs of the line are not due yet.
@@ -253,5 +293,6 @@ redis.register_function('run_wake_VERSION', run_wake)
 redis.register_function('run_cancel_VERSION', run_cancel)
 redis.register_function('run_announce_VERSION', run_announce)
 redis.register_function('run_drop_VERSION', run_drop)
+redis.register_function('run_undo_VERSION', run_undo)
 redis.register_function{function_name = 'line_later_VERSION', callback = line_later, flags = {'no-writes'}}
 redis.register_function{function_name = 'run_read_VERSION', callback = run_read, flags = {'no-writes'}}

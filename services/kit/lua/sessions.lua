@@ -23,15 +23,32 @@ local function session_add(keys, args)
   return id
 end
 
+-- Keeps in which session a request begins a run: of one user, the same request is of one session. Returns 1; 0: it is
+-- kept already; nil: it came before, for another session.
+local function claim(begun, session_id, ttl_ms)
+  local kept = redis.call('SET', begun, session_id, 'NX', 'GET', 'PX', ttl_ms)
+  if kept and kept ~= session_id then
+    return nil
+  end
+  return kept and 0 or 1
+end
+
 -- session_touch: moves a session to the front of its user's index if it is there; drops those long expired.
--- KEYS sessions   ARGV session_id index_ttl_ms
--- Reply: OK
+-- KEYS sessions [begun]   ARGV session_id index_ttl_ms request_ttl_ms   begun: of the request that begins a run there
+-- Reply: 1: the request came for the first time; 0
+-- REQUEST_ID_REUSED: it came before, for another session
 local function session_touch(keys, args)
-  local now = now_ms()
+  local now, new = now_ms(), 0
+  if keys[2] then
+    new = claim(keys[2], args[1], args[3])
+  end
+  if not new then
+    return refuse('REQUEST_ID_REUSED')
+  end
   redis.call('ZADD', keys[1], 'XX', text(now), args[1])
   redis.call('PEXPIRE', keys[1], args[2])
   redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', '(' .. text(now - tonumber(args[2]) - HOUR_MS))
-  return redis.status_reply('OK')
+  return new
 end
 
 -- session_drop: takes sessions that are gone out of their user's index, but for those of the last minute: one that is
@@ -89,9 +106,9 @@ local function session_history(keys, args)
   return redis.call('LRANGE', keys[2], -tonumber(args[2]), -1)
 end
 
--- session_delete: forgets a session. Its logs are left to the caller: only the reply says how many there are.
--- KEYS session lease history requests request_times work line records approvals   ARGV owner
--- Reply: {number of the latest run, id of the request that made it}
+-- session_delete: forgets a session. What its runs have keys of their own for is left to the caller: the reply says it.
+-- KEYS session lease history requests request_times work line records outbox approvals effects   ARGV owner
+-- Reply: {number of the latest run, id of the request that made it, {keys of what tools did}, {ids of requests}}
 -- SESSION_NOT_FOUND; SESSION_BUSY: a run of it has not ended
 local function session_delete(keys, args)
   if not owns(keys[1], args[1]) then
@@ -102,8 +119,9 @@ local function session_delete(keys, args)
     return refuse('SESSION_BUSY', math.max(held_ms, TAKEOVER_MS))
   end
   local found = redis.call('HMGET', keys[1], 'runs', 'request')
+  local effects, requests = redis.call('ZRANGE', keys[11], 0, -1), redis.call('HKEYS', keys[4])
   redis.call('UNLINK', unpack(keys))
-  return {tonumber(found[1]), found[2]}
+  return {tonumber(found[1]), found[2], effects, requests}
 end
 
 redis.register_function('session_add_VERSION', session_add)

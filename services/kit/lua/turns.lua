@@ -85,7 +85,7 @@ local function turn_begin(keys, args)
     local until_ms = redis.call('PEXPIRETIME', session)
     redis.call('PEXPIREAT', line, until_ms)
     redis.call('PEXPIREAT', records, until_ms)
-    return {2, run, 0, agent, {}, ahead + (taken and 1 or 0), {}, {}}
+    return {2, run, 0, agent, {}, ahead + (taken and 1 or 0), left, {}}
   end
   local token = take_session(session, lease, run, args[4], args[13])
   if record ~= '' then
@@ -140,7 +140,7 @@ end
 -- KEYS session lease history work line records outbox
 -- ARGV owner lease_ms max_messages session_ttl_ms run, 0 for any    reservation
 -- Reply: {run, token, agent, record, checkpoint, attempts, response, {newest messages, oldest first},
---   {left of its budget}, {outbox}, the reservation before}
+--   {left of its budget}, {outbox}, the reservation before, {four amounts of its spending that are counted already}}
 --   attempts: how often an owner was lost; left, outbox: as turn_begin; what is not there is empty
 -- SESSION_NOT_FOUND; RUN_NOT_FOUND: there is nothing to go on with; SESSION_BUSY: not now
 local function turn_resume(keys, args)
@@ -175,13 +175,29 @@ local function turn_resume(keys, args)
     redis.call('ZREM', line, run)
     redis.call('HDEL', records, run)
   end
-  local replaced = redis.call('HGET', session, 'reservation')
+  local before = redis.call('HMGET', session, 'reservation', 'settled')
   local token = take_session(session, lease, run, args[2], args[6])
   local left = left_of_session(session)
   local found = redis.call('HMGET', work, 'record', 'checkpoint', 'attempts', 'response')
   return {tonumber(run), token, redis.call('HGET', session, 'agent'), found[1] or '', found[2] or '',
     tonumber(found[3] or 0), found[4] or '', redis.call('LRANGE', history, -tonumber(args[3]), -1), left,
-    redis.call('HGETALL', outbox), replaced or ''}
+    redis.call('HGETALL', outbox), before[1] or '', counted_before(before[2])}
+end
+
+-- turn_reserved: reads what is reserved for a run.
+-- KEYS session   ARGV owner run token
+-- Reply: {the reservation, or empty, {left of the session's budget}, {four amounts of its spending counted already}}
+-- SESSION_NOT_FOUND; LEASE_LOST: the token is not the session's latest
+local function turn_reserved(keys, args)
+  local session = keys[1]
+  if not owns(session, args[1]) then
+    return refuse('SESSION_NOT_FOUND')
+  end
+  if not may_write(session, args[2], args[3]) then
+    return refuse('LEASE_LOST')
+  end
+  local found, left = redis.call('HMGET', session, 'reservation', 'settled'), left_of_session(session)
+  return {found[1] or '', left, counted_before(found[2])}
 end
 
 -- turn_end: ends a run: appends the last events to its log and the messages, if any, to the history, counts what it has
@@ -228,4 +244,5 @@ end
 redis.register_function('turn_begin_VERSION', turn_begin)
 redis.register_function('turn_undo_VERSION', turn_undo)
 redis.register_function('turn_resume_VERSION', turn_resume)
+redis.register_function{function_name = 'turn_reserved_VERSION', callback = turn_reserved, flags = {'no-writes'}}
 redis.register_function('turn_end_VERSION', turn_end)

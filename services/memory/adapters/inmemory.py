@@ -3,9 +3,9 @@
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from services.kit.amounts import Amounts
+from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import (
     BudgetExhausted,
@@ -17,6 +17,7 @@ from services.kit.errors import (
     SessionNotFound,
 )
 from services.memory.adapters.inmemory_budgets import InMemoryBudgets
+from services.memory.adapters.inmemory_kept import Kept, Seen
 from services.memory.codec import run_that_wrote
 from services.memory.core.budgets import least
 from services.memory.domain import (
@@ -48,29 +49,6 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@dataclass
-class _Seen:
-    digest: bytes
-    what: str
-    until_ms: int
-
-
-@dataclass
-class _Kept:
-    owner: str
-    session: Session
-    history: list[Message] = field(default_factory=list)
-    requests: dict[str, _Seen] = field(default_factory=dict)
-    endings: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
-    token: int = 0
-    lease_until_ms: int = 0
-    current: int = 0
-    record: bytes = b""
-    attempts: int = 0
-    line: dict[int, Order] = field(default_factory=dict)
-    reservation: str = ""
-
-
 class InMemorySessionStore:
     """Keeps sessions as `RedisSessionStore` does."""
 
@@ -79,8 +57,8 @@ class InMemorySessionStore:
         self.budgets = InMemoryBudgets(reserving or _reserving(lifetimes), self.owner, clock)
         self._lifetimes = lifetimes
         self._clock = clock
-        self._sessions: dict[tuple[str, str], _Kept] = {}
-        self._created: dict[tuple[str, str, str], _Seen] = {}
+        self._sessions: dict[tuple[str, str], Kept] = {}
+        self._created: dict[tuple[str, str, str], Seen] = {}
 
     async def create(self, principal: Principal, session_id: str, agent: str, request: Request | None) -> Session:
         """As `SessionStore.create`."""
@@ -90,9 +68,9 @@ class InMemorySessionStore:
             seen = self._created.get(key)
             if seen and seen.until_ms > now:
                 return (await self._repeated(principal, seen, request)).session
-            self._created[key] = _Seen(request.digest, session_id, now + self._lifetimes.request_ms)
+            self._created[key] = Seen(request.digest, session_id, now + self._lifetimes.request_ms)
         session = Session(session_id, agent, now, now, 0, now + self._lifetimes.session_ms)
-        self._sessions[principal.tenant, session_id] = _Kept(principal.user, session)
+        self._sessions[principal.tenant, session_id] = Kept(principal.user, session)
         return session
 
     async def get(self, principal: Principal, session_id: str) -> Session:
@@ -165,6 +143,8 @@ class InMemorySessionStore:
     ) -> Turn:
         """As `SessionStore.begin`, but that nobody is told to stop: there is no log to say so."""
         now, kept = self._clock(), self._find(principal, session_id)
+        if request:
+            self._check_other_sessions(principal, session_id, request, now)
         seen = kept.requests.get(request.request_id) if request else None
         if request and seen and seen.until_ms > now:
             _check_digest(seen, request)
@@ -176,15 +156,16 @@ class InMemorySessionStore:
         waits = position > 0 or order.defer
         if waits and len(kept.line) >= self._lifetimes.line_cap:
             raise LineFull("as many runs wait in the session as may", retry_after=1.0)
-        granted = Grant() if waits else await self._reserve(principal, session_id, kept, strict=True)
+        granted = Grant() if waits else await self._reserve(principal, session_id, kept, True, order.wanted)
         run = kept.session.run_count + 1
         expires = max(now, order.due_ms) + self._lifetimes.session_ms
         kept.session = replace(kept.session, run_count=run, updated_ms=now, expires_ms=expires)
         if request:
-            kept.requests[request.request_id] = _Seen(request.digest, str(run), now + self._lifetimes.request_ms)
+            kept.requests[request.request_id] = Seen(request.digest, str(run), now + self._lifetimes.request_ms)
         if waits:
             kept.line[run] = order
-            return Turn(run, 0, False, kept.session.agent, (), True, position)
+            left = await self.budgets.left(principal, session_id) if order.defer else NO_AMOUNTS
+            return Turn(run, 0, False, kept.session.agent, (), True, position, left=left)
         kept.record, kept.attempts = order.record, 0
         return self._take(kept, run, lease_ms, max_messages, granted)
 
@@ -200,7 +181,7 @@ class InMemorySessionStore:
             if run not in (0, kept.current):
                 raise SessionBusy("another run holds the session", retry_after=1.0)
             kept.attempts += 1
-            granted = await self._reserve(principal, session_id, kept, strict=False)
+            granted = await self._reserve(principal, session_id, kept, False)
             turn = self._take(kept, kept.current, lease_ms, max_messages, granted)
             return Resumed(turn, kept.record, b"", kept.attempts)
         due = self._due(kept)
@@ -209,8 +190,17 @@ class InMemorySessionStore:
                 raise SessionBusy("another run holds the session", retry_after=1.0)
             raise RunNotFound("no such run")
         kept.record, kept.attempts = kept.line.pop(due.run).record, 0
-        granted = await self._reserve(principal, session_id, kept, strict=False)
+        granted = await self._reserve(principal, session_id, kept, False)
         return Resumed(self._take(kept, due.run, lease_ms, max_messages, granted), kept.record, b"", 0)
+
+    async def extend(self, principal: Principal, session_id: str, run: int, token: int, wanted: Amounts) -> Grant:
+        """As `SessionStore.extend`."""
+        kept = self._find(principal, session_id)
+        if (run, token) != (kept.current, kept.token):
+            raise LeaseLost("a later turn holds the session, or this one has ended")
+        left, mine = await self.budgets.left_of_session(principal, session_id), kept.reservation
+        shared = await self.budgets.reserve(principal, mine, strict=False, replaced=mine, wanted=wanted)
+        return least((left, shared))
 
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> Next | None:
         """As `SessionStore.end`, but that there is no log to follow."""
@@ -233,42 +223,53 @@ class InMemorySessionStore:
         kept = self._sessions.get((principal.tenant, session_id))
         return kept.owner if kept and not self._is_over(kept) else None
 
-    async def _reserve(self, principal: Principal, session_id: str, kept: _Kept, *, strict: bool) -> Grant:
+    async def _reserve(
+        self, principal: Principal, session_id: str, kept: Kept, strict: bool, wanted: Amounts = NO_AMOUNTS
+    ) -> Grant:
         left = await self.budgets.left_of_session(principal, session_id)
         if strict and 0 in left.amounts:
             raise BudgetExhausted("nothing is left of the budget")
         replaced, kept.reservation = kept.reservation, uuid.uuid4().hex
-        shared = await self.budgets.reserve(principal, kept.reservation, strict=strict, replaced=replaced)
+        shared = await self.budgets.reserve(
+            principal, kept.reservation, strict=strict, replaced=replaced, wanted=wanted
+        )
         return least((left, shared))
 
-    def _take(self, kept: _Kept, run: int, lease_ms: int, max_messages: int, granted: Grant) -> Turn:
+    def _take(self, kept: Kept, run: int, lease_ms: int, max_messages: int, granted: Grant) -> Turn:
         kept.token += 1
         kept.current = run
         kept.lease_until_ms = self._clock() + lease_ms
         turn = Turn(run, kept.token, False, kept.session.agent, kept.history[-max_messages:])
-        return replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms)
+        return replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms, left=granted.left)
 
-    def _due(self, kept: _Kept) -> Next | None:
+    def _due(self, kept: Kept) -> Next | None:
         """The run of the line that may begin."""
         now = self._clock()
         due = sorted(run for run, order in kept.line.items() if order.due_ms <= now)
         return Next(due[0], kept.line[due[0]].record) if due and not kept.record else None
 
-    def _find(self, principal: Principal, session_id: str) -> _Kept:
+    def _find(self, principal: Principal, session_id: str) -> Kept:
         kept = self._sessions.get((principal.tenant, session_id))
         if kept is None or kept.owner != principal.user or self._is_over(kept):
             raise SessionNotFound("no such session")
         return kept
 
-    def _is_over(self, kept: _Kept) -> bool:
+    def _check_other_sessions(self, principal: Principal, session_id: str, request: Request, now: int) -> None:
+        for (tenant, other), kept in self._sessions.items():
+            if other != session_id and (tenant, kept.owner) == (principal.tenant, principal.user):
+                seen = kept.requests.get(request.request_id)
+                if seen and seen.until_ms > now:
+                    raise RequestIdReused("the request id was used before in another session")
+
+    def _is_over(self, kept: Kept) -> bool:
         return kept.session.expires_ms <= self._clock()
 
-    def _check_free(self, kept: _Kept) -> None:
+    def _check_free(self, kept: Kept) -> None:
         held_ms = kept.lease_until_ms - self._clock()
         if held_ms > 0:
             raise SessionBusy("another run holds the session", retry_after=held_ms / 1000)
 
-    async def _repeated(self, principal: Principal, seen: _Seen, request: Request) -> _Kept:
+    async def _repeated(self, principal: Principal, seen: Seen, request: Request) -> Kept:
         _check_digest(seen, request)
         return self._find(principal, seen.what)
 
@@ -277,6 +278,6 @@ def _reserving(lifetimes: Lifetimes) -> Reserving:
     return Reserving(Amounts(*[_ALL] * 4), _RESERVED_MS, lifetimes.session_ms)
 
 
-def _check_digest(seen: _Seen, request: Request) -> None:
+def _check_digest(seen: Seen, request: Request) -> None:
     if seen.digest != request.digest:
         raise RequestIdReused("the request id was used before with another body")

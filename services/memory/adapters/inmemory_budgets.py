@@ -54,7 +54,15 @@ class InMemoryBudgets:
         account.budget = budget
         return await self.get(principal, whose)
 
-    async def reserve(self, principal: Principal, reservation: str, *, strict: bool, replaced: str = "") -> Grant:
+    async def reserve(
+        self,
+        principal: Principal,
+        reservation: str,
+        *,
+        strict: bool,
+        replaced: str = "",
+        wanted: Amounts = NO_AMOUNTS,
+    ) -> Grant:
         """As `BudgetStore.reserve`."""
         accounts = [self._account(principal, whose) for whose in _shared(principal)]
         for account in accounts:
@@ -62,7 +70,8 @@ class InMemoryBudgets:
         if strict:
             for account in accounts:
                 self._check_left(account)
-        return least([self._reserve(account, reservation) for account in accounts])
+        much = self._reserving.wants(wanted)
+        return least([self._reserve(account, reservation, much) for account in accounts])
 
     async def settle(self, principal: Principal, reservation: str, spent: Amounts) -> None:
         """As `BudgetStore.settle`."""
@@ -77,19 +86,28 @@ class InMemoryBudgets:
         account = self._account(principal, Whose(Scope.SESSION, session_id))
         account.spent = _sum(account.spent, spent)
 
+    async def left(self, principal: Principal, session_id: str) -> Amounts:
+        """What all budgets of a session's runs have left."""
+        found = [(await self.get(principal, whose)).remaining for whose in _shared(principal)]
+        return least(
+            [await self.left_of_session(principal, session_id), *(Grant(each, left=each) for each in found)]
+        ).left
+
     async def left_of_session(self, principal: Principal, session_id: str) -> Grant:
         """What a run of a session may spend by the session's own budget."""
         account = self._account(principal, Whose(Scope.SESSION, session_id))
-        return Grant(account.budget.limit.less(account.spent) if account.budget else NO_AMOUNTS)
+        left = account.budget.limit.less(account.spent) if account.budget else NO_AMOUNTS
+        return Grant(left, left=left)
 
-    def _reserve(self, account: _Account, reservation: str) -> Grant:
-        granted = NO_AMOUNTS
+    def _reserve(self, account: _Account, reservation: str, wanted: Amounts) -> Grant:
+        granted = all_left = NO_AMOUNTS
         if account.budget and account.budget.limit:
-            pairs = zip(self._left(account), self._reserving.wanted, strict=True)
-            granted = Amounts(*(None if left is None else min(left, wanted or 0) for left, wanted in pairs))
+            all_left = self._left(account)
+            pairs = zip(all_left, wanted, strict=True)
+            granted = Amounts(*(None if left is None else min(left, each or 0) for left, each in pairs))
             self._use(account)
         account.held[reservation] = (granted, self._clock() + self._reserving.lifetime_ms)
-        return Grant(granted, account.renews_ms if granted else 0)
+        return Grant(granted, account.renews_ms if granted else 0, all_left)
 
     def _check_left(self, account: _Account) -> None:
         if account.budget and 0 in self._left(account):

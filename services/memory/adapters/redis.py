@@ -1,23 +1,27 @@
 """Sessions in Redis, by the functions of `kit/lua/`, which say who may and when."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
+from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
-from services.kit.errors import RunNotFound, ServiceError
+from services.kit.errors import RequestIdReused, RunNotFound, ServiceError, SessionBusy
 from services.kit.keys import SessionKeys, UserKeys, user_text
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
-from services.memory.adapters.redis_accounts import RedisAccounts, new_reservation
-from services.memory.adapters.redis_budgets import amounts, grant
+from services.memory.adapters.redis_accounts import RedisAccounts, left_of, new_reservation
+from services.memory.adapters.redis_budgets import grant
 from services.memory.adapters.redis_index import SessionIndex, session_of
+from services.memory.adapters.redis_turns import TurnCommands, turn_keys
 from services.memory.codec import parse_message
 from services.memory.domain import (
     Cursor,
     Ending,
+    Grant,
     Lifetimes,
     Message,
     Next,
@@ -29,7 +33,7 @@ from services.memory.domain import (
     Turn,
 )
 
-_LOGS_AT_ONCE = 500
+_KEYS_AT_ONCE = 500
 _ATTACHED, _QUEUED = 1, 2
 """What `turn_begin` says of a run that has not begun by it."""
 
@@ -43,6 +47,7 @@ class RedisSessionStore:
         self._lifetimes = lifetimes
         self._accounts = accounts
         self._index = SessionIndex(redis, lifetimes)
+        self._commands = TurnCommands(redis, lifetimes)
 
     async def create(self, principal: Principal, session_id: str, agent: str, request: Request | None) -> Session:
         """As `SessionStore.create`. The index comes first: a session that is made can be found."""
@@ -68,21 +73,25 @@ class RedisSessionStore:
         return await self._index.page(principal, after, limit)
 
     async def delete(self, principal: Principal, session_id: str) -> None:
-        """As `SessionStore.delete`. Logs that a crash leaves behind are out of reach, and expire."""
+        """As `SessionStore.delete`. What a crash leaves behind of its runs is out of reach, and expires in a day."""
         keys, user = SessionKeys(principal, session_id), UserKeys(principal)
         if self._accounts:
             await self._accounts.replay_all(principal, session_id)
-        runs, request_id = await self._redis.call(
+        runs, request_id, effects, requests = await self._redis.call(
             "session_delete",
-            (*_turn_keys(keys), keys.approvals),
+            (*turn_keys(keys), keys.approvals, keys.effects),
             user_text(principal.user),
         )
         await self._redis.execute("ZREM", user.sessions, session_id)
-        if request_id:
-            await self._redis.execute("UNLINK", user.created(request_id.decode()))
-        for first in range(1, runs + 1, _LOGS_AT_ONCE):
-            logs = (keys.log(run) for run in range(first, min(first + _LOGS_AT_ONCE, runs + 1)))
-            await self._redis.execute("UNLINK", *logs)
+        made = [user.created(request_id.decode())] if request_id else []
+        await self._unlink(chain(made, (user.begun(each.decode()) for each in requests)))
+        numbers = range(1, runs + 1)
+        await self._unlink(chain(map(keys.log, numbers), map(keys.callback, numbers), effects))
+
+    async def _unlink(self, keys: Iterator[str | bytes]) -> None:
+        """Deletes keys of one tag."""
+        while names := tuple(islice(keys, _KEYS_AT_ONCE)):
+            await self._redis.execute("UNLINK", *names)
 
     async def history(self, principal: Principal, session_id: str, max_messages: int) -> Sequence[Message]:
         """As `SessionStore.history`."""
@@ -101,45 +110,57 @@ class RedisSessionStore:
         max_messages: int,
         order: Order = Order(),  # noqa: B008 - frozen
     ) -> Turn:
-        """As `SessionStore.begin`. Index and budgets are in other tags: they have commands of their own, sent along."""
-        keys = SessionKeys(principal, session_id)
+        """As `SessionStore.begin`. What is in other tags has commands of its own, sent along."""
         reservation = new_reservation() if self._accounts and not order.defer else ""
-        begin = self._redis.function(
-            "turn_begin",
-            _turn_keys(keys),
-            user_text(principal.user),
-            request.request_id if request else "",
-            request.digest if request else b"",
-            lease_ms,
-            max_messages,
-            self._lifetimes.session_ms,
-            self._lifetimes.request_ms,
-            order.record,
-            order.concurrency,
-            int(order.defer),
-            order.due_ms,
-            self._lifetimes.line_cap,
-            reservation,
-        )
-        ahead = self._accounts.clearing(keys.outbox) if self._accounts else ()
-        commands = [*ahead, begin, *self._along(principal, session_id, reservation)]
-        begun, *others = (await self._redis.replies(commands))[len(ahead) :]
-        if self._accounts and (isinstance(begun, BaseException) or begun[0]):
+        ahead = self._accounts.clearing(SessionKeys(principal, session_id).outbox) if self._accounts else ()
+        begin = self._commands.begin(principal, session_id, request, order, lease_ms, max_messages, reservation)
+        along = self._along(principal, session_id, request, reservation, order.wanted)
+        begun, *others = (await self._redis.replies([*ahead, begin, *along]))[len(ahead) :]
+        try:
+            return await self._begun(principal, session_id, request, begun, reservation, others)
+        except ServiceError:
+            if request and _is_new(others[0]):
+                await self._index.free(principal, request)
+            raise
+
+    async def _begun(
+        self,
+        principal: Principal,
+        session_id: str,
+        request: Request | None,
+        begun: Any,
+        reservation: str,
+        others: Sequence[Any],
+    ) -> Turn:
+        """The turn, from what all tags replied. Where another of them refuses it, it is taken back."""
+        refused = isinstance(begun, BaseException)
+        if self._accounts and (refused or begun[0]):
             await self._accounts.give_back(principal, reservation)
-        if isinstance(begun, BaseException):
+        if refused:
             raise begun
         state, run, token, agent, history, position, left, outbox = begun
-        granted = grant(left)
+        undo = partial(self._commands.undo, principal, session_id, run, token, request)
+        if state != _ATTACHED and isinstance(others[0], RequestIdReused):
+            await self._take_back(principal, undo, "" if state else reservation)
+            raise others[0]
+        granted = replace(grant(left), amounts=NO_AMOUNTS) if state else grant(left)
         if not reservation:
-            _raise_first(others)
+            _raise_first(others[:1])
+            granted = replace(granted, left=left_of((left, *others[1:])))
         elif self._accounts and not state:
             self._accounts.replay(principal, session_id, outbox)
-            undo = partial(self._undo, principal, session_id, run, token, request)
             granted = await self._accounts.begun(principal, reservation, left, others, undo)
             self._accounts.opened(principal, session_id, token, reservation)
         messages = [parse_message(data) for data in history]
         turn = Turn(run, token, state == _ATTACHED, agent.decode(), messages, state == _QUEUED, position)
-        return replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms)
+        return replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms, left=granted.left)
+
+    async def _take_back(self, principal: Principal, undo: Callable[[], Command], reservation: str) -> None:
+        """Takes the beginning of a turn back. Where that cannot be, the run goes on, and nobody watches it."""
+        if self._accounts:
+            await self._accounts.give_back(principal, reservation)
+        with contextlib.suppress(ServiceError):
+            await self._redis.execute(*undo())
 
     async def resume(
         self, principal: Principal, session_id: str, lease_ms: int, max_messages: int, run: int = 0
@@ -147,34 +168,25 @@ class RedisSessionStore:
         """As `SessionStore.resume`."""
         keys = SessionKeys(principal, session_id)
         reservation = new_reservation() if self._accounts else ""
-        resume = self._redis.function(
-            "turn_resume",
-            (keys.session, keys.lease, keys.history, keys.work, keys.line, keys.records, keys.outbox),
-            user_text(principal.user),
-            lease_ms,
-            max_messages,
-            self._lifetimes.session_ms,
-            run,
-            reservation,
-        )
+        resume = self._commands.resume(principal, session_id, lease_ms, max_messages, run, reservation)
         try:
             found = await self._redis.execute(*resume)
-        except RunNotFound:
-            if self._accounts:
+        except (RunNotFound, SessionBusy):
+            if self._accounts:  # a run that waits has put there what it has spent
                 await self._accounts.replay_all(principal, session_id)
             raise
-        number, token, agent, record, checkpoint, attempts, response, history, left, outbox, before = found
+        number, token, agent, record, checkpoint, attempts, response, history, left, outbox, before, counted = found
         granted = grant(left)
         if self._accounts:
-            self._accounts.replay(principal, session_id, outbox)
+            account = (left, outbox, before.decode(), Amounts(*counted))
             try:
-                granted = await self._accounts.resumed(principal, reservation, left, before.decode())
+                granted = await self._accounts.resumed(principal, session_id, reservation, *account)
             except ServiceError:
                 await self._let_go(keys, number, token)
                 raise
-            self._accounts.opened(principal, session_id, token, reservation)
+            self._accounts.opened(principal, session_id, token, reservation, Amounts(*counted))
         turn = Turn(number, token, False, agent.decode(), [parse_message(data) for data in history])
-        turn = replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms)
+        turn = replace(turn, granted=granted.amounts, renews_ms=granted.renews_ms, left=granted.left)
         return Resumed(turn, record, checkpoint, attempts, response)
 
     async def _let_go(self, keys: SessionKeys, run: int, token: int) -> None:
@@ -183,25 +195,20 @@ class RedisSessionStore:
         with contextlib.suppress(ServiceError):
             await self._redis.call("run_append", names, run, token, 0, self._lifetimes.log_ms, -1, b"")
 
+    async def extend(self, principal: Principal, session_id: str, run: int, token: int, wanted: Amounts) -> Grant:
+        """As `SessionStore.extend`."""
+        keys = (SessionKeys(principal, session_id).session,)
+        reservation, left, counted = await self._redis.call(
+            "turn_reserved", keys, user_text(principal.user), run, token
+        )
+        if not self._accounts:
+            return grant(left).after(Amounts(*counted))
+        account = (left, wanted, Amounts(*counted))
+        return await self._accounts.extended(principal, reservation.decode(), *account)
+
     async def end(self, principal: Principal, session_id: str, ending: Ending) -> Next | None:
         """As `SessionStore.end`."""
-        keys = SessionKeys(principal, session_id)
-        log = keys.log(ending.run)
-        end = self._redis.function(
-            "turn_end",
-            (keys.session, keys.lease, keys.history, log, keys.work, keys.line, keys.records, keys.outbox),
-            user_text(principal.user),
-            ending.run,
-            ending.token,
-            ending.first_sequence,
-            self._lifetimes.session_ms,
-            self._lifetimes.log_ms,
-            self._lifetimes.history_cap,
-            *amounts(ending.spent),
-            len(ending.last_events),
-            *ending.last_events,
-            *(message.data for message in ending.messages),
-        )
+        end = self._commands.end(principal, session_id, ending)
         accounts = self._accounts
         along = accounts.ending(principal, session_id, ending.token, ending.spent) if accounts else ()
         ended, *settled = await self._redis.replies([end, *along])
@@ -212,27 +219,23 @@ class RedisSessionStore:
             await accounts.ended(principal, session_id, ending.run, unsettled, settled)
         return Next(*due) if due else None
 
-    def _along(self, principal: Principal, session_id: str, reservation: str) -> tuple[Command, ...]:
-        """What goes with the beginning of a turn to other tags."""
+    def _along(
+        self, principal: Principal, session_id: str, request: Request | None, reservation: str, wanted: Amounts
+    ) -> tuple[Command, ...]:
+        """What goes with the beginning of a turn to other tags; the first is of the user's."""
+        keys, touch = self._index.touching(principal, session_id, request)
         if self._accounts and reservation:
-            return self._accounts.beginning(principal, session_id, self._index.lifetime_ms, reservation)
-        sessions = UserKeys(principal).sessions
-        return (self._redis.function("session_touch", (sessions,), session_id, self._index.lifetime_ms),)
+            return self._accounts.beginning(principal, keys, touch, reservation, wanted)
+        touching = self._redis.function("session_touch", keys, *touch)
+        return (touching, *self._accounts.reading(principal)) if self._accounts else (touching,)
 
-    def _undo(self, principal: Principal, session_id: str, run: int, token: int, request: Request | None) -> Command:
-        keys = SessionKeys(principal, session_id)
-        names = (keys.session, keys.lease, keys.requests, keys.request_times, keys.work, keys.log(run), keys.line)
-        request_id = request.request_id if request else ""
-        return self._redis.function("turn_undo", names, user_text(principal.user), run, token, request_id)
+
+def _is_new(touched: Any) -> bool:
+    """Whether `session_touch`, or `budget_touch`, says of a request that it came for the first time."""
+    return bool(touched[0] if isinstance(touched, list) else touched == 1)
 
 
 def _raise_first(replies: Sequence[Any]) -> None:
     for reply in replies:
         if isinstance(reply, BaseException):
             raise reply
-
-
-def _turn_keys(keys: SessionKeys) -> tuple[str, ...]:
-    """All that the beginning of a turn may touch."""
-    begun = (keys.session, keys.lease, keys.history, keys.requests, keys.request_times)
-    return (*begun, keys.work, keys.line, keys.records, keys.outbox)

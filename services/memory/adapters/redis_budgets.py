@@ -26,7 +26,7 @@ class RedisBudgets:
         """As `BudgetStore.get`."""
         if whose.scope is Scope.SESSION:
             return await self._of_session(principal, whose)
-        return _state(await self._redis.call("budget_get", budget_keys(_holder(principal, whose))))
+        return state_of(await self._redis.call("budget_get", budget_keys(_holder(principal, whose))))
 
     async def set(self, principal: Principal, whose: Whose, budget: Budget | None) -> BudgetState:
         """As `BudgetStore.set`."""
@@ -35,18 +35,27 @@ class RedisBudgets:
             return await self._of_session(principal, whose, *limits(limit))
         window = budget.window_ms if budget and budget.window_ms else ""
         keys = budget_keys(_holder(principal, whose))
-        return _state(await self._redis.call("budget_set", keys, self._reserving.unused_ms, *limits(limit), window))
+        return state_of(await self._redis.call("budget_set", keys, self._reserving.unused_ms, *limits(limit), window))
 
-    async def reserve(self, principal: Principal, reservation: str, *, strict: bool, replaced: str = "") -> Grant:
+    async def reserve(
+        self,
+        principal: Principal,
+        reservation: str,
+        *,
+        strict: bool,
+        replaced: str = "",
+        wanted: Amounts = NO_AMOUNTS,
+    ) -> Grant:
         """As `BudgetStore.reserve`."""
-        arguments = self._arguments(reservation, strict, replaced)
+        arguments = self._arguments(reservation, strict, replaced, wanted)
         holders = (UserKeys(principal), TenantKeys(principal))
         replies = await self._redis.replies(
             [self._redis.function("budget_reserve", budget_keys(each), *arguments) for each in holders]
         )
         for reply in replies:
             if isinstance(reply, BaseException):
-                await self.settle(principal, reservation, NO_AMOUNTS)
+                if replaced != reservation:
+                    await self.settle(principal, reservation, NO_AMOUNTS)
                 raise reply
         return least(map(grant, replies))
 
@@ -58,30 +67,40 @@ class RedisBudgets:
         )
 
     def beginning(
-        self, principal: Principal, session_id: str, index_ms: int, reservation: str
+        self,
+        principal: Principal,
+        index: tuple[str, ...],
+        touch: tuple[Argument, ...],
+        reservation: str,
+        wanted: Amounts,
     ) -> tuple[Command, Command]:
-        """What goes along when a turn begins: the session moves to the front of its user's index, and both reserve."""
-        arguments = self._arguments(reservation, True, "")
+        """What goes along when a turn begins: what `SessionIndex.touching` says of the index, and both reserve."""
+        arguments = self._arguments(reservation, True, "", wanted)
         user, tenant = UserKeys(principal), TenantKeys(principal)
-        touch = (session_id, index_ms, *arguments)
+        sessions, *begun = index
         return (
-            self._redis.function("budget_touch", (user.sessions, *budget_keys(user)), *touch),
+            self._redis.function("budget_touch", (sessions, *budget_keys(user), *begun), *touch, *arguments),
             self._redis.function("budget_reserve", budget_keys(tenant), *arguments),
         )
+
+    def reading(self, principal: Principal) -> tuple[Command, ...]:
+        """Reads the user's and the tenant's budget."""
+        holders = (UserKeys(principal), TenantKeys(principal))
+        return tuple(self._redis.function("budget_get", budget_keys(each)) for each in holders)
 
     def settling(self, keys: tuple[str, ...], settlements: Sequence[Argument]) -> Command:
         """Settles reservations of one budget, each given as its name and four amounts."""
         return self._redis.function("budget_settle", keys, self._reserving.unused_ms, *settlements)
 
-    def _arguments(self, reservation: str, strict: bool, replaced: str) -> tuple[Argument, ...]:
+    def _arguments(self, reservation: str, strict: bool, replaced: str, wanted: Amounts) -> tuple[Argument, ...]:
         terms = self._reserving
-        wanted = amounts(terms.wanted)
-        return (reservation, terms.lifetime_ms, terms.unused_ms, int(strict), replaced, *wanted)
+        much = amounts(terms.wants(wanted))
+        return (reservation, terms.lifetime_ms, terms.unused_ms, int(strict), replaced, *much)
 
     async def _of_session(self, principal: Principal, whose: Whose, *limit: Argument) -> BudgetState:
         keys = (SessionKeys(principal, whose.name).session,)
         owner = user_text(whose.owner)
-        return _state(await self._redis.call("budget_of_session", keys, owner, *limit))
+        return state_of(await self._redis.call("budget_of_session", keys, owner, *limit))
 
 
 def budget_keys(holder: UserKeys | TenantKeys) -> tuple[str, str]:
@@ -100,8 +119,14 @@ def limits(limit: Amounts) -> tuple[Argument, ...]:
 
 
 def grant(reply: Sequence[bytes]) -> Grant:
-    """What a function granted: nothing is limited, or four amounts and perhaps the end of the window."""
-    return Grant(_amounts(reply[:4]), int(reply[4] or 0) if len(reply) > 4 else 0) if reply else Grant()
+    """What a function granted: nothing is limited; or four amounts, the end of the window, and what is left in all.
+
+    Of a session's budget there are four amounts only: all that is left is granted.
+    """
+    if not reply:
+        return Grant()
+    granted = _amounts(reply[:4])
+    return Grant(granted, int(reply[4] or 0), _amounts(reply[5:9])) if len(reply) > 4 else Grant(granted, 0, granted)
 
 
 def _holder(principal: Principal, whose: Whose) -> UserKeys | TenantKeys:
@@ -114,7 +139,8 @@ def _amounts(found: Sequence[bytes]) -> Amounts:
     return Amounts(*(int(each) if each else None for each in found))
 
 
-def _state(found: Sequence[Any]) -> BudgetState:
+def state_of(found: Sequence[Any]) -> BudgetState:
+    """A budget, from what the functions reply."""
     limit, spent, reserved = (_amounts(found[at : at + 4]) for at in (0, 4, 8))
     window, renews = (int(each or 0) for each in found[12:14])
     return BudgetState(Budget(limit, window) if limit else None, spent, reserved, renews)

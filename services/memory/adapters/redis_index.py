@@ -1,10 +1,11 @@
 """The sessions of a user by their last turn, in the tag of the user."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from services.kit.call import Principal
-from services.kit.errors import SessionNotFound
+from services.kit.errors import ServiceError, SessionNotFound
 from services.kit.keys import SessionKeys, UserKeys, user_text
 from services.kit.redis import Redis
 from services.memory.domain import Cursor, Lifetimes, Page, Request, Session
@@ -33,6 +34,19 @@ class SessionIndex:
         arguments = (session_id, digest, self.lifetime_ms, self._lifetimes.request_ms)
         added: bytes = await self._redis.call("session_add", keys, *arguments)
         return added.decode()
+
+    def touching(
+        self, principal: Principal, session_id: str, request: Request | None
+    ) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+        """Keys and arguments of `session_touch`: the session moves to the front, and a request is of it from now on."""
+        user = UserKeys(principal)
+        keys = (user.sessions, user.begun(request.request_id)) if request else (user.sessions,)
+        return keys, (session_id, self.lifetime_ms, self._lifetimes.request_ms)
+
+    async def free(self, principal: Principal, request: Request) -> None:
+        """Says that a request is of no session: it began no run. Not said in time, it stays so for a day."""
+        with contextlib.suppress(ServiceError):
+            await self._redis.execute("UNLINK", UserKeys(principal).begun(request.request_id))
 
     async def page(self, principal: Principal, after: Cursor | None, limit: int) -> Page:
         """As `SessionStore.page`. Takes what is gone out of the index."""

@@ -24,7 +24,12 @@ def least(grants: Iterable[Grant]) -> Grant:
                 bounds[index] = (amount, each.renews_ms)
     renewals = [bound[1] for bound in bounds if bound]
     amounts = Amounts(*(bound and bound[0] for bound in bounds))
-    return Grant(amounts, max(renewals, default=0) if all(renewals) else 0)
+    left = Amounts(*(_least(each) for each in zip(*(grant.left for grant in limiting), strict=True)))
+    return Grant(amounts, max(renewals, default=0) if all(renewals) else 0, left)
+
+
+def _least(amounts: Iterable[int | None]) -> int | None:
+    return min((each for each in amounts if each is not None), default=None)
 
 
 class Budgets:

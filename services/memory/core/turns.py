@@ -7,7 +7,7 @@ from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.run_ids import read_run_id
 from services.memory.core.window import window
-from services.memory.domain import Ending, Message, Next, Order, Request, Resumed, Turn
+from services.memory.domain import Ending, Grant, Message, Next, Order, Request, Resumed, Turn
 from services.memory.ports import SessionStore
 
 _MAX_MESSAGES = 20
@@ -45,7 +45,7 @@ class Turns:
 
         Raises:
             SessionNotFound: there is no such session.
-            RequestIdReused: the request id came with another digest.
+            RequestIdReused: the request id came with another digest, or in another session.
             SessionBusy: another run has not ended, and this one does not wait.
             LineFull: as many runs wait as may.
             BudgetExhausted: the session, its user or its tenant may spend nothing now.
@@ -62,6 +62,15 @@ class Turns:
         resumed = await self._store.resume(principal, session_id, lease_ms, count, run)
         history = window(resumed.turn.history, count, max_tokens or _MAX_TOKENS)
         return replace(resumed, turn=replace(resumed.turn, history=history))
+
+    async def extend(self, principal: Principal, run_id: str, token: int, wanted: Amounts) -> Grant:
+        """Sets more apart for a turn. `wanted` and what it returns are for the whole run.
+
+        Raises:
+            SessionNotFound, LeaseLost.
+        """
+        session_id, run = read_run_id(run_id)
+        return await self._store.extend(principal, session_id, run, token, wanted)
 
     async def commit(
         self,

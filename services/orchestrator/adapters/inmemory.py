@@ -1,18 +1,14 @@
 """The store side of turns without a store: for tests and for trying things out. It forgets when the process ends."""
 
-import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal, current_principal
 from services.kit.errors import (
-    ApprovalInvalid,
     LeaseLost,
     RequestIdReused,
     RunNotFound,
-    RunNotWaiting,
     ServiceError,
     SessionBusy,
     SessionNotFound,
@@ -21,7 +17,19 @@ from services.kit.run_ids import read_run_id, session_of, write_run_id
 from services.orchestrator.adapters.inmemory_notices import InMemoryNotices
 from services.orchestrator.adapters.inmemory_sessions import KeptRun, KeptSession, now
 from services.orchestrator.domain.agent import Message
-from services.orchestrator.domain.run import Concurrency, Next, Page, Request, Resumed, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import (
+    Concurrency,
+    Dropped,
+    Grant,
+    Next,
+    Page,
+    Request,
+    Resumed,
+    Standing,
+    Stop,
+    Turn,
+    Waiting,
+)
 
 
 class InMemoryTurns:
@@ -30,6 +38,7 @@ class InMemoryTurns:
     Attributes:
         granted: What each run may spend.
         renews_ms: When there is more.
+        wanted: What runs wanted beyond what they had.
         spent: By run, what it has.
     """
 
@@ -37,6 +46,7 @@ class InMemoryTurns:
         """Knows no session. An append holds a session for `lease_s` seconds."""
         self.notices = InMemoryNotices()
         self.granted, self.renews_ms = NO_AMOUNTS, 0
+        self.wanted: list[Amounts] = []
         self.spent: dict[str, Amounts] = {}
         self._lease_s = lease_s
         self._sessions: dict[tuple[str, str], KeptSession] = {}
@@ -53,16 +63,19 @@ class InMemoryTurns:
         """What may be answered in a session."""
         return self._session(principal, session_id).approvals
 
-    async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
+    async def begin_turn(
+        self, request: Request, digest: bytes, lease_s: float, record: bytes = b"", wanted: Amounts = NO_AMOUNTS
+    ) -> Turn:
         """Takes the session for a run, or puts the run into its line."""
         session_id = request.session_id
         session = self._session(current_principal(), session_id)
+        self._check_other_sessions(session, request.request_id)
         for run in session.runs:
             if request.request_id and run.request[0] == request.request_id:
                 if run.request[1] != digest:
                     raise RequestIdReused("the request id was used before with another body")
                 return Turn(write_run_id(session_id, run.number), 0, True, "", ())
-        current = self._unfinished(session)
+        current = session.unfinished()
         position = len(session.due()) + (current is not None)
         if position and (request.concurrency is Concurrency.REJECT or not record):
             ends = current.lease_ends - now() if current else 0.0
@@ -81,7 +94,7 @@ class InMemoryTurns:
     async def resume_turn(self, session_id: str, lease_s: float, run: int = 0) -> Resumed:
         """Goes on in a session."""
         session = self._session(current_principal(), session_id)
-        current = self._unfinished(session)
+        current = session.unfinished()
         if run and session.runs[run - 1].over:
             raise RunNotFound("no such run")
         if current is None:
@@ -97,6 +110,12 @@ class InMemoryTurns:
             current.waiting, current.answered, current.handed = None, False, False
         turn = self._grant(session.take(session_id, current, lease_s))
         return Resumed(turn, current.record, current.checkpoint, current.attempts, current.response)
+
+    async def extend_turn(self, turn: Turn, wanted: Amounts) -> Grant:
+        """Has more set apart for a run: as much as each may spend by now."""
+        self._writable(current_principal(), turn)
+        self.wanted.append(wanted)
+        return Grant(self.granted, self.renews_ms, self.granted)
 
     async def commit_turn(
         self,
@@ -159,17 +178,17 @@ class InMemoryTurns:
         entries: Sequence[bytes],
         checkpoint: bytes,
         waiting: Waiting,
+        spent: Amounts = NO_AMOUNTS,
     ) -> Stop:
         """Appends entries and lets the run wait."""
         run = self._writable(principal, turn)
         if run.stop:
             return run.stop
+        self.spent[turn.run_id] = spent
         run.extend(first_sequence, entries)
         run.checkpoint, run.response, run.lease_ends, run.token = checkpoint, b"", 0.0, 0
         run.waiting, run.waits_until = waiting, now() + waiting.wait_s
-        if waiting.approval:
-            session = self._session(principal, session_of(turn.run_id))
-            session.approvals[waiting.approval] = json.loads(waiting.entry)
+        self._session(principal, session_of(turn.run_id)).ask(waiting)
         self.notices.tell(principal, turn.run_id)
         return Stop.NO
 
@@ -181,16 +200,8 @@ class InMemoryTurns:
         owner = session.owner if session and any_user else principal
         run = self._run(owner, run_id)
         assert session is not None
-        entry = session.approvals.get(approval, {})
-        good = entry.get("run") == run.number and entry.get("state") == "open"
-        if not good or int(str(entry["expires_ms"])) < time.time() * 1000:
-            raise ApprovalInvalid("the approval is another's, was used, or has expired")
-        if run.over or run.waiting is None or run.waiting.what != "answer":
-            raise RunNotWaiting("the run waits for no answer")
-        if verdict != "denied" and (verdict == "answered") != bool(entry.get("client")):
-            raise ApprovalInvalid("the approval is not good for this answer")
-        entry["state"] = verdict
-        self.wake(owner, run_id, response)
+        if session.answer(run, approval, verdict, (principal.user, response)):
+            self.wake(owner, run_id, response)
         return Principal(owner.tenant, owner.user)
 
     def wake(self, principal: Principal, run_id: str, response: bytes) -> None:
@@ -210,15 +221,27 @@ class InMemoryTurns:
 
     async def drop(
         self, principal: Principal, run_id: str, first_sequence: int, entries: Sequence[bytes]
-    ) -> tuple[bool, Next | None]:
+    ) -> Dropped | None:
         """Ends a run that stands in the line."""
         run = self._run(principal, run_id)
         if not run.queued:
-            return False, None
+            return None
         run.extend(first_sequence, entries)
+        return self._leave_line(principal, run_id, run)
+
+    async def undo(self, principal: Principal, run_id: str, request_id: str) -> Dropped | None:
+        """Takes a run that stands in the line back."""
+        run = self._run(principal, run_id)
+        if not run.queued:
+            return None
+        run.request = ("", b"")
+        run.entries.clear()
+        return self._leave_line(principal, run_id, run)
+
+    def _leave_line(self, principal: Principal, run_id: str, run: KeptRun) -> Dropped:
         run.queued, run.over = False, True
         self.notices.tell(principal, run_id)
-        return True, self._session(principal, session_of(run_id)).next_after(run_id)
+        return Dropped(run.record, run.due_ms, self._session(principal, session_of(run_id)).next_after(run_id))
 
     async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
         """Runs of the line that are not due yet."""
@@ -229,6 +252,8 @@ class InMemoryTurns:
     async def read(self, principal: Principal, run_id: str, after_sequence: int, limit: int) -> Page:
         """Entries after a sequence."""
         run = self._run(principal, run_id)
+        if run.over and not run.entries:
+            raise RunNotFound("no such run")
         return Page(tuple(run.entries[after_sequence : after_sequence + limit]), run.standing)
 
     async def bounds(self, principal: Principal, run_id: str) -> tuple[bytes, bytes, Standing]:
@@ -247,18 +272,16 @@ class InMemoryTurns:
         self.notices.tell_stop(principal, run_id)
         return Standing.AT_WORK if run.lease_ends > now() else Standing.WAITING
 
+    def _check_other_sessions(self, session: KeptSession, request_id: str) -> None:
+        mine = (each for each in self._sessions.values() if each.owner == session.owner and each is not session)
+        if request_id and any(run.request[0] == request_id for each in mine for run in each.runs):
+            raise RequestIdReused("the request id was used before in another session")
+
     def _session(self, principal: Principal, session_id: str) -> KeptSession:
         session = self._sessions.get((principal.tenant, session_id))
         if session is None or session.owner.user != principal.user:
             raise SessionNotFound("no such session")
         return session
-
-    def _unfinished(self, session: KeptSession) -> KeptRun | None:
-        """The run that has the session. One that nobody could go on with, and nobody holds, has it no longer."""
-        run = session.current
-        if run is not None and (run.over or (not run.record and run.lease_ends <= now())):
-            run = session.current = None
-        return run
 
     def _run(self, principal: Principal, run_id: str) -> KeptRun:
         session_id, number = read_run_id(run_id)
@@ -275,7 +298,7 @@ class InMemoryTurns:
         return run
 
     def _grant(self, turn: Turn) -> Turn:
-        return replace(turn, granted=self.granted, renews_ms=self.renews_ms)
+        return replace(turn, granted=self.granted, renews_ms=self.renews_ms, left=self.granted)
 
     def _end(self, turn: Turn, last: Sequence[bytes], sequence: int, spent: Amounts) -> bool:
         """Ends a run. False: it had ended so already."""

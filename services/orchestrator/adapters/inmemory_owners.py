@@ -31,11 +31,13 @@ class InMemoryOwners:
         """Says that this process is gone."""
         self._gone.add(self._me)
 
-    async def take(self, gone: str) -> None:
+    async def take(self, gone: str) -> Sequence[tuple[Principal, str]]:
         """Makes all sessions of a process that is gone this process's own."""
-        if gone in self._gone:
-            self._shared[self._me] |= self._shared[gone]
-            self._shared[gone] = set()
+        if gone not in self._gone:
+            return []
+        taken, self._shared[gone] = self._shared[gone], set()
+        self._shared[self._me] |= taken
+        return sorted(taken, key=lambda each: each[1])
 
     async def mine(self) -> Sequence[tuple[Principal, str]]:
         """Sessions that are this process's own."""

@@ -14,6 +14,7 @@ from services.kit.errors import (
     ApprovalInvalid,
     ApprovalRequired,
     CollectionNotFound,
+    ExecutionNotFound,
     InvalidArgument,
     InvalidToolArguments,
     ServiceError,
@@ -129,12 +130,14 @@ class InMemoryTools:
         calls: Each call that was made, with its run and key.
         begun: Each call that was begun in the background, likewise.
         ended: Each of those that was stopped.
+        answered: By tool, what those have answered that nobody stopped before.
     """
 
     def __init__(self) -> None:
         """Has no result."""
         self.begun: list[tuple[ToolCall, str, str]] = []
         self.ended: list[tuple[ToolCall, str, str]] = []
+        self.answered: dict[str, ToolResult] = {}
         self._used: set[str] = set()
         self.results: dict[str, tuple[str, bool] | ServiceError] = {}
         self.hang = False
@@ -167,6 +170,12 @@ class InMemoryTools:
     async def stop(self, call: ToolCall, run_id: str, key: str) -> None:
         """Stops a tool in the background."""
         self.ended.append((call, run_id, key))
+
+    async def result(self, call: ToolCall, run_id: str, key: str) -> ToolResult | None:
+        """What a tool that runs in the background has answered."""
+        if (call, run_id, key) not in self.begun:
+            raise ExecutionNotFound("no such execution")
+        return self.answered.get(call.tool)
 
     async def check_callback(self, url: str) -> None:
         """Only https addresses may be called back."""

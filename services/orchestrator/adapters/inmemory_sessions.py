@@ -1,12 +1,13 @@
 """What `InMemoryTurns` keeps of a session, and what may be done to it."""
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.kit.call import Principal
-from services.kit.errors import Aborted, LeaseLost, RunNotFound, SessionBusy
+from services.kit.errors import Aborted, ApprovalInvalid, LeaseLost, RunNotFound, RunNotWaiting, SessionBusy
 from services.kit.run_ids import session_of, write_run_id
 from services.orchestrator.domain.agent import Message
 from services.orchestrator.domain.run import Next, Standing, Stop, Turn, Waiting
@@ -97,3 +98,36 @@ class KeptSession:
         if self.current is not None or not due:
             return None
         return Next(write_run_id(session_of(run_id), due[0].number), due[0].record)
+
+    def unfinished(self) -> KeptRun | None:
+        """The run that has the session. One that nobody could go on with, and nobody holds, has it no longer."""
+        run = self.current
+        if run is not None and (run.over or (not run.record and run.lease_ends <= now())):
+            run = self.current = None
+        return run
+
+    def ask(self, waiting: Waiting) -> None:
+        """Keeps what may be answered, for as long as a run waits."""
+        if waiting.approval:
+            expires_ms = int((time.time() + waiting.wait_s) * 1000)
+            self.approvals[waiting.approval] = json.loads(waiting.entry) | {"expires_ms": expires_ms}
+
+    def answer(self, run: KeptRun, approval: str, verdict: str, answer: tuple[str, bytes]) -> bool:
+        """Uses an approval for a run: who answers, and what. False: it was used for the same before.
+
+        Raises:
+            ApprovalInvalid, RunNotWaiting: as `RunLog.respond`.
+        """
+        entry = self.approvals.get(approval, {})
+        if entry.get("run") != run.number:
+            raise ApprovalInvalid("the approval is another's")
+        if entry.get("answer") == answer:
+            return False
+        if entry.get("state") != "open" or int(str(entry["expires_ms"])) < time.time() * 1000:
+            raise ApprovalInvalid("the approval was used, or has expired")
+        if run.over or run.waiting is None or run.waiting.what != "answer":
+            raise RunNotWaiting("the run waits for no answer")
+        if verdict != "denied" and (verdict == "answered") != bool(entry.get("client")):
+            raise ApprovalInvalid("the approval is not good for this answer")
+        entry.update(state=verdict, answer=answer)
+        return True

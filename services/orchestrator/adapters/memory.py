@@ -24,7 +24,7 @@ from services.orchestrator.domain.agent import (
     ToolBinding,
     ToolCall,
 )
-from services.orchestrator.domain.run import Next, Request, Resumed, Turn
+from services.orchestrator.domain.run import Grant, Next, Request, Resumed, Turn
 
 _TIMEOUT_S = 2.0
 _LATEST_S = 1.0
@@ -49,7 +49,9 @@ class MemoryTurns:
         self._client = client
         self._stub = memory_pb2_grpc.MemoryServiceStub(client.channel)
 
-    async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
+    async def begin_turn(
+        self, request: Request, digest: bytes, lease_s: float, record: bytes = b"", wanted: Amounts = NO_AMOUNTS
+    ) -> Turn:
         """Takes the session for a run, or puts the run into its line."""
         message = turn_pb2.BeginTurnRequest(
             session_id=request.session_id,
@@ -58,6 +60,7 @@ class MemoryTurns:
             record=record,
             concurrency=f"CONCURRENCY_{request.concurrency}",
             defer=bool(request.queue),
+            wanted=write_amounts(wanted),
         )
         message.lease.FromNanoseconds(int(lease_s * 1e9))
         if request.due_ms:
@@ -75,6 +78,14 @@ class MemoryTurns:
         begun = (reply.run_id, reply.fencing_token, False, reply.agent, tuple(map(_message, reply.history)))
         turn = Turn(*begun, False, 0, *_granted(reply))
         return Resumed(turn, reply.record, reply.checkpoint, reply.attempts, reply.response)
+
+    async def extend_turn(self, turn: Turn, wanted: Amounts) -> Grant:
+        """Has more set apart for a run."""
+        request = turn_pb2.ExtendTurnRequest(
+            run_id=turn.run_id, fencing_token=turn.fencing_token, wanted=write_amounts(wanted)
+        )
+        reply = await self._client.unary(self._stub.ExtendTurn, request, timeout=_TIMEOUT_S)
+        return Grant(*_granted(reply))
 
     async def commit_turn(
         self,
@@ -199,8 +210,10 @@ def _next(reply: turn_pb2.CommitTurnResponse | turn_pb2.AbandonTurnResponse) -> 
     return Next(reply.next.run_id, reply.next.record) if reply.HasField("next") else None
 
 
-def _granted(reply: turn_pb2.BeginTurnResponse | turn_pb2.ResumeTurnResponse) -> tuple[Amounts, int]:
-    return read_amounts(reply.granted), reply.renew_time.ToMilliseconds()
+def _granted(
+    reply: turn_pb2.BeginTurnResponse | turn_pb2.ResumeTurnResponse | turn_pb2.ExtendTurnResponse,
+) -> tuple[Amounts, int, Amounts]:
+    return read_amounts(reply.granted), reply.renew_time.ToMilliseconds(), read_amounts(reply.remaining)
 
 
 def agent_of(message: agent_pb2.Agent) -> Agent:

@@ -1,15 +1,17 @@
 """Run logs in Redis: a stream a run, in the tag of its session."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import RunNotFound, ServiceError
 from services.kit.keys import SessionKeys, read_user, user_text
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
 from services.kit.run_ids import read_run_id, session_of, write_run_id
-from services.orchestrator.domain.run import Next, Page, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import Dropped, Next, Page, Standing, Stop, Turn, Waiting
 
 _TOLD = (Standing.OVER, Standing.AT_WORK, Standing.WAITING, Standing.QUEUED)
 """What `run_cancel` says, by its number."""
@@ -47,13 +49,14 @@ class RedisRunLog:
         entries: Sequence[bytes],
         checkpoint: bytes,
         waiting: Waiting,
+        spent: Amounts = NO_AMOUNTS,
     ) -> Stop:
         """Appends entries and lets the run wait."""
         keys, run = _keys(principal, turn.run_id)
-        names = (keys.session, keys.lease, keys.log(run), keys.work, keys.approvals)
+        names = (keys.session, keys.lease, keys.log(run), keys.work, keys.approvals, keys.outbox)
         place = (run, turn.fencing_token, first_sequence, self._log_ttl_ms, checkpoint)
         what = (waiting.what, int(waiting.wait_s * 1000), waiting.wake, waiting.approval, waiting.entry)
-        return Stop(await self._redis.call("run_park", names, *place, *what, *entries))
+        return Stop(await self._redis.call("run_park", names, *place, *what, *(each or 0 for each in spent), *entries))
 
     async def respond(
         self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
@@ -61,8 +64,9 @@ class RedisRunLog:
         """Gives a run the answer it waits for."""
         keys, run = _keys(principal, run_id)
         names = (keys.session, keys.work, keys.approvals)
-        asks = b"" if any_user else user_text(principal.user)
-        owner = await self._redis.call("run_respond", names, asks, run, approval, verdict, response)
+        asks, user = b"" if any_user else user_text(principal.user), user_text(principal.user)
+        answer = hashlib.sha256(b"%d:%b%b" % (len(user), user, response)).hexdigest()
+        owner = await self._redis.call("run_respond", names, asks, run, approval, verdict, response, answer)
         return Principal(principal.tenant, read_user(owner))
 
     async def announce(self, principal: Principal, run_id: str, entries: Sequence[bytes]) -> bool:
@@ -74,13 +78,19 @@ class RedisRunLog:
 
     async def drop(
         self, principal: Principal, run_id: str, first_sequence: int, entries: Sequence[bytes]
-    ) -> tuple[bool, Next | None]:
+    ) -> Dropped | None:
         """Ends a run that stands in the line."""
         keys, run = _keys(principal, run_id)
         names = (keys.session, keys.log(run), keys.line, keys.records, keys.work)
         place = (user_text(principal.user), run, self._log_ttl_ms, first_sequence)
-        dropped, *due = await self._redis.call("run_drop", names, *place, *entries)
-        return bool(dropped), Next(write_run_id(session_of(run_id), due[0]), due[1]) if due else None
+        return _dropped(run_id, await self._redis.call("run_drop", names, *place, *entries))
+
+    async def undo(self, principal: Principal, run_id: str, request_id: str) -> Dropped | None:
+        """Takes a run that stands in the line back."""
+        keys, run = _keys(principal, run_id)
+        asked = (keys.requests, keys.request_times)
+        names = (keys.session, keys.log(run), keys.line, keys.records, keys.work, *asked, keys.callback(run))
+        return _dropped(run_id, await self._redis.call("run_undo", names, user_text(principal.user), run, request_id))
 
     async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
         """Runs of the line that are not due yet."""
@@ -144,6 +154,13 @@ def _held(reply: Any) -> Stop | ServiceError:
     if isinstance(reply, BaseException) and not isinstance(reply, ServiceError):
         raise reply
     return reply if isinstance(reply, ServiceError) else Stop(reply)
+
+
+def _dropped(run_id: str, reply: Sequence[Any]) -> Dropped | None:
+    if not reply:
+        return None
+    record, due_ms, *due = reply
+    return Dropped(record, int(due_ms), Next(write_run_id(session_of(run_id), due[0]), due[1]) if due else None)
 
 
 def _keys(principal: Principal, run_id: str) -> tuple[SessionKeys, int]:

@@ -40,11 +40,13 @@ class RedisOwners:
         """Says that this process is gone."""
         await self._redis.execute("ZADD", OwnerKeys.owners, 0, self._me)
 
-    async def take(self, gone: str) -> None:
+    async def take(self, gone: str) -> Sequence[tuple[Principal, str]]:
         """Makes all sessions of a process that is gone this process's own."""
         keys = (OwnerKeys.owners, OwnerKeys.sessions(gone), self._mine)
-        while await self._redis.call("owner_take", keys, gone, _AT_ONCE):
-            pass
+        taken: list[tuple[Principal, str]] = []
+        while given := await self._redis.call("owner_take", keys, gone, _AT_ONCE):
+            taken += map(_read, given)
+        return taken
 
     async def mine(self) -> Sequence[tuple[Principal, str]]:
         """Sessions that are this process's own."""

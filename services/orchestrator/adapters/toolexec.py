@@ -40,21 +40,31 @@ class ToolExecClient:
             call=_request(agent, call, run_id, key, approval), tool_call_id=call.id
         )
         execution = (await self._client.unary(self._stub.StartExecution, request, timeout=_START_S)).execution
-        if execution.state == toolexec_pb2.EXECUTION_STATE_DONE:
-            return ToolResult(execution.response.result_json, execution.response.is_error)
         if execution.state in _NOT_RUN:
             raise _WHY.get(execution.reason, ToolUnavailable)("the tool could not be run")
-        return None
+        return _answered(execution)
 
     async def stop(self, call: ToolCall, run_id: str, key: str) -> None:
         """Stops a tool that runs in the background."""
         request = toolexec_pb2.CancelExecutionRequest(run_id=run_id, tool=call.tool, idempotency_key=key)
         await self._client.unary(self._stub.CancelExecution, request, timeout=_START_S)
 
+    async def result(self, call: ToolCall, run_id: str, key: str) -> ToolResult | None:
+        """What a tool that runs in the background has answered."""
+        request = toolexec_pb2.GetExecutionRequest(run_id=run_id, tool=call.tool, idempotency_key=key)
+        execution = (await self._client.unary(self._stub.GetExecution, request, timeout=_START_S)).execution
+        return _answered(execution)
+
     async def check_callback(self, url: str) -> None:
         """Returns when an address may be called back."""
         request = toolexec_pb2.CheckCallbackRequest(callback_url=url)
         await self._client.unary(self._stub.CheckCallback, request, timeout=_START_S)
+
+
+def _answered(execution: toolexec_pb2.Execution) -> ToolResult | None:
+    if execution.state != toolexec_pb2.EXECUTION_STATE_DONE:
+        return None
+    return ToolResult(execution.response.result_json, execution.response.is_error)
 
 
 def _request(agent: Agent, call: ToolCall, run_id: str, key: str, approval: str) -> toolexec_pb2.ExecuteRequest:

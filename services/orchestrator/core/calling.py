@@ -119,6 +119,16 @@ class Calling:
         except ServiceError as error:
             log.warning("tool not stopped", run_id=self._run_id, tool=call.tool, reason=error.reason)
 
+    async def give_up(self, call: ToolCall, key: str) -> ToolFinished | None:
+        """Stops a tool in the background that nobody heard of in time. Returns how it ended, if it had, unheard."""
+        await self.stop(call, key)
+        try:
+            result = await self._tools.result(call, self._run_id, key)
+        except ServiceError as error:
+            log.warning("tool not asked for", run_id=self._run_id, tool=call.tool, reason=error.reason)
+            return None
+        return _finished(call, result) if result else None
+
     def wait_for(self, tool: Tool, call: ToolCall) -> Waiting:
         """What a run waits for that has begun a tool in the background."""
         return Waiting(f"tool:{call.id}", tool.timeout_s + _AWAY_S, self._wake)
@@ -133,7 +143,7 @@ class Calling:
         approval = hashlib.sha256(token.encode()).hexdigest()
         expires_ms = int((time.time() + self._answer_s) * 1000)
         _, run = read_run_id(self._run_id)
-        good_for = {"run": run, "tool": call.tool, "key": key, "expires_ms": expires_ms, "state": "open"}
+        good_for = {"run": run, "tool": call.tool, "key": key, "state": "open"}  # the store adds when it expires
         good_for["client"] = reason is ApprovalReason.CLIENT_TOOL
         waiting = Waiting("answer", self._answer_s, self._wake, approval, orjson.dumps(good_for))
         return waiting, Ask(call, token, reason, expires_ms)

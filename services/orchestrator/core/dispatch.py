@@ -1,6 +1,5 @@
 """Sees to it that runs that wait get their turn: here, or with the workers of their class."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -10,8 +9,8 @@ from services.kit.errors import CheckpointBroken, ServiceError
 from services.kit.hints import DEFAULT_QUEUE, RunHint
 from services.kit.queue import Item, Queue
 from services.kit.run_ids import read_run_id, session_of
-from services.orchestrator.core.driver import Job
-from services.orchestrator.domain.run import Next, Record
+from services.orchestrator.core.job import Job
+from services.orchestrator.domain.run import Dropped, Next, Record
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import RunLog
 
@@ -39,10 +38,16 @@ class Dispatch:
         self._codec = codec
         self._go_on = go_on
 
-    async def enqueue(self, principal: Principal, run_id: str, record: Record, due_ms: int = 0) -> None:
-        """Puts a run before the workers of its class."""
+    async def enqueue(
+        self, principal: Principal, run_id: str, record: Record, due_ms: int = 0, *, must: bool = True
+    ) -> None:
+        """Puts a run before the workers of its class.
+
+        Raises:
+            QueueFull: the tenant has too many there, and the run need not be put.
+        """
         hint = RunHint(principal.tenant, principal.user, *read_run_id(run_id))
-        await self._queue.put(record.queue or DEFAULT_QUEUE, [self._item(hint, record, due_ms)])
+        await self._queue.put(record.queue or DEFAULT_QUEUE, [self._item(hint, record, due_ms)], must=must)
 
     async def next_in_line(self, principal: Principal, due: Next) -> None:
         """Sees to it that a run whose turn has come begins: here, or with the workers of its class."""
@@ -53,6 +58,30 @@ class Dispatch:
         except ServiceError as error:  # a record that is damaged, too: who takes the run ends it
             log.warning("run not put before the workers", run_id=due.run_id, reason=error.reason)
         self._go_on(principal, session_of(due.run_id))
+
+    async def take_back(self, principal: Principal, run_id: str, request_id: str) -> bool:
+        """Undoes that a run was accepted which no queue has. False: it cannot be now, and the run stays accepted."""
+        try:
+            undone = await self._log.undo(principal, run_id, request_id)
+        except ServiceError as error:
+            log.warning("run not taken back", run_id=run_id, reason=error.reason)
+            return False
+        if undone and undone.next:
+            await self.next_in_line(principal, undone.next)
+        return undone is not None
+
+    async def left_line(self, principal: Principal, run_id: str, dropped: Dropped) -> None:
+        """Sees to what follows when a run has ended in the line: the next begins, its queue has room for another."""
+        if dropped.next:
+            await self.next_in_line(principal, dropped.next)
+        try:
+            record = self._codec.decode_record(dropped.record)
+            if record.queue:
+                hint = RunHint(principal.tenant, principal.user, *read_run_id(run_id))
+                for item in (self._item(hint, record, dropped.due_ms), self._item(hint, record, 0)):
+                    await self._queue.remove(record.queue, item.id)
+        except ServiceError as error:  # whoever claims it finds that it is over
+            log.warning("run not taken out of the queue", run_id=run_id, reason=error.reason)
 
     async def put_later(self, principal: Principal, session_id: str) -> None:
         """Puts the runs of a session that are due later: whoever accepted one may have died before it did."""
@@ -66,15 +95,20 @@ class Dispatch:
                 hint = RunHint(principal.tenant, principal.user, *read_run_id(waits.run_id))
                 hints.setdefault(record.queue, []).append(self._item(hint, record, due_ms))
         for queue, items in hints.items():
-            await self._queue.put(queue, items)
+            await self._queue.put(queue, items, must=True)
 
     async def again(self, job: Job, after_s: float) -> None:
-        """Has a worker look after a run in so many seconds: to try it again, or because nobody has answered."""
-        due_ms = int((time.time() + after_s + _LATER_S) * 1000)
-        await self.enqueue(job.run.principal, job.run.turn.run_id, job.record, due_ms)
+        """Has a worker look after a run in so many seconds: to try it again, or because nobody has answered.
 
-    def _item(self, hint: RunHint, record: Record, due_ms: int) -> Item:
-        return hint.item(record.priority, due_ms, self._weights.get(hint.tenant, 1.0))
+        By the clock of the queue: this process's own may be hours wrong, and who looks too early looks in vain.
+        """
+        hint = RunHint(job.run.principal.tenant, job.run.principal.user, *read_run_id(job.run.turn.run_id))
+        item = self._item(hint, job.record, after_ms=int((after_s + _LATER_S) * 1000))
+        await self._queue.put(job.record.queue or DEFAULT_QUEUE, [item], must=True)
+
+    def _item(self, hint: RunHint, record: Record, due_ms: int = 0, after_ms: int = 0) -> Item:
+        weight = self._weights.get(hint.tenant, 1.0)
+        return hint.item(record.priority, due_ms, weight, record.traceparent, after_ms)
 
 
 def read_weights(settings: Sequence[str]) -> Mapping[str, float]:

@@ -2,73 +2,46 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 
 import structlog
 
-from services.kit import failpoints
+from services.kit.amounts import Amounts
 from services.kit.call import Principal, work_as
 from services.kit.errors import (
-    Aborted,
     BudgetExhausted,
     DeadlineExceeded,
     Internal,
-    InvalidArgument,
-    LeaseLost,
     Overloaded,
     ServiceError,
-    ServiceUnavailable,
     Unavailable,
 )
-from services.kit.failpoints import Point
 from services.kit.run_ids import session_of
 from services.orchestrator.config import Config
 from services.orchestrator.core.endings import Endings
-from services.orchestrator.core.finish import finish
+from services.orchestrator.core.finishing import Finishing, elsewhere
 from services.orchestrator.core.holding import Holding
+from services.orchestrator.core.job import Job
 from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.patience import patiently
 from services.orchestrator.core.run_events import RunEvents
-from services.orchestrator.core.spending import read_prices, spent_of
+from services.orchestrator.core.spending import Price, first_step, read_prices
 from services.orchestrator.core.toolsteps import Parked
 from services.orchestrator.core.turn import TurnLoop
-from services.orchestrator.domain.agent import Agent, Message, Role
+from services.orchestrator.core.uncut import uncut
+from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.log import Cancelled, Completed, Failed, Last, Queued
-from services.orchestrator.domain.run import Answer, Next, Record, Stop, Waiting
-from services.orchestrator.domain.turn import Progress, Understanding
+from services.orchestrator.domain.run import Grant, Next, Stop, Turn, Waiting
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import Memory, RunLog
 from services.orchestrator.ports.services import Model, Retrieval, Tools
 
 log = structlog.get_logger(__name__)
 
-_RETRY_S = 0.25
-_MOST_KEPT = 150
-"""Messages of one turn beside the user's that enter the history."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A run to work on.
-
-    Args:
-        run: Its log.
-        agent: Who answers.
-        record: What was asked.
-        progress: How far it has come.
-        analysis: What the user means, perhaps still on its way.
-        answer: What it waited for.
-    """
-
-    run: LiveRun
-    agent: Agent
-    record: Record
-    progress: Progress
-    analysis: asyncio.Future[Understanding]
-    answer: Answer | None = None
+_AWAY = (Unavailable, DeadlineExceeded, Overloaded)
 
 
 class _Left(Enum):
@@ -96,6 +69,7 @@ class Driver:
         again: Callable[[Job, float], Awaitable[None]],
         gives_up: Callable[[Job, ServiceError], Awaitable[None]],
         lost: Callable[[LiveRun], None],
+        parked: Callable[[LiveRun], None],
     ) -> None:
         """Works with these ports.
 
@@ -112,13 +86,15 @@ class Driver:
             again: Has a worker look after a run in so many seconds.
             gives_up: Told when a run of a queue has failed for the last time, before it ends.
             lost: Told of a run that could not be brought to its end, and that nobody else has.
+            parked: Told of a run that waits for somebody or something from now on.
         """
         self.live: dict[tuple[str, str], LiveRun] = {}
         self._memory = memory
         self._retrieval, self._tools, self._model = retrieval, tools, model
-        self._codec, self._events, self._config = codec, events, config
+        self._events, self._config = events, config
         self._prices = read_prices(config.model_prices)
-        self._ended, self._again, self._gives_up, self._lost = ended, again, gives_up, lost
+        self._again, self._gives_up, self._lost, self._parked = again, gives_up, lost, parked
+        self._finishing = Finishing(memory, codec, events, config.end_s, ended, lost)
         self._tasks: set[asyncio.Task[None]] = set()
         self._endings = Endings()
         self._holding = Holding(run_log, config.lease_s, self.live.values)
@@ -134,10 +110,14 @@ class Driver:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def first_step(self, agent: Agent, text: str) -> Amounts:
+        """What the first step of a run may need."""
+        return first_step(agent, text, self._prices.get(agent.model or self._config.models[0], Price()))
+
     def find(self, principal: Principal, run_id: str) -> LiveRun | None:
         """The run of this caller, if this process works on it."""
         run = self.live.get((principal.tenant, run_id))
-        return run if run is not None and run.principal.user == principal.user and not run.left else None
+        return run if run is not None and run.principal.user == principal.user and not run.shown.left else None
 
     def sessions(self) -> list[tuple[Principal, str]]:
         """Sessions of the runs at work."""
@@ -146,7 +126,7 @@ class Driver:
     def hear_of_stop(self, tenant: str, run_id: str) -> None:
         """There is word that a run is to stop; the store says whether that is so."""
         run = self.live.get((tenant, run_id))
-        if run is not None and not run.left:
+        if run is not None and not run.shown.left:
             self._holding.ask(run)
 
     async def close(self) -> None:
@@ -159,7 +139,7 @@ class Driver:
     async def end(self, job: Job, error: ServiceError) -> None:
         """Ends a run that cannot be worked on."""
         loop = self._loop(job)
-        await self._end(job, loop, Failed(error, loop.answer, loop.usage))
+        await self._finishing.end(job, loop, Failed(error, loop.answer, loop.usage))
 
     async def _drive(self, job: Job) -> None:
         """Works on a run until its log has its last entry, or it goes on without this process."""
@@ -169,11 +149,11 @@ class Driver:
         try:
             outcome = await self._outcome(job, loop)
             with contextlib.suppress(asyncio.CancelledError):
-                await finish(self._leave(job, loop, outcome))
+                await uncut(self._leave(job, loop, outcome))
         except Exception as error:
             # Whatever its code does: nobody waits for a run for ever, and its session is free again one lease later.
             log.error("run not ended", run_id=run.turn.run_id, exc_info=error)
-            run.lose(Internal("internal error"))
+            run.shown.lose(Internal("internal error"))
             self._lost(run)
         finally:
             job.analysis.cancel()
@@ -193,9 +173,13 @@ class Driver:
             model=self._model,
             remind=lambda after_s: self._again(job, after_s),
             executed=partial(self._events.executed, job.run.principal, job.run.turn.run_id, job.agent.name),
+            extend=partial(self._extend, job.run.turn),
             prices=self._prices,
             config=self._config,
         )
+
+    async def _extend(self, turn: Turn, wanted: Amounts) -> Grant:
+        return await patiently(lambda: self._memory.extend_turn(turn, wanted), _AWAY)
 
     async def _outcome(self, job: Job, loop: TurnLoop) -> Last | _Left:
         """How the turn ends, once it has."""
@@ -220,20 +204,20 @@ class Driver:
 
     async def _leave(self, job: Job, loop: TurnLoop, outcome: Last | _Left) -> None:
         if outcome is _Left.PARKED:
-            return
+            return self._parked(job.run)
         if isinstance(outcome, _Left):
             return await self._hand_over(job.run)
         if isinstance(outcome, Cancelled):
             async with self._endings.place():
                 await loop.abandon()
-                return await self._end(job, loop, outcome)
+                return await self._finishing.end(job, loop, outcome)
         if isinstance(outcome, Failed) and job.record.queue and _may_pass(outcome.error):
             if await self._try_later(job, loop):
                 return
             if job.run.stop_requested:
-                return await self._end(job, loop, _cancelled(job.run.stop_requested, loop))
+                return await self._finishing.end(job, loop, _cancelled(job.run.stop_requested, loop))
             await self._gives_up(job, outcome.error)
-        await self._end(job, loop, outcome)
+        await self._finishing.end(job, loop, outcome)
 
     async def _try_later(self, job: Job, loop: TurnLoop) -> bool:
         """Lets a run that failed be tried again. False: it was often enough, or is to stop."""
@@ -242,7 +226,7 @@ class Driver:
             return False
         try:
             await self._again(job, self._config.retry_s)
-            await job.run.park(Waiting("again", self._config.retry_s), progress, Queued(0))
+            await job.run.park(Waiting("again", self._config.retry_s), progress, Queued(0, job.record.queue))
         except (ServiceError, asyncio.CancelledError):
             return False
         return True
@@ -253,52 +237,7 @@ class Driver:
             await run.hand_over()
         except ServiceError as error:
             log.warning("run not handed over", run_id=run.turn.run_id, reason=error.reason)
-        run.lose(_elsewhere())
-
-    async def _end(self, job: Job, loop: TurnLoop, last: Last) -> None:
-        """Writes a run's last entries and frees its session."""
-        run = job.run
-        entries = await run.last_entries(last)
-        first = run.next_sequence
-        try:
-            try:
-                await failpoints.reached(Point.BEFORE_COMMIT)
-                due = await self._write_end(run, loop, last, entries, first)
-                await failpoints.reached(Point.AFTER_COMMIT)
-            except InvalidArgument as error:
-                log.error("turn refused", run_id=run.turn.run_id, message=error.message)
-                last = Failed(Internal("internal error"), "", loop.usage)
-                entries[-1] = self._codec.encode(run.turn.run_id, first + len(entries) - 1, last)
-                due = await self._memory.abandon_turn(run.turn, entries, first, spent_of(loop.usage))
-            run.end(entries)
-        except ServiceError as error:
-            level = log.warning if isinstance(error, LeaseLost) else log.error
-            level("run not ended", run_id=run.turn.run_id, reason=error.reason)
-            run.lose(_elsewhere() if isinstance(error, LeaseLost) else error)
-            if not isinstance(error, LeaseLost):
-                self._lost(run)
-        else:
-            self._events.ended(run.principal, run.turn.run_id, job.agent.name, last)
-            await self._ended(job, last, due)
-
-    async def _write_end(
-        self, run: LiveRun, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int
-    ) -> Next | None:
-        """Commits or abandons a turn; again while the store is away, since repeating it changes nothing."""
-        give_up = time.monotonic() + self._config.end_s - _RETRY_S
-        kept = isinstance(last, Completed) or (loop.answer and run.stop_requested is not Stop.ROLL_BACK)
-        spent = spent_of(loop.usage)
-        while True:
-            try:
-                if kept:
-                    return await self._memory.commit_turn(run.turn, _kept(loop), entries, first_sequence, spent)
-                return await self._memory.abandon_turn(run.turn, entries, first_sequence, spent)
-            except (Unavailable, DeadlineExceeded, Overloaded, Aborted) as error:
-                if isinstance(error, LeaseLost) or time.monotonic() > give_up:
-                    raise
-                if isinstance(error, Aborted):
-                    await run.mend()
-            await asyncio.sleep(_RETRY_S)
+        run.shown.lose(elsewhere())
 
 
 def _cancelled(how: Stop, loop: TurnLoop) -> Cancelled:
@@ -312,15 +251,3 @@ def _may_pass(error: ServiceError) -> bool:
     if isinstance(error, BudgetExhausted):  # each attempt would spend what there is
         return False
     return isinstance(error, Unavailable | DeadlineExceeded) or error.retry_after is not None
-
-
-def _elsewhere() -> ServiceError:
-    """What watchers are told whose run another process works on: to resume."""
-    return ServiceUnavailable("the run goes on elsewhere", retry_after=1.0)
-
-
-def _kept(loop: TurnLoop) -> list[Message]:
-    """What the history gains: what the user said, and the newest of what followed, a partial answer included."""
-    answer = [Message(Role.ASSISTANT, loop.answer)] if loop.answer else []
-    said, *followed = [*loop.gained, *answer]
-    return [said, *followed[-_MOST_KEPT:]]

@@ -38,7 +38,9 @@ class EventFeed:
     async def watch(
         self, tenant: str, after: str, types: Collection[str]
     ) -> AsyncGenerator[tuple[str, DomainEvent] | None]:
-        """Events after a cursor, those to come included, each with its own. None: nothing for a while.
+        """Events after a cursor, those to come included, each with its own.
+
+        None: it is told all that there is, and listens; then again after each while of silence.
 
         Args:
             tenant: Whose.
@@ -75,7 +77,7 @@ class EventFeed:
         await reader.begun()
         place = place_of(after or await self._events.newest(reader.tenant))
         clock = asyncio.get_running_loop().time
-        told_at = clock()
+        told_at, silence_s = clock(), 0.0  # the first is told at once: who watches knows then that it does
         while True:
             changed = reader.changed
             found = reader.after(place) or await self._before(reader, place)
@@ -88,11 +90,11 @@ class EventFeed:
             if reader.lost is not None:
                 raise reader.lost
             try:
-                async with asyncio.timeout_at(told_at + self._heartbeat_s):
+                async with asyncio.timeout_at(told_at + silence_s):
                     await changed.wait()
             except TimeoutError:
                 yield None
-                told_at = clock()
+                told_at, silence_s = clock(), self._heartbeat_s
 
     async def _before(self, reader: "_Reader", place: Place) -> Sequence[tuple[Place, DomainEvent | None]]:
         """What is right after a place, when that is further back than what the reader keeps."""

@@ -1,15 +1,18 @@
 """A run at work in this process: what it has logged, and those who watch it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
 from services.kit.call import Principal
-from services.kit.errors import Aborted, LeaseLost, ServiceError, StoreUnavailable
-from services.orchestrator.core.finish import finish
+from services.kit.errors import Aborted, LeaseLost, ServiceError
+from services.orchestrator.core.patience import patiently
+from services.orchestrator.core.shown import Shown
+from services.orchestrator.core.spending import spent_of
+from services.orchestrator.core.uncut import uncut
 from services.orchestrator.domain.log import Event, Last, TextDelta
 from services.orchestrator.domain.run import Stop, Turn, Waiting
 from services.orchestrator.domain.turn import Progress
@@ -18,20 +21,12 @@ from services.orchestrator.ports.runs import RunLog
 
 log = structlog.get_logger(__name__)
 
-_AWAY_S = 10.0
-"""Seconds that a run waits for a store that is away: what was accepted is not given up for its restart."""
-
-_RETRY_S = 0.25
-
-T = TypeVar("T")
-
 
 class LiveRun:
     """The log of one run while it is written.
 
-    An entry is shown only after the store has it, and everyone sees the same entries in the same order. What is not
-    urgent waits a moment for company: a write for each token costs more than the token. Watchers read the one list of
-    entries from where they are, so a slow one costs nothing and holds nobody back.
+    An entry is `shown` only after the store has it. What is not urgent waits a moment for company: a write for each
+    token costs more than the token.
     """
 
     def __init__(
@@ -66,22 +61,19 @@ class LiveRun:
         self.stop_requested = Stop.NO
         self._task: asyncio.Task[None] | None = None
         self._interrupted = False
-        self._entries = list(entries)
+        self.shown = Shown(entries)
         self._progress: Progress | None = None
         self._sealed = 0
         self._covered = covered
         self._log = log
         self._codec = codec
         self._lock = asyncio.Lock()
-        self._changed = asyncio.Event()
         self._closing = False
-        self._ended = False
-        self._lost: Exception | None = None
 
     @property
     def next_sequence(self) -> int:
         """Sequence of the entry to come."""
-        return len(self._entries) + 1
+        return len(self.shown.entries) + 1
 
     async def append(self, *events: Event) -> None:
         """Logs events now, after those that wait, and shows them. Waits for a store that is away for a moment.
@@ -91,7 +83,7 @@ class LiveRun:
             StoreUnavailable: the store does not answer for long; nothing is shown.
         """
         self._add(events)
-        await _patiently(self._log_at_once)
+        await patiently(self._log_at_once)
 
     def note(self, *events: Event) -> None:
         """Logs events soon: at the latest `coalesce_s` from now, together with what comes until then.
@@ -108,7 +100,7 @@ class LiveRun:
         It belongs to all that was noted before, and to nothing that is noted later.
         """
         self._sealed = len(self._waiting)
-        self._covered = len(self._entries) + len(self._unsent) + self._sealed
+        self._covered = len(self.shown.entries) + len(self._unsent) + self._sealed
         self._progress = replace(progress, sequence=self._covered, usage=replace(progress.usage))
 
     async def park(self, waiting: Waiting, progress: Progress, *events: Event) -> None:
@@ -123,7 +115,7 @@ class LiveRun:
         """
         self._add(events)
         covered = replace(progress, sequence=self._covered)
-        stop = await _patiently(lambda: finish(self._park(waiting, covered)))
+        stop = await patiently(lambda: uncut(self._park(waiting, covered)))
         if stop:
             self.held(stop)
             raise asyncio.CancelledError
@@ -132,10 +124,11 @@ class LiveRun:
         async with self._lock:
             first, entries = self.next_sequence, self._take()
             kept = self._codec.encode_progress(progress)
-            stop = await self._log.park(self.principal, self.turn, first, entries, kept, waiting)
+            spent = spent_of(progress.usage)
+            stop = await self._log.park(self.principal, self.turn, first, entries, kept, waiting, spent)
             if not stop:
                 self._closing = True
-                self.end(entries)
+                self.shown.end(entries)
         return stop
 
     async def last_entries(self, last: Last) -> list[bytes]:
@@ -146,7 +139,7 @@ class LiveRun:
 
     async def _log_at_once(self) -> None:
         # Not to be cut: an entry that the store has and we do not know of would make a second of its sequence.
-        await finish(self._log_waiting())
+        await uncut(self._log_waiting())
 
     async def _log_waiting(self) -> None:
         async with self._lock:
@@ -164,13 +157,13 @@ class LiveRun:
             self._unsent = []
             if self._progress is progress:
                 self._progress = None
-            self._show(entries)
+            self.shown.show(entries)
         self.held(stop)
 
     async def mend(self) -> None:
         """Gives a store that has lost the end of the log, as one may that failed over, all that was shown of it."""
-        log.warning("log written anew", run_id=self.turn.run_id, entries=len(self._entries))
-        await self._log.append(self.principal, self.turn, 1, self._entries)
+        log.warning("log written anew", run_id=self.turn.run_id, entries=len(self.shown.entries))
+        await self._log.append(self.principal, self.turn, 1, self.shown.entries)
 
     def _add(self, events: Sequence[Event]) -> None:
         """Puts events behind those that wait; a piece of the answer joins one that waits already."""
@@ -239,21 +232,6 @@ class LiveRun:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    @property
-    def left(self) -> bool:
-        """Whether this process has nothing to do with the run any more: it ended, waits, or goes on elsewhere."""
-        return self._ended or self._lost is not None
-
-    def end(self, entries: Sequence[bytes]) -> None:
-        """Shows the last entries, which the store has by now."""
-        self._ended = True
-        self._show(entries)
-
-    def lose(self, error: Exception) -> None:
-        """Ends every watch with `error`: the log could not be brought to its end here."""
-        self._lost = error
-        self._show([])
-
     def stop(self, how: Stop = Stop.STOP) -> None:
         """Tells the run to stop. It ends with `cancelled`, unless it has ended."""
         self.stop_requested = how
@@ -277,47 +255,3 @@ class LiveRun:
         self._task = asyncio.current_task()
         if self._interrupted:
             raise asyncio.CancelledError
-
-    async def watch(self, after_sequence: int, silence_s: float) -> AsyncGenerator[bytes | None]:
-        """Entries after a sequence, those to come included, until the last.
-
-        Args:
-            after_sequence: The cursor.
-            silence_s: After so many seconds without an entry, yields None.
-
-        Raises:
-            Exception: what the run was lost to.
-        """
-        position = after_sequence
-        while True:
-            changed = self._changed
-            while position < len(self._entries):
-                position += 1
-                yield self._entries[position - 1]
-            if self._lost is not None:
-                raise self._lost
-            if self._ended:
-                return
-            try:
-                async with asyncio.timeout(silence_s):
-                    await changed.wait()
-            except TimeoutError:
-                yield None
-
-    def _show(self, entries: Sequence[bytes]) -> None:
-        self._entries.extend(entries)
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
-    """Does work of the store, again while it is away for a moment. Repeating it changes nothing."""
-    clock = asyncio.get_running_loop().time
-    give_up = clock() + _AWAY_S
-    while True:
-        try:
-            return await work()
-        except StoreUnavailable:
-            if clock() > give_up:
-                raise
-        await asyncio.sleep(_RETRY_S)

@@ -7,11 +7,12 @@ from typing import Any
 
 import structlog
 
-from services.kit.call import Principal
+from services.kit.call import Principal, join_trace
 from services.kit.errors import Aborted, AgentNotFound, CheckpointBroken, ServiceError
 from services.orchestrator.config import Config
 from services.orchestrator.core.dispatch import Dispatch
-from services.orchestrator.core.driver import Driver, Job
+from services.orchestrator.core.driver import Driver
+from services.orchestrator.core.job import Job
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.log import Restarted
@@ -96,6 +97,7 @@ class Resuming:
             progress = self._codec.decode_progress(taken.checkpoint)
         except CheckpointBroken as broken:
             return await self._give_up(principal, taken.turn, entries, broken)
+        join_trace(record.traceparent)
         principal = Principal(principal.tenant, principal.user, frozenset(record.roles))
         if not taken.checkpoint and entries:  # all that it did so far was to wait in the line
             progress.begun, progress.sequence = True, len(entries)

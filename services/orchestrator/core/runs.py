@@ -3,53 +3,49 @@
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from dataclasses import replace
 
-import orjson
 import structlog
 
 from services.kit.call import Principal
 from services.kit.errors import (
-    DeadlineExceeded,
     ResourceExhausted,
     ServiceError,
-    SessionBusy,
     Unavailable,
 )
 from services.kit.queue import Queue
 from services.kit.run_ids import session_of
+from services.kit.telemetry import QueueMetrics
 from services.orchestrator.config import Config
+from services.orchestrator.core.accepting import Accepting
 from services.orchestrator.core.callbacks import Callbacks
 from services.orchestrator.core.dead_letters import keep
 from services.orchestrator.core.dispatch import Dispatch, read_weights
-from services.orchestrator.core.driver import Driver, Job
+from services.orchestrator.core.driver import Driver
+from services.orchestrator.core.job import Job
 from services.orchestrator.core.live import LiveRun
-from services.orchestrator.core.resuming import Resuming, analyze, succeeded, whole_log
+from services.orchestrator.core.resuming import Resuming, succeeded, whole_log
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.takeover import Takeover
 from services.orchestrator.core.watching import Watching
-from services.orchestrator.domain.log import Cancelled, Last, Queued, Started
+from services.orchestrator.domain.log import Cancelled, Last
 from services.orchestrator.domain.run import (
     Accepted,
     Answer,
     CallbackOutcome,
-    Concurrency,
     DeadLetter,
     Next,
-    Record,
     Request,
     Standing,
-    Turn,
 )
-from services.orchestrator.domain.turn import Progress, Usage
+from services.orchestrator.domain.turn import Usage
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import Memory, Notices, Owners, RunLog
 from services.orchestrator.ports.services import Agents, Model, Nlu, Retrieval, Tools
 from services.orchestrator.ports.store import DeadLetters
 
 log = structlog.get_logger(__name__)
-_KNOWN_SESSIONS = 50_000
 _TRIES = 5
 
 
@@ -73,13 +69,13 @@ class Runs:
         queue: Queue,
         callbacks: Callbacks,
         dead_letters: DeadLetters,
+        metrics: QueueMetrics,
         config: Config,
         classes: Collection[str] = (),
     ) -> None:
         """Works with these ports, and on runs of these classes of the queue."""
-        self._memory, self._agents, self._nlu = memory, agents, nlu
         self._log, self._codec, self._config = run_log, codec, config
-        self._dead_letters = dead_letters
+        self._dead_letters, self._metrics = dead_letters, metrics
         self._events = events
         self._callbacks = callbacks
         self._closing = False
@@ -100,6 +96,7 @@ class Runs:
             again=self._dispatch.again,
             gives_up=self._gives_up,
             lost=self._lost,
+            parked=self._parked,
         )
         self._resuming = Resuming(
             memory=memory,
@@ -113,8 +110,19 @@ class Runs:
             config=config,
             classes=classes,
         )
-        self._takeover = Takeover(owners, self._look, self._driver.sessions, config.owner_s, events.tell_again)
-        self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+        self._takeover = Takeover(owners, self._look, self._held, config.owner_s, events.tell_again)
+        self._accepting = Accepting(
+            memory=memory,
+            agents=agents,
+            nlu=nlu,
+            run_log=run_log,
+            codec=codec,
+            callbacks=callbacks,
+            driver=self._driver,
+            dispatch=self._dispatch,
+            takeover=self._takeover,
+            config=config,
+        )
 
     def start(self) -> None:
         """Begins to look for runs whose owner is gone, and to hear of those told to stop elsewhere."""
@@ -127,13 +135,12 @@ class Runs:
         await self._takeover.stop()
         await asyncio.gather(*self._beginning, return_exceptions=True)
         await self._driver.close()
+        self._callbacks.close()
         await self._takeover.leave()
 
     def remember(self, principal: Principal, session_id: str, agent: str) -> None:
-        """Keeps whom a session is with, so that its first turn need not ask: an agent never changes in a session."""
-        self._agent_names[principal.tenant, principal.user, session_id] = agent
-        while len(self._agent_names) > _KNOWN_SESSIONS:
-            self._agent_names.popitem(last=False)
+        """Keeps whom a session is with. As `Accepting.remember`."""
+        self._accepting.remember(principal, session_id, agent)
 
     async def begin(self, principal: Principal, request: Request, left: Callable[[str], None]) -> str:
         """As `accept`. Returns the run's id."""
@@ -148,7 +155,7 @@ class Runs:
             left: Told the run's id when the caller has left before it could be returned.
 
         Raises:
-            SessionNotFound, SessionBusy, LineFull, RequestIdReused, StoreUnavailable: as memory says.
+            ServiceError: as `Accepting.begin`.
             ResourceExhausted: too many runs are at work here.
             Unavailable: the service is stopping.
         """
@@ -157,7 +164,7 @@ class Runs:
         if len(self._driver.live) + len(self._beginning) >= self._config.max_runs:
             raise ResourceExhausted("too many runs are at work", retry_after=1.0)
         # Not cut short by a caller who leaves: the session would stay taken by a run that nobody works on.
-        beginning = asyncio.create_task(self._begin(principal, request))
+        beginning = asyncio.create_task(self._accepting.begin(principal, request))
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
         try:
@@ -165,74 +172,6 @@ class Runs:
         except asyncio.CancelledError:
             beginning.add_done_callback(lambda done: left(done.result().run_id) if succeeded(done) else None)
             raise
-
-    async def _begin(self, principal: Principal, request: Request) -> Accepted:
-        if request.callback_url:
-            await self._callbacks.check(request.callback_url)
-        # Whose session it is, is for memory to say: what is guessed here only lets the analysis begin early.
-        session_id = request.session_id
-        await self._takeover.hold(principal, session_id)
-        known = self._agent_names.get((principal.tenant, principal.user, session_id))
-        agent = await self._agents.latest(known or await self._memory.agent_of(session_id))
-        analysis = asyncio.create_task(analyze(self._nlu, agent, "" if request.queue else request.text))
-        analysis.add_done_callback(succeeded)
-        record = Record(
-            request.text,
-            agent.name,
-            agent.revision,
-            tuple(principal.roles),
-            request.queue,
-            request.priority,
-            request.callback_url,
-        )
-        try:
-            kept = self._codec.encode_record(record)
-            turn = await self._memory.begin_turn(request, _digest(request), self._config.lease_s, kept)
-        except BaseException as error:
-            analysis.cancel()
-            if isinstance(error, SessionBusy):
-                self._takeover.look_after(principal, session_id)
-            elif isinstance(error, Unavailable | DeadlineExceeded):  # it may have begun all the same
-                self._takeover.go_on(principal, session_id, must=False)
-            raise
-        if turn.attached or turn.queued:
-            analysis.cancel()
-            if turn.queued:
-                return Accepted(turn.run_id, await self._wait_in_line(principal, request, record, turn))
-            self._takeover.look_after(principal, session_id)
-            return Accepted(turn.run_id)
-        self.remember(principal, session_id, turn.agent)
-        run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
-        self._driver.start(Job(run, agent, record, Progress(), analysis))
-        return Accepted(turn.run_id)
-
-    async def _wait_in_line(
-        self, principal: Principal, request: Request, record: Record, turn: Turn
-    ) -> tuple[bytes, ...]:
-        """Begins the log of a run that waits, which is returned, and sees to it that it gets its turn.
-
-        Whoever ends the run before it goes on with it. It is accepted by now, so that what fails here is made good
-        later, by whoever looks after the session.
-        """
-        encode, run_id = self._codec.encode, turn.run_id
-        started, waits = Started(record.agent, record.revision), Queued(turn.position)
-        entries: tuple[bytes, ...] = (encode(run_id, 1, started), encode(run_id, 2, waits))
-        try:
-            if not await self._log.announce(principal, run_id, entries):
-                entries = ()
-            if request.callback_url:
-                await self._callbacks.expect(principal, run_id, request.callback_url)
-            if request.queue and (request.due_ms or not turn.position):  # when one is due, no other may be before it
-                await self._dispatch.enqueue(principal, run_id, record, request.due_ms)
-                return entries
-        except ServiceError as error:
-            log.warning("run not announced", run_id=run_id, reason=error.reason)
-            self._takeover.go_on(principal, request.session_id)
-            return ()
-        stops = request.concurrency is not Concurrency.ENQUEUE
-        if stops or not request.queue:
-            self._takeover.look_after(principal, request.session_id, must=stops)
-        return entries
 
     async def resume(self, principal: Principal, session_id: str) -> Awaitable[None]:
         """Goes on in a session. As `Resuming.resume`."""
@@ -260,7 +199,7 @@ class Runs:
         """
         run = self._driver.find(principal, run_id)
         if run is not None:
-            entries = run.watch(after_sequence, self._config.heartbeat_s)
+            entries = run.shown.watch(after_sequence, self._config.heartbeat_s)
         else:
             entries = self._watching.watch(principal, run_id, after_sequence)
         try:
@@ -305,16 +244,16 @@ class Runs:
         entries = await whole_log(self._log, principal, run_id)
         sequence = len(entries) + 1
         last = self._codec.encode(run_id, sequence, Cancelled("", Usage()))
-        dropped, due = await self._log.drop(principal, run_id, sequence, [last])
-        if due:
-            await self._dispatch.next_in_line(principal, due)
-        if dropped:
-            self._events.ended_as_logged(principal, run_id, entries[0] if entries else last, last)
-            await self._callbacks.send_dropped(principal, run_id)
-        return dropped
+        dropped = await self._log.drop(principal, run_id, sequence, [last])
+        if dropped is None:
+            return False
+        await self._dispatch.left_line(principal, run_id, dropped)
+        self._events.ended_as_logged(principal, run_id, entries[0] if entries else last, last)
+        await self._callbacks.send(principal, run_id, "", Cancelled("", Usage()), int(time.time() * 1000))
+        return True
 
     async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Principal:
-        """Gives a run the answer it waits for. Returns whose run it is.
+        """Gives a run the answer it waits for. Returns whose run it is; also when the same answer was taken before.
 
         Args:
             principal: Who answers: the run's user, or whoever of the tenant is an `approver`.
@@ -324,11 +263,11 @@ class Runs:
 
         Raises:
             RunNotFound: the caller has no such run.
-            ApprovalInvalid: the token is another's, was used, or has expired.
+            ApprovalInvalid: the token is another's, was used for another answer, or has expired.
             RunNotWaiting: the run waits for no answer any more.
         """
         approval = hashlib.sha256(token.encode()).hexdigest()
-        kept = self._codec.encode_answer(Answer("", approval, *_said(answer)))
+        kept = self._codec.encode_answer(replace(answer, tool_call_id="", approval=approval))
         verdict = "approved" if answer.approved else "answered" if answer.result_json else "denied"
         approver = "approver" in principal.roles
         await self._takeover.hold(principal, session_of(run_id))  # should this process die before it has gone on
@@ -355,22 +294,22 @@ class Runs:
     def _go_on(self, principal: Principal, session_id: str) -> None:
         self._takeover.go_on(principal, session_id)
 
+    def _held(self) -> list[tuple[Principal, str]]:
+        """Sessions that others must look after, should this process die."""
+        return [*self._driver.sessions(), *self._callbacks.sessions()]
+
     def _lost(self, run: LiveRun) -> None:
         """Goes on, as soon as that can be, with a run that could not be brought to its end."""
         self._takeover.go_on(run.principal, session_of(run.turn.run_id))
+
+    def _parked(self, run: LiveRun) -> None:
+        """Has the budgets of a run that waits told what it has spent: memory does that when asked to go on."""
+        self._takeover.look_after(run.principal, session_of(run.turn.run_id), must=True)
 
     async def _gives_up(self, job: Job, error: ServiceError) -> None:
         """Keeps a run of a queue that failed for the last time as a dead letter."""
         principal, run_id = job.run.principal, job.run.turn.run_id
         now_ms = time.time_ns() // 1_000_000
         letter = DeadLetter(run_id, principal.user, job.record, job.progress.failures + 1, error, now_ms)
+        self._metrics.dead_letters.labels(job.record.queue).inc()
         await keep(self._dead_letters, principal, letter, self._config.end_s)
-
-
-def _digest(request: Request) -> bytes:
-    """Of what is asked: the same request id with another digest is another request."""
-    return hashlib.sha256(orjson.dumps(request)).digest()
-
-
-def _said(answer: Answer) -> tuple[bool, str, bool, str]:
-    return answer.approved, answer.result_json, answer.is_error, answer.reason

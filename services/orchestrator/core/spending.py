@@ -1,7 +1,7 @@
 """What a run may still spend: by its agent's limits, and by what budgets have granted it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -9,13 +9,23 @@ import orjson
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.errors import BudgetExhausted, ResourceExhausted, RunLimitReached
 from services.orchestrator.domain.agent import Agent, Message, Tool
-from services.orchestrator.domain.run import Turn
+from services.orchestrator.domain.run import Grant, Turn
 from services.orchestrator.domain.turn import Usage
 
 _BYTES_A_TOKEN = 3
 """What counts against a limit before it is known is guessed high: a token has about four bytes."""
 _TOKENS_EACH = 4
 _PER = 1000
+
+_HISTORY_TOKENS = 2700
+"""As guessed: what memory returns of the history at most."""
+_FACT_TOKENS = 300
+_SCHEMA_TOKENS = 150
+_CALLS = 16
+"""Tool calls that are set apart at a time: what one answer of the model may ask for."""
+
+Extend = Callable[[Amounts], Awaitable[Grant]]
+"""Has as much set apart for a whole run as there is, up to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +73,14 @@ class Spending:
     conversation; so a run may spend more than it was granted by as much as a guess was too low, once.
     """
 
-    def __init__(self, agent: Agent, turn: Turn, price: Price) -> None:
-        """Of a turn of an agent, whose model has a price."""
+    def __init__(self, agent: Agent, turn: Turn, price: Price, extend: Extend) -> None:
+        """Of a turn of an agent, whose model has a price. `extend` has more set apart, as far as there is more."""
         self._agent = agent
         self._granted = turn.granted
         self._renews_ms = turn.renews_ms
+        self._left = turn.left
         self._price = price
+        self._extend = extend
         self._read: tuple[int, int] = (0, 0)
         """How many messages the last call read, and how many tokens they were."""
 
@@ -83,6 +95,34 @@ class Spending:
         if self.time_s < self._agent.timeout_s:
             return self._exhausted("time")
         return RunLimitReached(f"the run took longer than {self._agent.timeout_s:g} s")
+
+    async def cover_model(self, usage: Usage, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+        """Has more set apart when the next call of the model is not covered. Nothing is asked where nothing is limited.
+
+        Raises:
+            ServiceError: it could not be asked for.
+        """
+        agent, granted = self._agent, self._granted
+        if granted.tokens is None and granted.cost_micros is None:
+            return
+        prompt = self._guess(messages, tools)
+        answer = max(0, min(agent.max_answer_tokens, agent.max_tokens - usage.completion_tokens))
+        tokens = usage.prompt_tokens + usage.completion_tokens + prompt + answer
+        cost = usage.cost_micros + self._price.of(prompt, answer)
+        if not (_covers(granted.tokens, tokens) and _covers(granted.cost_micros, cost)):
+            await self._want(Amounts(tokens, cost))
+
+    async def cover_tool(self, usage: Usage) -> None:
+        """As `cover_model`, when one more tool call is not covered."""
+        if not _covers(self._granted.tool_calls, usage.tool_calls + 1):
+            await self._want(Amounts(tool_calls=usage.tool_calls + _CALLS))
+
+    async def _want(self, need: Amounts) -> None:
+        """Has so much set apart for the whole run, and no less of anything than was."""
+        pairs = zip(need, self._granted, strict=True)
+        wanted = (max((each for each in pair if each is not None), default=None) for pair in pairs)
+        found = await self._extend(Amounts(*wanted))
+        self._granted, self._renews_ms, self._left = found.granted, found.renews_ms, found.left
 
     def before_model(self, usage: Usage, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
         """How many tokens the model may write, 1 at least.
@@ -141,8 +181,8 @@ class Spending:
         usage.cost_micros += self._price.of(prompt, completion)
 
     def remaining(self, usage: Usage) -> Amounts:
-        """What is left of what was granted."""
-        return self._granted.less(spent_of(usage)) if self._granted else NO_AMOUNTS
+        """What budgets have left for the run."""
+        return self._left.less(spent_of(usage)) if self._left else NO_AMOUNTS
 
     def _check_time(self, usage: Usage) -> None:
         if usage.elapsed_s >= self.time_s:
@@ -159,6 +199,22 @@ class Spending:
         return BudgetExhausted(f"the budget has not enough left for the next step: {what}", retry_after=wait_s)
 
 
+def first_step(agent: Agent, text: str, price: Price) -> Amounts:
+    """About what the first step of a run may need: what is missing is asked for when it is known better.
+
+    Args:
+        agent: Whose run.
+        text: What its user says.
+        price: Of its model.
+    """
+    facts = agent.knowledge.top_k * _FACT_TOKENS if agent.knowledge else 0
+    schemas = len(agent.tools) * _SCHEMA_TOKENS if agent.model_chooses_tools else 0
+    prompt = _tokens(agent.persona) + _tokens(text) + _HISTORY_TOKENS + facts + schemas
+    answer = min(agent.max_answer_tokens, agent.max_tokens)
+    calls = min(_CALLS, agent.max_tool_calls or _CALLS) if agent.tools else 0
+    return Amounts(prompt + answer, price.of(prompt, answer), calls, int(agent.timeout_s * 1000))
+
+
 def spent_of(usage: Usage) -> Amounts:
     """What a run has spent, all of it."""
     return Amounts(
@@ -167,6 +223,10 @@ def spent_of(usage: Usage) -> Amounts:
         usage.tool_calls,
         int(usage.elapsed_s * 1000),
     )
+
+
+def _covers(granted: int | None, need: int) -> bool:
+    return granted is None or granted >= need
 
 
 def _tokens(text: str) -> int:

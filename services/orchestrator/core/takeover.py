@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -66,6 +66,7 @@ class Takeover:
         self._resuming: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._stopped = False
+        self._unsure = False  # whether all that was taken is known
 
     def start(self) -> None:
         """Begins to say that this process lives."""
@@ -144,10 +145,9 @@ class Takeover:
                     await self._hold_anew()
                 heard_at = clock()
                 if heard_at >= patient_until:
-                    for owner in gone:
-                        await self._owners.take(owner)
-                    if gone or beat % _LOOK_BEATS == 0:
-                        await self._adopt()
+                    await self._take(gone)
+                    if self._unsure or beat % _LOOK_BEATS == 0:
+                        await self._look_through()
                 await self._give_back()
             except ServiceError as error:
                 log.warning("not heard of", reason=error.reason)
@@ -160,12 +160,28 @@ class Takeover:
         for principal, session_id in self._at_work():
             await self.hold(principal, session_id)
 
-    async def _adopt(self) -> None:
-        """Goes on with what is this process's by now, whether or not it was told so when it became so."""
-        for principal, session_id in await self._owners.mine():
+    async def _take(self, gone: Sequence[str]) -> None:
+        for owner in gone:
+            try:
+                taken = await self._owners.take(owner)
+            except Exception:
+                self._unsure = True
+                raise
+            self._adopt(taken)
+
+    async def _look_through(self) -> None:
+        """Goes on with what is this process's by now, and it was not told so when it became so."""
+        sessions = await self._owners.mine()
+        self._adopt([each for each in sessions if self._unsure or _key(*each) not in self._held])
+        self._unsure = False
+
+    def _adopt(self, sessions: Sequence[Session]) -> None:
+        """Goes on with sessions that were another's, which this process may have worked in, too."""
+        at_work = {_key(*session) for session in self._at_work()}
+        for principal, session_id in sessions:
             key = _key(principal, session_id)
-            if key not in self._held:
-                self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
+            self._held[key] = (asyncio.get_running_loop().time(), (principal, session_id))
+            if key not in at_work:
                 self._begin_to(self._take_on(principal, session_id))
 
     async def _take_on(self, principal: Principal, session_id: str) -> None:

@@ -72,17 +72,22 @@ class ToolSteps:
             at.messages += (Message(Role.TOOL, finished.result_json, tool_call_id=call.id),)
             at.answered, at.started, at.approval = index + 1, False, ""
             self._run.checkpoint(at)
+            await failpoints.reached(Point.TOLD)
 
     async def _call_tool(self, call: ToolCall, key: str) -> ToolFinished:
         """One call. Raises Parked when the run must wait for somebody or something."""
         at = self._at
         try:
-            if at.waits_for == call.id and self._answer is None:  # it ran for too long: nobody would hear of it
-                await self._calling.stop(call, key)
+            if at.waits_for == call.id and self._answer is None:  # it ran for too long, or word of its end was lost
+                finished = await self._calling.give_up(call, key)
+                if finished is not None:
+                    at.waits_for = ""
+                    return finished
             finished = self._take_answer(call) if at.waits_for else None
             if finished is not None:
                 return finished
             tool = self._schemas.check(call)
+            await self._spending.cover_tool(self._usage())
             self._spending.before_tool(self._usage())
             if tool.needs_answer and not at.approval:
                 reason = ApprovalReason.CLIENT_TOOL if tool.client else ApprovalReason.SIDE_EFFECT

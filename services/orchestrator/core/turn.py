@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
+from services.kit import failpoints
 from services.kit.errors import (
     FailedPrecondition,
     ModelFailed,
     RunLimitReached,
     ServiceError,
 )
+from services.kit.failpoints import Point
 from services.kit.hints import DEFAULT_QUEUE
 from services.orchestrator.config import Config
 from services.orchestrator.core import prompt
@@ -18,7 +20,7 @@ from services.orchestrator.core.arguments import repaired
 from services.orchestrator.core.calling import Calling
 from services.orchestrator.core.intended import Asked, intended
 from services.orchestrator.core.live import LiveRun
-from services.orchestrator.core.spending import Price, Spending
+from services.orchestrator.core.spending import Extend, Price, Spending
 from services.orchestrator.core.toolsteps import ToolSteps
 from services.orchestrator.domain.agent import Agent, Message, Role, ToolCall
 from services.orchestrator.domain.log import (
@@ -65,13 +67,14 @@ class TurnLoop:
         model: Model,
         remind: Callable[[float], Awaitable[None]],
         executed: Callable[[ToolFinished], None],
+        extend: Extend,
         prices: Mapping[str, Price],
         config: Config,
     ) -> None:
         """Prepares the turn of `run` in which a user asks an agent what the record says, from `progress` on.
 
         `answer` is what the run waited for; `remind` has someone look after the run in so many seconds;
-        `executed` is told of each tool call that ended.
+        `executed` is told of each tool call that ended; `extend` has more set apart of what budgets limit.
         """
         self._began = time.monotonic() - progress.usage.elapsed_s
         self._at = progress
@@ -84,7 +87,7 @@ class TurnLoop:
         self._model = model
         self._model_name = agent.model or config.models[0]
         self._models = config.models + (config.gpu_models if record.queue == "GPU" else ())
-        self._spending = Spending(agent, run.turn, prices.get(self._model_name, Price()))
+        self._spending = Spending(agent, run.turn, prices.get(self._model_name, Price()), extend)
         calling = Calling(tools, agent, run.turn.run_id, record.queue or DEFAULT_QUEUE, config.answer_s)
         self._steps = ToolSteps(
             run,
@@ -151,9 +154,11 @@ class TurnLoop:
         if at.understanding is None:
             at.understanding = await self._understand(analysis)
             self._run.checkpoint(at)
+        await failpoints.reached(Point.UNDERSTOOD)
         if at.facts is None:
             at.facts = await self._find_facts(at.understanding)
             self._run.checkpoint(at)
+        await failpoints.reached(Point.RETRIEVED)
         if at.step == 0 and at.calls is None:
             asked = intended(self._agent, at.understanding, self._run.turn.history)
             if isinstance(asked, Asked):
@@ -210,6 +215,7 @@ class TurnLoop:
             if at.step == self._agent.max_steps:
                 raise RunLimitReached(f"the run used all of its {self._agent.max_steps} steps")
             said, calls = await self._ask_model(at.step + 1, [*opening, *at.messages])
+            await failpoints.reached(Point.SAID)
             at.step += 1
             if at.step > 1:
                 self._run.note(Used(replace(self.usage)))
@@ -232,6 +238,7 @@ class TurnLoop:
         offered = self._agent.model_chooses_tools and at.bad_calls < _MAX_BAD_CALLS
         tools = tuple(self._agent.tools.values()) if offered else ()
         usage, before = self.usage, replace(at.usage)
+        await self._spending.cover_model(usage, messages, tools)
         max_tokens = self._spending.before_model(usage, messages, tools)
         said: list[str] = []
         calls: tuple[ToolCall, ...] = ()

@@ -18,6 +18,8 @@ from services.kit.errors import (
 )
 from services.kit.hints import RunHint
 from services.kit.queue import Claimed, Queue
+from services.kit.queue_work import working
+from services.kit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +74,7 @@ class Worker:
         places: int,
         idle_s: float,
         retry_s: float,
+        telemetry: Telemetry,
     ) -> None:
         """Claims nothing yet.
 
@@ -83,6 +86,7 @@ class Worker:
             places: Runs that may be at work at once.
             idle_s: What is claimed and not heard of for so long, others claim.
             retry_s: What could not be begun is tried again after so long.
+            telemetry: What the process reports with.
         """
         self._queue = queue
         self._take = take
@@ -91,6 +95,7 @@ class Worker:
         self._places = places
         self._idle_s = idle_s
         self._retry_s = retry_s
+        self._telemetry = telemetry
         self._task: asyncio.Task[None] | None = None
         self._at_work: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
@@ -152,7 +157,8 @@ class Worker:
     async def _work(self, claimed: Claimed) -> None:
         """Looks at one run, and lasts as long as it is at work here."""
         try:
-            await self._look(claimed)
+            with working(self._telemetry, claimed):
+                await self._look(claimed)
         except ServiceError as error:  # of the queue: others claim it after the idle time
             log.warning("claim not given back", item=claimed.item.id, reason=error.reason)
         except Exception as error:
@@ -162,8 +168,8 @@ class Worker:
         try:
             hint = RunHint.read(claimed.item.body)
         except ValueError:
-            log.error("poison in the queue", queue=claimed.queue, item=claimed.item.id)
-            await self._queue.done(claimed)
+            log.error("item not readable", queue=claimed.queue, item=claimed.item.id)
+            await self._queue.bury(claimed)
             return
         if self._draining:
             await self._queue.put_back(claimed, 0, counts=False)

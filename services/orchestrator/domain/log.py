@@ -18,9 +18,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """It waits behind so many others of its session."""
+    """It waits behind so many others of its session, and then for the workers of a class, if it has one."""
 
     position: int
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

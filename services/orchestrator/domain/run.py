@@ -56,6 +56,8 @@ class Record:
     priority: int = 5
     callback_url: str = ""
     """Told when it has ended. Empty: nobody is."""
+    traceparent: str = ""
+    """The trace of the call that asked, as W3C writes it: all that is done for the run is part of it. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,17 @@ class Turn:
     """What the whole run may spend; what limits it is said only."""
     renews_ms: int = 0
     """When there is more, milliseconds since 1970. 0: never."""
+    left: Amounts = NO_AMOUNTS
+    """What budgets have left for the whole run, what was granted included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the whole run may spend by now: as in `Turn`."""
+
+    granted: Amounts
+    renews_ms: int
+    left: Amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +145,8 @@ class Accepted:
     run_id: str
     log: tuple[bytes, ...] = ()
     """All of its log, if it has just begun to wait in the session's line. Empty: it is to be read."""
+    left: Amounts = NO_AMOUNTS
+    """What budgets have left, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +155,21 @@ class Next:
 
     run_id: str
     record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A run that was taken out of a session's line.
+
+    Args:
+        record: What was asked.
+        due_ms: When it was to begin, milliseconds since 1970.
+        next: The run of the line that is due next.
+    """
+
+    record: bytes
+    due_ms: int
+    next: Next | None = None
 
 
 @dataclass(frozen=True, slots=True)

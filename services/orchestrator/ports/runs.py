@@ -8,14 +8,18 @@ from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import ServiceError
 from services.orchestrator.domain.agent import Message
-from services.orchestrator.domain.run import Next, Page, Request, Resumed, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import Dropped, Grant, Next, Page, Request, Resumed, Standing, Stop, Turn, Waiting
 
 
 class Memory(Protocol):
     """Sessions and what was said in them."""
 
-    async def begin_turn(self, request: Request, digest: bytes, lease_s: float, record: bytes = b"") -> Turn:
+    async def begin_turn(
+        self, request: Request, digest: bytes, lease_s: float, record: bytes = b"", wanted: Amounts = NO_AMOUNTS
+    ) -> Turn:
         """Takes the session for a run, or puts the run into its line, and keeps the record until the run ends.
+
+        `wanted` is what its first step may need of budgets that limit it.
 
         Raises:
             SessionNotFound, SessionBusy, LineFull, RequestIdReused.
@@ -34,6 +38,13 @@ class Memory(Protocol):
             SessionNotFound: there is no such session.
             RunNotFound: there is nothing to go on with.
             SessionBusy: not now.
+        """
+
+    async def extend_turn(self, turn: Turn, wanted: Amounts) -> Grant:
+        """Has more set apart for a run, as far as there is more: for the whole run so much. Safe to repeat.
+
+        Raises:
+            LeaseLost: a later turn holds the session.
         """
 
     async def commit_turn(
@@ -111,8 +122,12 @@ class RunLog(Protocol):
         entries: Sequence[bytes],
         checkpoint: bytes,
         waiting: Waiting,
+        spent: Amounts = NO_AMOUNTS,
     ) -> Stop:
         """Appends entries and a checkpoint, and lets the run wait: it has the session still, but no process.
+
+        Nothing is set apart for it any more; `spent` is what the whole run has. Budgets hear of it when someone asks
+        memory to go on in the session.
 
         Returns:
             How someone asked for the run to stop: then it does not wait, and nothing was written.
@@ -125,7 +140,7 @@ class RunLog(Protocol):
     async def respond(
         self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
     ) -> Principal:
-        """Gives a run the answer it waits for.
+        """Gives a run the answer it waits for. The same answer of the same user again changes nothing.
 
         Args:
             principal: Who answers.
@@ -140,7 +155,7 @@ class RunLog(Protocol):
 
         Raises:
             RunNotFound: there is no such run of the caller.
-            ApprovalInvalid: the approval is not this run's, was used, or has expired.
+            ApprovalInvalid: the approval is not this run's, was used for another answer, or has expired.
             RunNotWaiting: it does not wait for an answer any more.
         """
 
@@ -153,14 +168,17 @@ class RunLog(Protocol):
 
     async def drop(
         self, principal: Principal, run_id: str, first_sequence: int, entries: Sequence[bytes]
-    ) -> tuple[bool, Next | None]:
-        """Ends a run that stands in the line. False: it does not, or no more.
-
-        Returns:
-            Whether it was ended, and the run of the line that is due next.
+    ) -> Dropped | None:
+        """Ends a run that stands in the line. None: it does not, or no more.
 
         Raises:
             RunNotFound: the caller has no such run.
+        """
+
+    async def undo(self, principal: Principal, run_id: str, request_id: str) -> Dropped | None:
+        """Takes a run that stands in the line back: nothing of it is left, and its request begins a new one.
+
+        Returns and raises as `drop`.
         """
 
     async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
@@ -227,8 +245,8 @@ class Owners(Protocol):
     async def leave(self) -> None:
         """Says that this process is gone."""
 
-    async def take(self, gone: str) -> None:
-        """Makes all sessions of a process that is gone this process's own."""
+    async def take(self, gone: str) -> Sequence[tuple[Principal, str]]:
+        """Makes all sessions of a process that is gone this process's own. Returns them, also those it had already."""
 
     async def mine(self) -> Sequence[tuple[Principal, str]]:
         """Sessions that are this process's own. Principals come without roles."""

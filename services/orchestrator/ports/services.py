@@ -67,6 +67,13 @@ class Tools(Protocol):
     async def stop(self, call: ToolCall, run_id: str, key: str) -> None:
         """Stops a tool that runs in the background. Changes nothing when it has ended."""
 
+    async def result(self, call: ToolCall, run_id: str, key: str) -> ToolResult | None:
+        """What a tool that runs in the background has answered. None: nothing yet, or it was stopped, or failed.
+
+        Raises:
+            ExecutionNotFound: it was never begun, or is forgotten.
+        """
+
     async def check_callback(self, url: str) -> None:
         """Returns when an address may be called back.
 

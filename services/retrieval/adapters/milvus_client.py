@@ -1,10 +1,10 @@
-"""The way to Milvus: one client, a limit on every wait, failures as errors of ours, and coming back by itself."""
+"""The way to Milvus: a limit on every wait, failures as errors of ours, and coming back by itself."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import structlog
@@ -13,6 +13,7 @@ from pymilvus import AsyncMilvusClient, MilvusException
 from services.kit.breaker import FAIR_S, Attempt, Breaker, Breakers, Circuit
 from services.kit.call import current_call
 from services.kit.errors import VectorIndexUnavailable
+from services.retrieval.adapters.milvus_search import Searches
 
 T = TypeVar("T")
 
@@ -68,6 +69,8 @@ class Milvus:
             dedicated=True,
             grpc_options=_OPTIONS,
         )
+        self._settings = settings
+        self._searches: Searches | None = None
         self._timeout = settings.timeout
         self._breaker = breaker or Breakers(MILVUS).of(settings.uri)
         self._prepare = prepare
@@ -83,6 +86,17 @@ class Milvus:
         """
         with self._breaker.attempt(min(self._timeout, FAIR_S)) as attempt:
             return await self._ask(operation, self._time(), attempt)
+
+    async def search(self, request: Any) -> Any:
+        """What a request made by `milvus_search` finds, a `SearchResultData`; for an operation of `call`.
+
+        Raises:
+            MilvusException, grpc.RpcError, TimeoutError: as `call` takes them.
+        """
+        if self._searches is None:
+            self._searches = Searches(self._settings.uri, self._settings.token, _OPTIONS)
+        async with asyncio.timeout(self._timeout):
+            return await self._searches.search(request)
 
     async def check(self, operation: Callable[[AsyncMilvusClient], Awaitable[object]]) -> None:
         """As `call`, also while the circuit is open: asking Milvus how it is harms nobody."""
@@ -114,6 +128,8 @@ class Milvus:
         if self._preparing is not None:
             self._preparing.cancel()
         await self._client.close()
+        if self._searches is not None:
+            await self._searches.close()
 
     def _preparation(self) -> asyncio.Task[None]:
         """One for all who wait; it goes on when they stop waiting."""

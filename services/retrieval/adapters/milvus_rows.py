@@ -9,7 +9,7 @@ from typing import Any
 from services.kit.call import Principal
 from services.retrieval.adapters.milvus_schema import NUMBER_LENGTH, REGISTRY_DIMENSION
 from services.retrieval.core import spaces
-from services.retrieval.domain import Collection, Document, Hit, IndexedDocument, Scope
+from services.retrieval.domain import Collection, Document, IndexedDocument, Scope
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -87,20 +87,6 @@ def read_document(rows: Sequence[Row]) -> Document:
     )
 
 
-def read_hit(names: Mapping[str, str], found: Row) -> Hit:
-    """A chunk that was found; `names` has the collection of each space."""
-    row = found["entity"]
-    return Hit(
-        collection=names[row["space"]],
-        document_id=row["document_id"],
-        title=row["title"],
-        number=_number_in(found["id"]),
-        start=row["start"],
-        text=_text(row),
-        score=found["distance"],
-    )
-
-
 def read_collection(row: Row) -> Collection:
     """A collection from its row of the registry."""
     return Collection(row["name"], Scope(row["scope"]), row["description"], row["generation"])
@@ -110,6 +96,7 @@ def _row_key(document: str, revision: str, number: int) -> str:
     return f"{document}{revision}{number:0{NUMBER_LENGTH}}"
 
 
-def _number_in(key: str) -> int:
+def number_in(key: str) -> int:
+    """A chunk's place in its document, by its row's key."""
     # From the primary key, not a field: each field that a search must fetch costs time.
     return int(key[-NUMBER_LENGTH:])

@@ -10,7 +10,7 @@ from myriad.toolexec.v1 import toolexec_pb2
 from services.kit.call import Principal
 from services.kit.keys import SessionKeys, user_text
 from services.kit.redis import Redis
-from services.kit.run_ids import read_run_id
+from services.kit.run_ids import read_run_id, session_of
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 
 _RUNNING, _FINISHED = b"r", b"f"
@@ -26,16 +26,8 @@ class RedisResultStore:
     async def begin(self, principal: Principal, key: CallKey, running_for: float) -> Begun | Finished | InProgress:
         """As `ResultStore.begin`, in one round trip."""
         ticket = secrets.token_hex(8)
-        found = await self._redis.execute(
-            "SET",
-            _name(principal, key),
-            _running(ticket),
-            "NX",
-            "GET",
-            "PX",
-            _milliseconds(running_for),
-            kept=True,  # else a tool is called twice after the store has failed over
-        )
+        names = (_name(principal, key), _keys(principal, key).effects)
+        found = await self._redis.call("tool_begin", names, _running(ticket), _milliseconds(running_for))
         if found is None:
             return Begun(ticket)
         return _kept(found)
@@ -45,14 +37,13 @@ class RedisResultStore:
     ) -> Begun | Finished | InProgress:
         """As `ResultStore.begin_approved`, in one round trip."""
         ticket = secrets.token_hex(8)
-        session_id, run = read_run_id(key.run_id)
-        keys = SessionKeys(principal, session_id)
+        keys = _keys(principal, key)
         found = await self._redis.call(
             "tool_approved",
-            (keys.session, keys.approvals, _name(principal, key)),
+            (keys.session, keys.approvals, _name(principal, key), keys.effects),
             user_text(principal.user),
             approval,
-            run,
+            read_run_id(key.run_id)[1],
             key.tool,
             key.idempotency_key,
             _running(ticket),
@@ -71,9 +62,13 @@ class RedisResultStore:
         await self._redis.call("tool_abandon", (_name(principal, key),), _running(ticket))
 
 
+def _keys(principal: Principal, key: CallKey) -> SessionKeys:
+    return SessionKeys(principal, session_of(key.run_id))
+
+
 def _name(principal: Principal, key: CallKey) -> str:
-    session_id, run = read_run_id(key.run_id)
-    return SessionKeys(principal, session_id).tool_call(run, principal.user, key.tool, key.idempotency_key)
+    _, run = read_run_id(key.run_id)
+    return _keys(principal, key).tool_call(run, principal.user, key.tool, key.idempotency_key)
 
 
 def _kept(found: bytes) -> Finished | InProgress:

@@ -29,7 +29,7 @@ class RedisExecutions:
         """As `Executions.begin`."""
         session_id, run = read_run_id(key.run_id)
         keys = SessionKeys(principal, session_id)
-        names: tuple[str, ...] = (_name(principal, key), keys.session)
+        names: tuple[str, ...] = (_name(principal, key), keys.session, keys.effects)
         arguments: tuple[Argument, ...] = (_write(call), int(call.once), _ms(wait_for), user_text(principal.user))
         if approval:
             names += (keys.approvals,)

@@ -1,6 +1,6 @@
 """Runs that wait for tools, and callbacks, in Redis."""
 
-from services.kit.call import Principal
+from services.kit.call import Principal, current_traceparent
 from services.kit.hints import DEFAULT_QUEUE, RunHint
 from services.kit.keys import SessionKeys
 from services.kit.queue import Queue
@@ -26,7 +26,8 @@ class RedisRuns:
         keys = SessionKeys(principal, session_id)
         names = (keys.session, keys.work, keys.line)
         queue = (await self._redis.call("run_wake", names, run, tool_call_id, response)).decode() or DEFAULT_QUEUE
-        await self._queue.put(queue, [RunHint(principal.tenant, principal.user, session_id, run).item()])
+        hint = RunHint(principal.tenant, principal.user, session_id, run)
+        await self._queue.put(queue, [hint.item(traceparent=current_traceparent())], must=True)
 
 
 class RedisCallbacks:

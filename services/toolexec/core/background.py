@@ -1,16 +1,13 @@
 """Tools in the background: they are kept and queued here, and worked on in `background_work`."""
 
-from contextlib import suppress
-
 from services.kit.call import Principal
-from services.kit.errors import FailedPrecondition, QueueFull
-from services.kit.queue import Queue
+from services.kit.errors import FailedPrecondition
+from services.kit.queue import TOOL_QUEUE, Queue
 from services.toolexec.core.background_work import BackgroundWork, Task
 from services.toolexec.core.execution import KEEP_RESULT_S, Execution, Executor, approval_of
 from services.toolexec.domain import Background, BackgroundCall, CallKey, SideEffect, State
 from services.toolexec.ports import Executions
 
-QUEUE = "tools"
 _WAIT_S = 7 * 86_400.0
 """How long a call is kept that nobody has ended: its time in the queue, and a day of running."""
 
@@ -62,8 +59,7 @@ class BackgroundTools:
         found = await self._executions.cancel(principal, key, KEEP_RESULT_S)
         self._work.stop(principal, key)
         if found.state is State.CANCELLED:
-            with suppress(QueueFull):
-                await self._enqueue(principal, key, found.call.agent)
+            await self._enqueue(principal, key, found.call.agent, must=True)
 
-    async def _enqueue(self, principal: Principal, key: CallKey, agent: str) -> None:
-        await self._queue.put(QUEUE, [Task(principal, key, agent).item()])
+    async def _enqueue(self, principal: Principal, key: CallKey, agent: str, *, must: bool = False) -> None:
+        await self._queue.put(TOOL_QUEUE, [Task(principal, key, agent).item()], must=must)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import orjson
 import structlog
 
-from services.kit.call import Principal, work_as
+from services.kit.call import Principal, current_traceparent, work_as
 from services.kit.errors import (
     DeadlineExceeded,
     ExecutionNotFound,
@@ -22,7 +22,7 @@ from services.kit.errors import (
     ServiceError,
     Unavailable,
 )
-from services.kit.queue import Claimed, Item
+from services.kit.queue import Claimed, Item, Unreadable
 from services.toolexec.core import json_text
 from services.toolexec.core.execution import KEEP_RESULT_S, Execution, Executor, Prepared
 from services.toolexec.core.gate import Gate
@@ -65,7 +65,8 @@ class Task:
         principal, key = self.principal, self.key
         names = (principal.tenant, principal.user, key.run_id, key.tool, key.idempotency_key)
         body = orjson.dumps([*names, self.agent, sorted(principal.roles)])
-        return Item(hashlib.sha256(orjson.dumps(names)).hexdigest(), principal.tenant, body)
+        name = hashlib.sha256(orjson.dumps(names)).hexdigest()
+        return Item(name, principal.tenant, body, traceparent=current_traceparent())
 
     @staticmethod
     def read(body: bytes) -> "Task":
@@ -108,13 +109,13 @@ class BackgroundWork:
         """Brings one call to its end and tells its run. Returns after how many seconds to try again; None: all is done.
 
         Raises:
+            Unreadable: it is none.
             ServiceError: the store does not answer, or the agents cannot be had just now.
         """
         try:
             task = Task.read(claimed.item.body)
         except (ValueError, TypeError):
-            log.error("unreadable item dropped", id=claimed.item.id)
-            return None
+            raise Unreadable("the item is no tool in the background") from None
         principal, key = task.principal, task.key
         work_as(principal, name="background tool", timeout=_LONGEST_S)
         try:

@@ -13,7 +13,7 @@ import structlog
 from services.kit.call import Principal
 from services.kit.callbacks import Callback, read_callback
 from services.kit.errors import FailedPrecondition, InvalidArgument, ServiceError, ToolTimeout
-from services.kit.queue import Claimed
+from services.kit.queue import Claimed, Unreadable
 from services.kit.run_ids import session_of
 from services.toolexec.core.signing import Signer
 from services.toolexec.core.url import UrlRefused, read_url
@@ -89,13 +89,13 @@ class CallbackSender:
         """Makes one attempt. Returns after how many seconds to make the next; None: there is none.
 
         Raises:
+            Unreadable: it is none.
             StoreUnavailable: what became of it could not be kept.
         """
         try:
             principal, callback = read_callback(claimed.item.body)
         except (ValueError, TypeError, KeyError):
-            log.error("unreadable item dropped", id=claimed.item.id)
-            return None
+            raise Unreadable("the item is no callback") from None
         state, attempts = await self._outcomes.begin(principal, callback.run_id)
         if state is not CallbackState.PENDING:
             return None

@@ -6,24 +6,28 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from services.kit.errors import ServiceError
-from services.kit.queue import Claimed, Queue
+from services.kit.queue import Claimed, Queue, Unreadable
+from services.kit.queue_work import working
+from services.kit.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
 
 Work = Callable[[Claimed], Awaitable[float | None]]
-"""Works on an item. Returns after how many seconds to come back to it; None: it is done."""
+"""Works on an item. Returns after how many seconds to come back to it; None: it is done. Raises Unreadable."""
 
 _WAIT_S = 5.0
 _PAUSE_S = 1.0
 _AGAIN_S = (0.5, 30.0)
 _MOST_DELIVERIES = 100
-"""An item that breaks whoever works on it is given up then."""
+"""An item that breaks whoever works on it is put aside then."""
 
 
 class Consumer:
     """Works on the items of one queue, as long as this process does."""
 
-    def __init__(self, queue: Queue, name: str, work: Work, *, at_once: int, idle_s: float) -> None:
+    def __init__(
+        self, queue: Queue, name: str, work: Work, *, at_once: int, idle_s: float, telemetry: Telemetry
+    ) -> None:
         """Begins nothing yet.
 
         Args:
@@ -32,12 +36,14 @@ class Consumer:
             work: What to do with an item. Cancelled when somebody else has it.
             at_once: Items that are worked on at the same time.
             idle_s: After so long without a word of this process another takes its items.
+            telemetry: What the process reports with.
         """
         self._queue = queue
         self._name = name
         self._work = work
         self._at_once = at_once
         self._extend_s = idle_s / 4
+        self._telemetry = telemetry
         self._at_work: dict[asyncio.Task[None], Claimed] = {}
         self._loops: list[asyncio.Task[None]] = []
 
@@ -90,20 +96,29 @@ class Consumer:
 
     async def _attend(self, claimed: Claimed) -> None:
         try:
-            delay_s = await self._work(claimed)
+            with working(self._telemetry, claimed):
+                delay_s = await self._work(claimed)
         except asyncio.CancelledError:
             await self._settle(claimed, 0.0, counts=False)
             raise
+        except Unreadable:
+            log.error("item not readable", queue=self._name, id=claimed.item.id)
+            return await self._settle(claimed, None, aside=True)
         except Exception as error:
             known = isinstance(error, ServiceError)
             log.warning("item failed", queue=self._name, id=claimed.item.id, exc_info=None if known else error)
-            given_up = claimed.deliveries >= _MOST_DELIVERIES and not known
-            delay_s = None if given_up else min(_AGAIN_S[0] * claimed.deliveries, _AGAIN_S[1])
+            if claimed.deliveries >= _MOST_DELIVERIES and not known:
+                return await self._settle(claimed, None, aside=True)
+            delay_s = min(_AGAIN_S[0] * claimed.deliveries, _AGAIN_S[1])
         await self._settle(claimed, delay_s)
 
-    async def _settle(self, claimed: Claimed, delay_s: float | None, *, counts: bool = True) -> None:
+    async def _settle(
+        self, claimed: Claimed, delay_s: float | None, *, counts: bool = True, aside: bool = False
+    ) -> None:
         try:
-            if delay_s is None:
+            if aside:
+                await self._queue.bury(claimed)
+            elif delay_s is None:
                 await self._queue.done(claimed)
             else:
                 await self._queue.put_back(claimed, delay_s, counts=counts)

@@ -158,6 +158,19 @@ async def test_part_that_keeps_dying_is_started_ever_more_slowly(scene: Scene, m
     assert scene.left() == []
 
 
+async def test_what_a_part_leaves_that_is_given_no_time_is_removed(scene: Scene) -> None:
+    others, own = scene.file("other"), scene.file("own")
+    others.touch()
+    part = scene.part("quick", f"trap '' TERM; touch {own}; READY; sleep 60 & wait", grace_s=0.0)
+    supervised = scene.supervise(replace(part, launch=replace(part.launch, leaves=str(scene.folder / "own.*"))))
+    await supervised.start()
+    assert own.exists()
+    began = time.monotonic()
+    await supervised.stop()
+    assert time.monotonic() - began < 2.0
+    assert (own.exists(), others.exists(), scene.left()) == (False, True, [])
+
+
 async def test_part_that_ignores_the_signal_is_killed_after_its_grace(scene: Scene) -> None:
     stubborn = "trap '' TERM; READY; while :; do sleep 0.05; done"
     supervised = scene.supervise(scene.part("stubborn", stubborn, grace_s=0.2))

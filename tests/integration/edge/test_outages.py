@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import run_pb2
@@ -86,14 +87,20 @@ async def broken_off(backend: Backend, work: Path, change: Change | None = None)
         return broken.calls - before
 
 
-async def test_a_replica_that_is_well_and_breaks_calls_off_is_left_alone(backend: Backend, tmp_path: Path) -> None:
-    assert await broken_off(backend, tmp_path) == 0
+@pytest_asyncio.fixture(scope="module")
+async def breaks(backend: Backend, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, int]:
+    """The same of an Envoy that counts what is broken off, and of one that does not; both at once, as both wait."""
 
-
-async def test_control_a_replica_that_breaks_calls_off_is_used_by_who_does_not_count(
-    backend: Backend, tmp_path: Path
-) -> None:
     def without(document: Any) -> None:
         del document["static_resources"]["clusters"][0]["outlier_detection"]
 
-    assert await broken_off(backend, tmp_path, without) > 20
+    counts, does_not = tmp_path_factory.mktemp("counts"), tmp_path_factory.mktemp("does-not")
+    return await asyncio.gather(broken_off(backend, counts), broken_off(backend, does_not, without))
+
+
+async def test_a_replica_that_is_well_and_breaks_calls_off_is_left_alone(breaks: tuple[int, int]) -> None:
+    assert breaks[0] == 0
+
+
+async def test_control_a_replica_that_breaks_calls_off_is_used_by_who_does_not_count(breaks: tuple[int, int]) -> None:
+    assert breaks[1] > 20

@@ -23,9 +23,9 @@ START_S = 20
 
 
 @asynccontextmanager
-async def scripted(work):
+async def scripted(work, **variables):
     """The scripted service's process and a channel to it, once it listens."""
-    async with running("tests.support.process", work, {"MYRIAD_DRAIN_S": str(DRAIN_S)}) as process:
+    async with running("tests.support.process", work, {"MYRIAD_DRAIN_S": str(DRAIN_S), **variables}) as process:
         async with grpc.aio.insecure_channel(process.address) as channel:
             await asyncio.wait_for(channel.channel_ready(), START_S)
             yield process, channel
@@ -100,6 +100,23 @@ async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_ha
         assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
     assert (tmp_path / "closed").read_text().splitlines() == ["opened last", "opened first"]
     assert process.complaint == ""
+
+
+async def test_with_a_notice_it_is_not_serving_at_once_and_takes_calls_until_that_is_known(tmp_path):
+    (tmp_path / "ready").touch()
+    (tmp_path / "answer").touch()
+    async with scripted(tmp_path, MYRIAD_NOTICE_S="1") as (process, channel):
+        async with watched(channel) as overall:
+            while await overall() != SERVING:
+                pass
+            told = time.monotonic()
+            process.process.send_signal(signal.SIGTERM)
+            assert await overall() == NOT_SERVING
+        while time.monotonic() - told < 0.7:
+            assert (await get_run(channel)).run.run_id == "s.1"
+            await asyncio.sleep(0.02)
+        assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
+    assert time.monotonic() - told > 1
 
 
 async def test_a_call_that_does_not_end_is_cut_off_after_the_drain(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from myriad.common.v1 import budget_pb2
 from myriad.memory.v1 import memory_pb2
-from myriad.orchestrator.v1 import budgets_pb2
+from myriad.orchestrator.v1 import budgets_pb2, run_pb2
 from services.kit.call import Call, Principal, enter
 from services.kit.errors import BudgetExhausted
 from services.kit.redis import Redis
@@ -161,6 +161,42 @@ async def test_a_run_that_is_cancelled_settles_what_it_has_used_and_frees_the_re
     assert (state.reserved.tokens, state.spent.tokens > 0) == (0, True)
 
 
+async def test_ten_chats_at_once_share_what_would_be_one_runs_if_each_took_all_it_might_use(b, open_world):
+    b.model.scripts = [["on and ", 60.0]]
+    world, extended = await open_world(b), []
+    memory = world.runs._accepting._memory
+    memory.extend_turn = lambda *args: extended.append(args)
+    b.agents.put(world.user.tenant, Agent("aura", 3, "You help.", max_tokens=32_768))
+    await world.limit(tokens=150_000)
+    asked = [
+        await b.begin("please", session=session, principal=world.user, runs=world.runs)
+        for session in await world.sessions(10)
+    ]
+    for run_id in asked:
+        async for entry in world.runs.watch(world.user, run_id, 0):
+            if entry is not None and b"on and " in entry:
+                break
+    assert 10_000 < (await world.state()).reserved.tokens < 100_000
+    assert extended == []  # the straight path asks once
+    for run_id in asked:
+        await world.runs.cancel(world.user, run_id)
+        events = await asyncio.wait_for(b.events(run_id, principal=world.user, runs=world.runs), 5)
+        assert kinds(events)[-1] == "cancelled"
+    assert (await world.state()).reserved.tokens == 0
+
+
+async def test_a_run_of_many_steps_has_more_set_apart_step_by_step_up_to_all_there_is(b, open_world):
+    world = await open_world(b, reserved_tokens=150)
+    (session,) = await world.sessions(1)
+    b.agents.put(world.user.tenant, Agent(**{**as_dict(RUNAWAY), "max_steps": 100, "max_tokens": 32_768}))
+    await world.limit(tool_calls=40, tokens=100_000)
+    run_id = await b.begin(session=session, principal=world.user, runs=world.runs)
+    failed = (await b.events(run_id, principal=world.user, runs=world.runs))[-1].failed
+    assert "BUDGET_EXHAUSTED" in str(failed.error)
+    assert (failed.usage.tool_calls, failed.usage.remaining.tool_calls) == (40, 0)  # 16 are set apart at a time
+    assert failed.usage.remaining.tokens == 100_000 - failed.usage.prompt_tokens - failed.usage.completion_tokens
+
+
 async def test_a_run_of_the_line_whose_budget_is_gone_ends_in_its_log_and_the_next_too(b, open_world):
     world = await open_world(b)
     (session,) = await world.sessions(1)
@@ -197,3 +233,17 @@ async def test_the_edge_reads_and_writes_budgets_and_says_what_remains(b, open_w
     assert (reply.state.remaining.tokens, remaining) == (70, '{"tokens":"70","toolCalls":"3"}')
     read = budgets_pb2.GetBudgetRequest(scope="BUDGET_SCOPE_TENANT")
     assert (await answer(world, servicer, "GetBudget", read, world.user))[1] is None
+
+
+async def test_a_run_for_the_workers_is_accepted_with_word_of_what_remains(b, open_world):
+    world = await open_world(b)
+    (session,) = await world.sessions(1)
+    servicer = OrchestratorServicer(world.runs, MemoryDirectory(world.memory.client), None, None)
+    request = run_pb2.CreateRunRequest(session_id=session, input="hello", request_id="r1")
+    reply, remaining = await answer(world, servicer, "CreateRun", request, world.user)
+    assert (reply.run.state, remaining) == (run_pb2.RUN_STATE_QUEUED, None)  # nothing is limited
+    await world.limit(tokens=70, tool_calls=3)
+    await world.limit("BUDGET_SCOPE_TENANT", tokens=60)
+    request.request_id = "r2"
+    _, remaining = await answer(world, servicer, "CreateRun", request, world.user)
+    assert remaining == '{"tokens":"60","toolCalls":"3"}'

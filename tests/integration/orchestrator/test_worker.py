@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.kit.call import Principal
-from services.kit.errors import ModelUnavailable
+from services.kit.errors import ModelUnavailable, QueueFull
 from services.kit.queue import Item, Stats
 from services.kit.queue_redis import RedisQueue
 from services.kit.redis import Redis
@@ -25,6 +25,7 @@ from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
 from services.orchestrator.adapters.redis_notices import RedisNotices
 from services.orchestrator.adapters.redis_owners import RedisOwners
 from services.orchestrator.config import Config
+from services.orchestrator.core import worker as core
 from services.orchestrator.core.dead_letters import DeadLetterBox
 from services.orchestrator.core.worker import MAX_DELIVERIES, Worker
 from services.orchestrator.domain.run import Request
@@ -32,6 +33,7 @@ from tests.support.memory import running_memory
 from tests.support.orchestrator import Bench, act_as, kinds
 from tests.support.ports import free_port
 from tests.support.process import running
+from tests.support.unguarded import CLAIMS_TAKEN_OVER, unguarded
 from tests.support.valkey import running_valkey
 
 IDLE_S = 0.5
@@ -47,6 +49,8 @@ class House:
         self.store = Redis(url)
         closing.push_async_callback(self.store.close)
         self.bench = Bench()
+        self.off = ()
+        """Guards that the functions lack which its processes call."""
 
     async def tenant(self):
         """A user of a tenant that is new, and has the agent."""
@@ -58,10 +62,10 @@ class House:
     async def session(self, owner):
         return await self.memory.session(owner)
 
-    def process(self, classes=()):
+    def process(self, classes=(), most=100_000):
         """A process that accepts runs, and what it is made of."""
-        redis = Redis(self.url)
-        queue, notices = RedisQueue(redis, uuid.uuid4().hex, IDLE_S), RedisNotices(redis)
+        redis = unguarded(Redis(self.url), *self.off)
+        queue, notices = RedisQueue(redis, uuid.uuid4().hex, IDLE_S, most), RedisNotices(redis)
         runs = self.bench.another(
             CONFIG,
             memory=MemoryTurns(self.memory.client),
@@ -81,6 +85,7 @@ class House:
         """A worker that works. Returns its runs."""
         runs, queue = self.process(classes)
         how = {"queues": classes, "places": places, "idle_s": IDLE_S, "retry_s": CONFIG.retry_s}
+        how["telemetry"] = self.bench.telemetry
         worker = Worker(queue, runs.take, runs.give_up, **how)
         worker.start()
         self.closing.push_async_callback(worker.drain, 0)
@@ -135,6 +140,36 @@ async def test_runs_of_one_session_end_in_the_order_they_were_created_whoever_wo
     assert asked == [f"say {n}" for n in range(6)]
 
 
+async def test_a_run_for_a_full_queue_is_refused_and_its_request_begins_one_once_there_is_room(house):
+    runs, queue = house.process(most=1)
+    owner = await house.tenant()
+    session, other = [await house.session(owner) for _ in range(2)]
+    first = await house.create(runs, owner, session)
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            await house.create(runs, owner, other, request_id="r1")
+    await house.create(house.process(most=2)[0], owner, other, "the control", queue=COMPLEX)
+    assert (await queue.stats(SIMPLE)).waiting == 1
+    house.worker(SIMPLE, COMPLEX)
+    assert (await asyncio.wait_for(house.ends(runs, owner, first), 10))[-1] == "completed"
+    run_id = await house.create(runs, owner, other, request_id="r1")
+    assert (await asyncio.wait_for(house.ends(runs, owner, run_id), 10))[-1] == "completed"
+    asked = [messages[-1].content for messages in house.bench.model.asked]
+    assert sorted(asked) == ["hello", "hello", "the control"]
+
+
+async def test_a_run_that_is_cancelled_before_it_is_due_makes_room_in_its_queue(house):
+    runs, queue = house.process(most=1)
+    owner = await house.tenant()
+    due_ms = int((time.time() + 3600) * 1000)
+    for later in (due_ms, 0):
+        run_id = await house.create(runs, owner, await house.session(owner), due_ms=later)
+        with pytest.raises(QueueFull):  # the control
+            await house.create(runs, owner, await house.session(owner))
+        await runs.cancel(owner, run_id)
+        assert await queue.stats(SIMPLE) == Stats()
+
+
 async def test_a_worker_leaves_classes_that_are_not_its_own_alone(house):
     runs, queue = house.process()
     owner = await house.tenant()
@@ -147,15 +182,27 @@ async def test_a_worker_leaves_classes_that_are_not_its_own_alone(house):
     assert (await asyncio.wait_for(house.ends(runs, owner, heavy), 10))[-1] == "completed"
 
 
-async def test_what_a_worker_claimed_and_died_with_is_begun_by_another(house):
+async def claimed_by_the_dead(house):
+    """A run that a worker claimed and died with; another worker works. Whose run it is, and its end, to be awaited."""
     runs, _ = house.process()
     owner = await house.tenant()
     run_id = await house.create(runs, owner, await house.session(owner))
     _, dying = house.process((SIMPLE,))
     assert len(await dying.claim([SIMPLE], 1, 1.0)) == 1
     house.worker(SIMPLE)
-    async with asyncio.timeout(2 * IDLE_S + 5.0):
-        assert (await house.ends(runs, owner, run_id))[-1] == "completed"
+    return house.ends(runs, owner, run_id)
+
+
+async def test_what_a_worker_claimed_and_died_with_is_begun_by_another(house):
+    ends = await claimed_by_the_dead(house)
+    assert (await asyncio.wait_for(ends, 2 * IDLE_S + 5.0))[-1] == "completed"
+
+
+async def test_control_what_the_dead_claimed_is_lost_where_nobody_takes_it_over(house):
+    house.off = (CLAIMS_TAKEN_OVER,)
+    ends = await claimed_by_the_dead(house)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ends, 4 * IDLE_S)
 
 
 async def test_a_run_that_is_not_due_is_begun_when_it_is(house):
@@ -212,7 +259,11 @@ async def test_a_run_that_fails_for_what_may_pass_is_tried_three_times_and_then_
     assert await queue.stats(SIMPLE) == Stats()
 
 
-async def test_a_run_that_no_worker_ever_began_ends_as_a_dead_letter_and_frees_its_session(house):
+@pytest.mark.parametrize("end", ["failed", "completed"], ids=["guarded", "control"])
+async def test_a_run_that_no_worker_ever_began_ends_as_a_dead_letter_and_frees_its_session(house, monkeypatch, end):
+    """Without a limit workers would claim for ever what they may have died of."""
+    if end == "completed":
+        monkeypatch.setattr(core, "MAX_DELIVERIES", 10 * MAX_DELIVERIES)
     runs, _ = house.process()
     owner = await house.tenant()
     session = await house.session(owner)
@@ -222,8 +273,9 @@ async def test_a_run_that_no_worker_ever_began_ends_as_a_dead_letter_and_frees_i
         (claimed,) = await dying.claim([SIMPLE], 1, 5.0)
         assert await dying.put_back(claimed, 0)
     house.worker(SIMPLE)
-    assert (await asyncio.wait_for(house.ends(runs, owner, run_id), 20))[-1] == "failed"
-    assert (await RedisDeadLetters(house.store).get(owner, run_id)).error.reason == "ABORTED"
+    assert (await asyncio.wait_for(house.ends(runs, owner, run_id), 20))[-1] == end
+    if end == "failed":
+        assert (await RedisDeadLetters(house.store).get(owner, run_id)).error.reason == "ABORTED"
     following = await house.create(runs, owner, session)
     assert (await asyncio.wait_for(house.ends(runs, owner, following), 20))[-1] == "completed"
 
@@ -251,7 +303,7 @@ async def serving(channel):
     watch.cancel()
 
 
-async def test_the_process_says_how_it_is_answers_nobody_and_drops_poison(tmp_path, url):
+async def test_the_process_says_how_it_is_answers_nobody_and_puts_poison_aside(tmp_path, url):
     redis = Redis(url)
     queue = RedisQueue(redis, "producer")
     await redis.check()
@@ -262,10 +314,11 @@ async def test_the_process_says_how_it_is_answers_nobody_and_drops_poison(tmp_pa
             names = {each.name for each in reply.list_services_response.service}
         assert names == {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
         async with httpx.AsyncClient(trust_env=False) as client:
-            assert "myriad" in (await client.get(process.metrics_url)).text
+            shown = (await client.get(process.metrics_url)).text
+        assert all(f'myriad_queue_oldest_seconds{{queue="{name}"}} 0.0' in shown for name in (SIMPLE, COMPLEX, GPU))
         await queue.put("other", [Item("poison", "acme", b"\xff")])
         async with asyncio.timeout(10):
-            while await queue.stats("other") != Stats():  # noqa: ASYNC110
+            while await queue.stats("other") != Stats(dead=1):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         process.process.send_signal(signal.SIGTERM)
         assert await process.ended(10) == 0

@@ -7,6 +7,7 @@ import pytest
 
 from services.kit.breaker import Breakers, Rules, State
 from services.kit.errors import VectorIndexUnavailable
+from services.retrieval.adapters import milvus_search
 from services.retrieval.adapters.milvus_client import MILVUS, Milvus, MilvusSettings
 
 
@@ -52,4 +53,14 @@ async def test_a_broken_connection_is_the_vector_index_away_and_opens_the_circui
             assert away.value.retry_after > 0
             assert handler.asked == asked
         assert breaker.state is State.OPEN
+        await milvus.close()
+
+
+async def test_a_search_that_the_connection_breaks_under_is_asked_once_more():
+    async with broken() as (handler, uri):
+        milvus = Milvus(MilvusSettings(uri), nothing_to_prepare)
+        request = milvus_search.ranking("chunks", "words", milvus_search.worded(["help"]), 'space == "a"', 5, ["title"])
+        with pytest.raises(VectorIndexUnavailable):
+            await milvus.call(lambda _client: milvus.search(request))
+        assert handler.asked == 2
         await milvus.close()

@@ -85,19 +85,19 @@ async def served(config: Config) -> AsyncIterator[tuple[Client, App]]:
     await kit.network.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def triton() -> AsyncIterator[str]:
     async with hashing_triton() as address:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def milvus(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     async with running_milvus(tmp_path_factory.mktemp("milvus")) as uri:
         yield uri
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def retrieval(milvus: str, triton: str) -> AsyncIterator[Client]:
     async with served(Config(triton_address=triton, milvus_uri=milvus)) as (client, _):
         yield client

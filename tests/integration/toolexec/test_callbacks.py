@@ -11,9 +11,10 @@ import pytest_asyncio
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from services.kit.callbacks import CALLBACKS, Callback
+from services.kit.callbacks import Callback
 from services.kit.errors import InvalidArgument
 from services.kit.keys import SessionKeys
+from services.kit.queue import CALLBACK_QUEUE
 from services.kit.queue_redis import RedisQueue
 from tests.support.http_server import HttpServer, answer, broken_off, redirect, running_http_server, silent
 from tests.support.toolexec_service import Stack, a_stack
@@ -46,7 +47,7 @@ async def sent(stack: Stack, url: str, run: int = 1) -> list[bytes | None]:
     """State, attempts and reason of a callback, once it has ended."""
     queue = RedisQueue(stack.redis, "orchestrator", 5)
     name = SessionKeys(stack.ann, "s1").callback(run)
-    await queue.put(CALLBACKS, [Callback(f"s1.{run}", url, "failed", 1).item(stack.ann)])
+    await queue.put(CALLBACK_QUEUE, [Callback(f"s1.{run}", url, "failed", 1).item(stack.ann)])
     async with stack.here(), asyncio.timeout(10):
         while await stack.redis.execute("HGET", name, "state") not in {b"delivered", b"failed"}:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -31,6 +31,9 @@ def rows() -> dict[str, Row]:
             first_sequence=1,
         )
 
+    def extend(names: Names) -> Message:
+        return turn_pb2.ExtendTurnRequest(run_id=names.held_run, fencing_token=names.fencing_token)
+
     def abandon(names: Names) -> Message:
         event = run_event_pb2.RunEvent(run_id=names.held_run, sequence=1, cancelled=run_event_pb2.RunCancelled())
         return turn_pb2.AbandonTurnRequest(
@@ -48,6 +51,7 @@ def rows() -> dict[str, Row]:
         "CopySession": Row(lambda names: pb.CopySessionRequest(session_id=names.session, request_id="r1"), user),
         "BeginTurn": Row(begin, user),
         "ResumeTurn": Row(resume, user),
+        "ExtendTurn": Row(extend, user),
         "CommitTurn": Row(commit, user),
         "AbandonTurn": Row(abandon, user),
         "GetHistory": Row(lambda names: pb.GetHistoryRequest(session_id=names.session), user),

@@ -1,5 +1,6 @@
 """Applying an agent: what is called, in which order, and what is remembered of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -171,3 +172,42 @@ async def test_trainer_that_fails_says_why(target: Target, tmp_path: Path) -> No
     broken = AgentSource(tmp_path / "absent.yaml", source().agent, ())
     with pytest.raises(TrainingFailed, match=r"absent\.yaml"):
         await agents._train(broken, target)
+
+
+async def test_intents_are_learned_while_the_documents_are_written(
+    mesh: Mesh, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, really = asyncio.Event(), mesh.unary
+
+    async def train(_source: AgentSource, _target: Target) -> list[str]:
+        begun.set()
+        return []
+
+    async def write(method: object, request: Any, *, timeout: float) -> Any:
+        if isinstance(request, retrieval_pb2.UpsertDocumentsRequest):
+            await asyncio.wait_for(begun.wait(), 5)
+        return await really(method, request, timeout=timeout)
+
+    monkeypatch.setattr(agents, "_train", train)
+    monkeypatch.setattr(mesh, "unary", write)
+    await apply(source("a"), target)
+    assert mesh.told[-1] == "PutAgentRequest"
+
+
+async def test_documents_that_cannot_be_written_end_the_learning(
+    mesh: Mesh, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    async def train(_source: AgentSource, _target: Target) -> list[str]:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+        return []
+
+    monkeypatch.setattr(agents, "_train", train)
+    mesh.broken = True
+    with pytest.raises(VectorIndexUnavailable):
+        await apply(source("a"), target)
+    assert ended == [True]

@@ -9,13 +9,17 @@ import pytest
 
 from services.dev.environment import Site, base_environment, reach, service_environment, vertical_environment
 from services.kit import config, topology
+from services.kit.acl import ROWS, USERS
 from services.kit.app import KitConfig
 from services.toolexec.config import Config as ToolExecConfig
 from services.toolexec.core.signing import Signer
 
 NAMES = [*topology.PROCESSES, *(f"{name}_metrics" for name in topology.PROCESSES), *topology.ENDPOINTS]
 SITE = Site(
-    {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}, Path("/models"), ("llm", "sim_llm")
+    {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)},
+    Path("/models"),
+    ("llm", "sim_llm"),
+    passwords={user: f"word-of-{user}" for user in USERS},
 )
 
 
@@ -46,6 +50,17 @@ def test_a_worker_is_told_what_the_orchestrator_is_told_and_listens_elsewhere() 
     worker, orchestrator = service_environment("worker", SITE), service_environment("orchestrator", SITE)
     assert {name for name in worker if worker[name] != orchestrator[name]} == {"MYRIAD_PORT", "MYRIAD_METRICS_PORT"}
     assert set(worker) == set(orchestrator)
+
+
+@pytest.mark.parametrize(
+    "environment", [lambda name: service_environment(name, SITE), lambda _: vertical_environment(SITE)]
+)
+def test_each_service_reaches_the_store_as_the_user_that_it_is(environment: Callable[[str], dict[str, str]]) -> None:
+    for user in (row.user for row in ROWS):
+        said = f"redis://{user}:word-of-{user}@{SITE.addresses['valkey']}"
+        assert environment(user)[f"MYRIAD_{user.upper()}_REDIS_URL"] == said
+    assert service_environment("worker", SITE)["MYRIAD_ORCHESTRATOR_REDIS_URL"].startswith("redis://orchestrator:")
+    assert "word-of" not in str(service_environment("nlu", SITE)) + str(SITE)
 
 
 def test_the_stack_signs_its_callbacks() -> None:

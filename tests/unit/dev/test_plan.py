@@ -1,5 +1,6 @@
 """What a stack is made of."""
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from services.dev.engines import Launch
 from services.dev.plan import Options
 from services.dev.ports import Ports
 from services.dev.state import Folder
+from services.dev.users import ACL_FILE
 from services.kit import topology
+from services.kit.acl import USERS
 
 NAMES = [*topology.PROCESSES, *(f"{name}_metrics" for name in topology.PROCESSES), *topology.ENDPOINTS]
 ADDRESSES = {name: f"127.0.0.1:{9000 + index}" for index, name in enumerate(NAMES)}
@@ -110,6 +113,22 @@ def test_keys_are_made_only_for_a_stack_that_needs_them(folder: Folder) -> None:
     plan.plan(folder, ADDRESSES, Options(auth=True, tls=True))
     holders = {"ca", "envoy", "operator", "vertical", "worker", *topology.SERVICES}
     assert {file.stem for file in folder.keys.glob("*.pem")} == holders
+
+
+def test_passwords_of_the_store_are_kept_for_their_owner_and_handed_to_services_alone(folder: Folder) -> None:
+    plan.plan(folder, ADDRESSES, Options())
+    made = {user: (folder.store / user).read_text() for user in USERS}
+    parts = plan.plan(folder, ADDRESSES, Options(auth=True, tls=True))
+    assert {user: (folder.store / user).read_text() for user in USERS} == made
+    assert {file.name for file in folder.store.iterdir()} == {*USERS, ACL_FILE}
+    assert stat.S_IMODE(folder.store.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.store.iterdir()} == {0o600}
+    assert min(map(len, made.values())) >= 64
+    for user, password in made.items():
+        told = [part.name for part in parts if password in str(part.launch.env)]
+        assert told == {"orchestrator": ["orchestrator", "worker"], "operator": []}.get(user, [user])
+        assert not [part.name for part in parts if password in str(part.launch.argv)]
+        assert password not in (folder.store / ACL_FILE).read_text()
 
 
 def test_ports_of_the_topology_are_all_different() -> None:

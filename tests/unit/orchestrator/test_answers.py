@@ -4,7 +4,9 @@ import asyncio
 
 import orjson
 import pytest
+from google.rpc import code_pb2
 
+from services.kit.amounts import Amounts
 from services.kit.call import Principal
 from services.kit.errors import ApprovalInvalid, RunNotFound, ServiceUnavailable
 from services.orchestrator.codec import run_of
@@ -94,6 +96,21 @@ async def test_a_token_is_good_once_and_for_whoever_may_answer(b):
     assert len(b.tools.calls) == 1
 
 
+async def test_whoever_was_not_told_that_an_answer_was_taken_gives_it_again(b):
+    run_id, events = await asks(b, "refund")
+    go_on, b.runs._takeover.go_on = b.runs._takeover.go_on, lambda *session: None
+    act_as(ALICE)
+    await b.runs.respond(ALICE, run_id, token(events), YES)  # its process is killed before it goes on
+    b.runs._takeover.go_on = go_on
+    with pytest.raises(ApprovalInvalid):
+        await b.runs.respond(ALICE, run_id, token(events), Answer(reason="no"))
+    for _ in range(2):
+        assert await b.runs.respond(ALICE, run_id, token(events), YES) == Principal(ALICE.tenant, ALICE.user)
+    assert kinds(await ended(b, run_id))[-1] == "completed"
+    assert await b.runs.respond(ALICE, run_id, token(events), YES) == Principal(ALICE.tenant, ALICE.user)
+    assert len(b.tools.calls) == 1
+
+
 async def test_nobody_invents_the_result_of_a_tool_that_is_not_the_clients(b):
     run_id, events = await asks(b, "refund")
     act_as(ALICE)
@@ -109,6 +126,30 @@ async def test_wrong_arguments_are_refused_without_asking_anybody(b):
     assert kinds(events)[-1] == "completed"
     assert "approval_required" not in kinds(events)
     assert b.tools.calls == []
+
+
+async def test_a_run_that_waits_has_said_what_it_spent_and_its_budgets_hear_of_it_at_once(b):
+    asked = []
+    resume, b.store.resume_turn = b.store.resume_turn, lambda *args: asked.append(args) or resume(*args)
+    run_id, _ = await asks(b, "refund")
+    await until(lambda: asked)  # which brings it to the budgets
+    assert b.store.spent[run_id].tokens > 0
+    assert b.store.spent[run_id].tool_calls == 0
+    await asyncio.sleep(0.05)
+    assert len(asked) == 1
+
+
+async def test_a_run_that_waited_and_is_not_covered_any_more_fails_and_keeps_what_it_said(b):
+    b.model.scripts = [["Let me see. ", b.calls("refund", '{"order": 1007}')], ["never"]]
+    run_id = await b.begin("please")
+    events = await ended(b, run_id)
+    b.store.granted = Amounts(tokens=b.store.spent[run_id].tokens)  # others used all the rest meanwhile
+    act_as(ALICE)
+    await b.runs.respond(ALICE, run_id, token(events), YES)
+    failed = (await ended(b, run_id))[-1].failed
+    assert failed.error.code == code_pb2.RESOURCE_EXHAUSTED
+    assert failed.partial_answer == "Let me see. "
+    assert len(b.model.asked) == 1
 
 
 async def test_an_answer_lets_the_run_go_on_in_another_process_when_its_own_is_gone(b):

@@ -7,7 +7,7 @@ from services.kit.errors import CheckpointBroken, DeadlineExceeded, ServiceUnava
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
-from services.orchestrator.core import calling, live
+from services.orchestrator.core import calling, patience
 from services.orchestrator.domain.agent import Message, Role, SideEffect, Tool, ToolCall
 from services.orchestrator.domain.run import Record
 from services.orchestrator.domain.turn import Chunk, Progress
@@ -23,7 +23,7 @@ PROGRESS = Progress(sequence=2, begun=True, step=1, said="One", messages=(Messag
 
 @pytest.fixture
 async def b(monkeypatch):
-    for module in (live, calling):
+    for module in (patience, calling):
         monkeypatch.setattr(module, "_RETRY_S", 0.005)
     async with bench(config=Config(coalesce_s=0.01, end_s=1.0)) as made:
         yield made
@@ -52,7 +52,7 @@ async def test_a_run_waits_for_a_store_that_is_away_for_a_moment(b):
 
 
 async def test_control_a_run_does_not_wait_for_a_store_for_ever(b, monkeypatch):
-    monkeypatch.setattr(live, "_AWAY_S", 0.02)
+    monkeypatch.setattr(patience, "_AWAY_S", 0.02)
     b.store.append = Away(b.store.append, StoreUnavailable("it does not answer"), 10_000)
     assert kinds(await b.turn())[-1] == "failed"
 

@@ -6,8 +6,12 @@ import orjson
 import pytest
 
 from services.kit.errors import InvalidArgument, StoreUnavailable
+from services.orchestrator.core.callbacks import Callbacks
+from services.orchestrator.domain.log import Completed
 from services.orchestrator.domain.run import CallbackOutcome
+from services.orchestrator.domain.turn import Usage
 from tests.support.orchestrator import ALICE, SESSION, act_as, bench
+from tests.support.waiting import until
 
 URL = "https://example.com/hook"
 
@@ -53,20 +57,57 @@ async def test_the_address_is_told_once_the_run_has_ended(b):
     assert await b.runs.callback(ALICE, run_id) == CallbackOutcome("pending")
 
 
-async def test_a_queue_that_is_away_for_a_moment_loses_no_callback(b, monkeypatch):
-    monkeypatch.setattr("services.orchestrator.core.callbacks._RETRY_S", 0.01)
-    really, tries = b.queue.put, []
+class Away:
+    """A queue that takes no callback until it is back."""
 
-    async def away(queue, items):
-        if queue == "callbacks":
-            tries.append(items)
-        if 0 < len(tries) < 4:
+    def __init__(self, queue):
+        self._put, self.tries, self.back = queue.put, [], asyncio.Event()
+
+    async def __call__(self, queue, items, **how):
+        if queue == "callbacks" and not self.back.is_set():
+            self.tries.append(items)
             raise StoreUnavailable("the store does not answer")
-        await really(queue, items)
+        await self._put(queue, items, **how)
 
-    b.queue.put = away
-    await done(b)
-    assert len(await put(b)) == 1
+
+async def test_a_queue_that_is_away_for_long_loses_no_callback_and_its_sessions_are_held_until_then(b):
+    b.callbacks = Callbacks(b.called_back, b.queue, b.tools, retry_s=0.001)
+    b.queue.put = away = Away(b.queue)
+    run_id = await b.begin("hello", callback_url=URL, queue="SIMPLE")
+    dropped = await b.begin("never", callback_url=URL, queue="SIMPLE")
+    worker = b.another(classes=("SIMPLE",))
+    act_as(ALICE)
+    await worker.cancel(ALICE, dropped)
+    await (await worker.take(ALICE, SESSION, 1))
+    await asyncio.wait_for(b.events(run_id, runs=worker), 2)
+    await until(lambda: len(away.tries) > 8)
+    assert worker._held() == [(ALICE, SESSION)] * 2
+    tried = len(away.tries)
+    await asyncio.sleep(0.05)
+    assert len(away.tries) - tried < 5  # slower and slower
+    away.back.set()
+    await until(lambda: not worker._held())
+    assert {each["run_id"]: each["state"] for each in await put(b)} == {run_id: "completed", dropped: "cancelled"}
+    await worker.close()
+
+
+async def test_callbacks_that_wait_are_bounded_and_the_oldest_are_left_to_whoever_comes_next(b, monkeypatch):
+    monkeypatch.setattr("services.orchestrator.core.callbacks._MOST", 3)
+    b.queue.put = Away(b.queue)
+    for number in range(5):
+        await b.callbacks.send(ALICE, f"s{number}.1", URL, Completed("", Usage()), 1)
+    assert [session for _, session in b.callbacks.sessions()] == ["s2", "s3", "s4"]
+    b.callbacks.close()
+
+
+async def test_a_process_that_is_told_to_stop_while_the_queue_is_away_leaves_its_callbacks_to_others(b):
+    b.queue.put = away = Away(b.queue)
+    run_id = await done(b)
+    away.back.set()
+    assert await b.queue.claim(["callbacks"], 1, 0.3) == []  # it tries no more
+    await b.callbacks.send_again(ALICE, run_id, "", 1)  # as whoever takes its sessions over does
+    (told,) = await put(b)
+    assert (told["run_id"], told["state"]) == (run_id, "completed")
 
 
 async def test_when_the_process_died_the_callback_is_put_by_whoever_takes_over_and_only_while_it_is_pending(b):

@@ -37,18 +37,35 @@ async def b():
         await watch.aclose()
 
 
-async def take(watch, count, seconds=2.0):
-    """Numbers of the next runs told; None for a heartbeat."""
+async def take(watch, count, silence=False):
+    """Numbers of the next runs told. With `silence`, None for each time that it was told of."""
     found = []
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(2.0):
         while len(found) < count:
             told = await anext(watch)
-            found.append(told and int(told[1].run_id.rpartition(".")[2]))
+            if told or silence:
+                found.append(told and int(told[1].run_id.rpartition(".")[2]))
     return found
 
 
-def taking(watch, count):
-    return asyncio.create_task(take(watch, count))
+def taking(watch, count, silence=False):
+    return asyncio.create_task(take(watch, count, silence))
+
+
+async def test_one_is_told_at_once_that_one_listens_and_misses_nothing_from_then_on(b):
+    await b.tell(1)
+    watch = b.watch()
+    assert await take(watch, 1, silence=True) == [None]
+    await b.tell(2)
+    assert await take(watch, 1, silence=True) == [2]
+
+
+async def test_what_is_kept_is_told_before_one_hears_that_one_listens(b):
+    await b.tell(1, 2)
+    watch = b.watch("0")
+    assert await take(watch, 3, silence=True) == [1, 2, None]
+    await b.tell(3)
+    assert await take(watch, 1, silence=True) == [3]
 
 
 async def test_without_a_cursor_one_sees_what_comes(b):
@@ -106,11 +123,11 @@ async def test_one_sees_only_ones_own_tenant(b):
 
 async def test_silence_is_told_also_among_events_that_are_not_asked_for():
     b = Bench(heartbeat_s=0.05)
-    watching = taking(b.watch("", ["run.failed"]), 2)
+    watching = taking(b.watch("", ["run.failed"]), 3, silence=True)
     for number in range(8):
         await asyncio.sleep(0.02)
         await b.tell(number)
-    assert await watching == [None, None]
+    assert await watching == [None, None, None]
     for watch in b.watches:
         await watch.aclose()
 

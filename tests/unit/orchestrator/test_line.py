@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from myriad.common.v1 import scheduling_pb2
+from myriad.orchestrator.v1 import run_pb2
 from services.kit.call import Principal
 from services.kit.errors import ModelUnavailable, RunNotFound, SessionBusy
 from services.kit.hints import RunHint
@@ -150,6 +152,20 @@ async def test_a_run_for_the_workers_is_left_to_a_worker_of_its_class(b):
     await worker.close()
 
 
+async def test_a_run_says_which_workers_it_waits_for_while_it_does(b):
+    b.model.scripts = [["so ", 0.1, ModelUnavailable("away", retry_after=1.0)]]
+    run_id, worker = await b.begin("hello", queue="GPU"), b.another(QUICK, classes=("GPU",))
+    shown = run_of(*await b.runs.bounds(ALICE, run_id))
+    assert (shown.state, shown.queue_class) == (run_pb2.RUN_STATE_QUEUED, scheduling_pb2.QUEUE_CLASS_GPU)
+    working = asyncio.create_task(work(b, worker, ["GPU"]))
+    await until(lambda: b.model.asked)
+    assert run_of(*await b.runs.bounds(ALICE, run_id)).queue_class == scheduling_pb2.QUEUE_CLASS_UNSPECIFIED
+    await working
+    shown = run_of(*await b.runs.bounds(ALICE, run_id))
+    assert (shown.state, shown.queue_class) == (run_pb2.RUN_STATE_QUEUED, scheduling_pb2.QUEUE_CLASS_GPU)
+    await worker.close()
+
+
 async def test_who_comes_by_a_run_of_another_class_puts_it_before_its_workers(b):
     run_id = await b.begin("hello", queue="GPU")
     (claimed,) = await b.queue.claim(["GPU"], 1, 1.0)
@@ -188,6 +204,7 @@ async def test_a_run_of_the_queue_is_given_up_after_its_last_attempt(b, at_once)
         assert await work(b, worker) == 1
     assert (await ended(b, run_id))[-1].failed.error.code == 14
     assert len(b.model.asked) == QUICK.max_attempts
+    assert b.telemetry.metrics.get_sample_value("myriad_dead_letters_total", {"queue": "SIMPLE"}) == 1
     await worker.close()
 
 

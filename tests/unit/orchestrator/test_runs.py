@@ -19,7 +19,8 @@ from services.kit.errors import (
 )
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
-from services.orchestrator.core import driver
+from services.orchestrator.core import finishing
+from services.orchestrator.core.live import LiveRun
 from services.orchestrator.domain.agent import Intent as IntentOf
 from services.orchestrator.domain.agent import Tool, ToolBinding
 from services.orchestrator.domain.run import Concurrency, Request
@@ -33,7 +34,7 @@ ENDLESS = ["on ", 60.0]
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(driver, "_RETRY_S", 0.05)
+    monkeypatch.setattr(finishing, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ async def test_cancel_stops_the_model_and_keeps_the_partial_answer(b):
 
 async def test_cancel_before_the_first_step_still_ends_the_run(b):
     act_as(ALICE)
-    run_id = (await b.runs._begin(ALICE, Request(SESSION, "hello"))).run_id
+    run_id = (await b.runs._accepting.begin(ALICE, Request(SESSION, "hello"))).run_id
     await b.runs.cancel(ALICE, run_id)
     assert kinds(await asyncio.wait_for(b.events(run_id), 0.5)) == ["cancelled"]
 
@@ -169,6 +170,25 @@ async def test_the_same_request_attaches_to_the_run_it_began(b):
     assert len(b.model.asked) == 1
     with pytest.raises(RequestIdReused):
         await b.begin("something else", request_id="r1")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"queue": "SIMPLE"}, {"session": "s2"}, {"text": "hallo"}, {"concurrency": Concurrency.REJECT}],
+    ids=["CreateRun", "another session", "another text", "another way"],
+)
+async def test_a_request_id_is_of_one_request(b, other):
+    b.store.add_session(ALICE, "s2", "aura")
+    asked = {"text": "hello", "request_id": "r1"}
+    run_id = await b.begin(**asked)
+    with pytest.raises(RequestIdReused):
+        await b.begin(**asked | other)
+    assert await b.begin(**asked) == run_id
+    queued = await b.begin("hello", request_id="r2", queue="SIMPLE")
+    with pytest.raises(RequestIdReused):
+        await b.begin("hello", request_id="r2")
+    assert await b.begin("hello", request_id="r2", queue="SIMPLE") == queued
+    assert kinds(await b.events(run_id))[-1] == "completed"
 
 
 @pytest.mark.parametrize("stranger", [MALLORY, EVE])
@@ -260,7 +280,7 @@ async def test_the_last_entry_is_shown_once_and_only_with_the_commit():
 
         async def slow_commit(*args):
             await asyncio.sleep(0.15)
-            shown.append(len(b.runs._driver.live[ALICE.tenant, run_id]._entries))
+            shown.append(len(b.runs._driver.live[ALICE.tenant, run_id].shown.entries))
             await commit(*args)
 
         b.store.commit_turn = slow_commit
@@ -340,7 +360,10 @@ async def test_a_run_that_lost_its_session_stops_its_model():
         await until(lambda: b.model.stopped == 1)
 
 
-async def test_closing_hands_every_run_over(b):
+@pytest.mark.parametrize("hands_over", [True, False], ids=["guarded", "control"])
+async def test_closing_hands_every_run_over(b, monkeypatch, hands_over):
+    if not hands_over:
+        monkeypatch.setattr(LiveRun, "hand_over", lambda run: asyncio.sleep(0))
     b.model.scripts = [ENDLESS]
     run_id = await b.begin()
     await until(lambda: b.store._run(ALICE, run_id).entries[2:])
@@ -352,8 +375,12 @@ async def test_closing_hands_every_run_over(b):
     b.model.scripts = [["all of it"]]
     other = b.another()
     other.start()
-    events = await asyncio.wait_for(b.events(run_id, runs=other), 5)
-    assert events[-1].completed.answer == "all of it"
+    going_on = asyncio.wait_for(b.events(run_id, runs=other), 5 if hands_over else 0.2)
+    if hands_over:
+        assert (await going_on)[-1].completed.answer == "all of it"
+    else:
+        with pytest.raises(TimeoutError):  # nobody may, until the lease is over
+            await going_on
     await other.close()
 
 

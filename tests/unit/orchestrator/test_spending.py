@@ -1,6 +1,7 @@
 """What a run may still spend, step by step."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.errors import BudgetExhausted, RunLimitReached
-from services.orchestrator.core.spending import Price, Spending, read_prices, spent_of
+from services.orchestrator.core.spending import Price, Spending, first_step, read_prices, spent_of
 from services.orchestrator.domain.agent import Agent, Message, Role, Tool, ToolCall
-from services.orchestrator.domain.run import Turn
+from services.orchestrator.domain.run import Grant, Turn
 from services.orchestrator.domain.turn import Usage
 
 AGENT = Agent("aura", 1, "You help.")
@@ -18,9 +19,13 @@ HELLO = [Message(Role.USER, "hello")]
 PRICE = Price(prompt=100, completion=400)
 
 
-def spending(granted=NO_AMOUNTS, price=PRICE, renews_ms=0, **agent):
-    turn = Turn("s.1", 1, False, "aura", (), granted=granted, renews_ms=renews_ms)
-    return Spending(Agent("aura", 1, "You help.", **agent), turn, price)
+async def no_more(wanted):
+    raise AssertionError(f"asked for {wanted}")
+
+
+def spending(granted=NO_AMOUNTS, price=PRICE, renews_ms=0, extend=no_more, **agent):
+    turn = Turn("s.1", 1, False, "aura", (), granted=granted, renews_ms=renews_ms, left=granted)
+    return Spending(Agent("aura", 1, "You help.", **agent), turn, price, extend)
 
 
 @pytest.mark.parametrize(
@@ -159,3 +164,70 @@ def test_what_remains_is_said_of_what_is_limited_only():
     assert spent_of(usage) == Amounts(15, 3, 2, 1250)
     assert spending().remaining(usage) == Amounts()
     assert spending(Amounts(tokens=20, tool_calls=1)).remaining(usage) == Amounts(tokens=5, tool_calls=0)
+
+
+class Budget:
+    """Gives a run as much as it wants, up to `left`."""
+
+    def __init__(self, left):
+        self.left, self.wanted = left, []
+
+    async def __call__(self, wanted):
+        self.wanted.append(wanted)
+        pairs = zip(wanted, self.left, strict=True)
+        granted = Amounts(*(None if most is None else min(most, each or 0) for each, most in pairs))
+        return Grant(granted, 7, self.left)
+
+
+async def test_a_step_that_is_covered_asks_for_nothing():
+    await spending().cover_model(Usage(), HELLO, ())
+    await spending(Amounts(tokens=10_000, cost_micros=10_000)).cover_model(Usage(), HELLO, ())
+    await spending(Amounts(tool_calls=3)).cover_model(Usage(), HELLO, ())
+    await spending().cover_tool(Usage(tool_calls=500))
+    await spending(Amounts(tool_calls=3)).cover_tool(Usage(tool_calls=2))
+
+
+async def test_a_step_that_is_not_covered_has_what_it_needs_set_apart_and_no_less_of_anything_else():
+    budget, usage = Budget(Amounts(tokens=50_000, tool_calls=40)), Usage(prompt_tokens=600, completion_tokens=100)
+    counted = spending(Amounts(tokens=800, tool_calls=9, milliseconds=5000), extend=budget)
+    await counted.cover_model(usage, HELLO, ())
+    need = 700 + counted._guess(HELLO, ()) + AGENT.max_answer_tokens
+    assert budget.wanted == [Amounts(need, usage.cost_micros + PRICE.of(need - 956, 256), 9, 5000)]
+    assert counted.before_model(usage, HELLO, ()) == AGENT.max_answer_tokens
+    await counted.cover_model(usage, HELLO, ())
+    assert len(budget.wanted) == 1
+    assert counted.remaining(usage).tokens == 50_000 - 700
+
+
+async def test_a_step_that_nobody_covers_is_stopped_where_what_is_left_ends():
+    budget, usage = Budget(Amounts(tokens=700)), Usage(prompt_tokens=600, completion_tokens=100)
+    counted = spending(Amounts(tokens=700), extend=budget)
+    await counted.cover_model(usage, HELLO, ())
+    with pytest.raises(BudgetExhausted):
+        counted.before_model(usage, HELLO, ())
+    less = spending(Amounts(tokens=700), extend=Budget(Amounts(tokens=800)))
+    await less.cover_model(usage, HELLO, ())
+    assert less.before_model(usage, HELLO, ()) == 100 - less._guess(HELLO, ())
+
+
+async def test_tool_calls_are_set_apart_some_at_a_time():
+    budget = Budget(Amounts(tool_calls=20))
+    counted = spending(Amounts(tool_calls=3), extend=budget)
+    for made in range(20):
+        await counted.cover_tool(Usage(tool_calls=made))
+        counted.before_tool(Usage(tool_calls=made))
+    await counted.cover_tool(Usage(tool_calls=20))
+    with pytest.raises(BudgetExhausted):
+        counted.before_tool(Usage(tool_calls=20))
+    assert [each.tool_calls for each in budget.wanted] == [19, 35, 36]
+
+
+def test_what_is_set_apart_first_is_what_one_answer_takes():
+    plain = first_step(Agent("aura", 1, "You help."), "hello", PRICE)
+    assert 2_000 < plain.tokens < 5_000
+    assert (plain.cost_micros, plain.tool_calls, plain.milliseconds) == (PRICE.of(plain.tokens - 256, 256), 0, 60_000)
+    tool = Tool("order_status", "Looks an order up.", {"type": "object"}, 5.0)
+    able = Agent("aura", 1, "You help.", tools={"a": tool}, model_chooses_tools=True, max_answer_tokens=4096)
+    assert first_step(able, "hello", PRICE).tool_calls == 16
+    assert first_step(able, "hello", PRICE).tokens > plain.tokens + 1_700
+    assert tuple(first_step(replace(able, max_tool_calls=3, timeout_s=5.0), "hello", Price()))[1:] == (0, 3, 5000)

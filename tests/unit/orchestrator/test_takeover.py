@@ -1,6 +1,7 @@
 """A process that dies at any moment: another goes on from the last checkpoint, and the client sees one whole run."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -11,12 +12,14 @@ from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
 from services.orchestrator.core import takeover
+from services.orchestrator.core.holding import Holding
 from services.orchestrator.domain.agent import Message, Role, Tool, ToolCall
 from services.orchestrator.domain.run import Concurrency, Record, Request
 from services.orchestrator.domain.turn import Chunk, Citation, Complexity, Entity, Progress, Understanding, Usage
 from tests.support.events import counted
 from tests.support.orchestrator import ALICE, EVE, SESSION, act_as, bench, kinds
 
+LEASE_S = 0.2
 ANSWER = "Let me look. It is here."
 FIRST = ["Let me ", "look. ", Chunk(tool_calls=(ToolCall("any", "find", "{}"),))]
 SECOND = ["It is ", 0.06, "here."]
@@ -161,6 +164,21 @@ async def test_a_run_at_work_is_not_taken_over(b):
         await b.another().resume(ALICE, SESSION)
 
 
+@pytest.mark.parametrize("renews", [True, False], ids=["guarded", "control"])
+async def test_a_run_whose_model_is_silent_keeps_its_session_beyond_the_first_lease(monkeypatch, renews):
+    if not renews:
+        monkeypatch.setattr(Holding, "wake", lambda holding: None)
+    async with bench(config=Config(lease_s=LEASE_S, coalesce_s=0.01), lease_s=LEASE_S) as b:
+        b.model.scripts = [["on ", 60.0]]
+        run_id = await b.begin()
+        await logged(b, run_id)
+        await asyncio.sleep(2 * LEASE_S)
+        other = b.another()
+        with pytest.raises(SessionBusy) if renews else contextlib.nullcontext():
+            await other.resume(ALICE, SESSION)
+        await other.close()
+
+
 async def test_a_run_that_processes_are_lost_to_fails_in_the_end(b):
     b.model = InMemoryModel([["on ", 60.0]])
     runs = b.another(Config(coalesce_s=0.02, heartbeat_s=0.05, end_s=1.0, max_takeovers=2))
@@ -178,7 +196,8 @@ async def test_a_run_that_processes_are_lost_to_fails_in_the_end(b):
         await each.close()
 
 
-async def test_the_sessions_of_a_process_that_is_gone_are_taken_over(b):
+@pytest.mark.parametrize("known", [False, True], ids=["anothers", "also its own"])
+async def test_the_sessions_of_a_process_that_is_gone_are_taken_over(b, known):
     store = b.store
     b.store = dying = Dying(store, 2, after=True)
     doomed, b.store = b.another(), store
@@ -186,6 +205,8 @@ async def test_the_sessions_of_a_process_that_is_gone_are_taken_over(b):
     run_id = await doomed.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
     await asyncio.wait_for(dying.dead.wait(), 5)
     store._run(ALICE, run_id).lease_ends = 0.0
+    if known:  # it accepted the run, and another worked on it
+        await b.runs._takeover.hold(ALICE, SESSION)
     b.gone.add(doomed._takeover._owners._me)
     b.runs.start()
     events = await asyncio.wait_for(b.events(run_id), 5)
@@ -326,7 +347,8 @@ async def test_a_session_that_is_used_while_it_is_given_back_stays_held(b, monke
     assert await owners.mine() == [(ALICE, SESSION)]
 
 
-async def test_one_lost_reply_of_the_store_loses_no_run(b, monkeypatch):
+@pytest.mark.parametrize("known", [False, True], ids=["anothers", "also its own"])
+async def test_one_lost_reply_of_the_store_loses_no_run(b, monkeypatch, known):
     monkeypatch.setattr(takeover, "BEAT_S", 0.05)
     b.model = InMemoryModel([["on ", 60.0]])
     doomed, other = b.another(), b.another()
@@ -335,6 +357,8 @@ async def test_one_lost_reply_of_the_store_loses_no_run(b, monkeypatch):
         b.store.add_session(ALICE, f"t{number}", "aura")
         act_as(ALICE)
         runs.append(await doomed.begin(ALICE, Request(f"t{number}", "hello"), lambda run_id: None))
+        if known:
+            await other._takeover.hold(ALICE, f"t{number}")
     doomed._driver._holding.close()
     for run_id in runs:
         await logged(b, run_id)

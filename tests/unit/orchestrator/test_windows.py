@@ -7,17 +7,19 @@ import orjson
 import pytest
 
 from services.kit.call import Principal
-from services.kit.errors import ModelUnavailable, QueueFull, StoreUnavailable, Unavailable
+from services.kit.errors import ModelUnavailable, StoreUnavailable, Unavailable
 from services.orchestrator.codec import EventCodec
 from services.orchestrator.config import Config
 from services.orchestrator.core import takeover
-from services.orchestrator.core.runs import _digest
+from services.orchestrator.core.accepting import _digest
 from services.orchestrator.domain.agent import Tool
 from services.orchestrator.domain.run import Answer, Record, Request
+from services.orchestrator.domain.turn import ToolResult
 from tests.support.orchestrator import ALICE, SESSION, act_as, bench, kinds
 from tests.support.waiting import until
 
 URL = "https://example.com/hook"
+ANSWER = '{"pages": 3}'
 QUICK = Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=0.3, retry_s=0.05, lease_s=0.05)
 NOBODY = Principal(ALICE.tenant, ALICE.user)
 
@@ -64,7 +66,7 @@ async def test_a_run_that_is_cancelled_in_the_line_is_told_to_its_callback(b):
 async def test_the_next_run_does_not_wait_for_a_queue_of_callbacks_that_is_away(b):
     really = b.queue.put
 
-    async def away(queue, items):
+    async def away(queue, items, **_how):
         if queue == "callbacks":
             raise StoreUnavailable("the store does not answer")
         await really(queue, items)
@@ -97,15 +99,15 @@ async def test_who_ends_or_answers_a_run_is_known_to_work_there_before_anything_
     await other.close()
 
 
-async def test_a_full_queue_costs_a_run_none_of_its_owners(b):
-    really, refusals = b.queue.put, [QueueFull("too many wait")] * 6
+async def test_a_queue_that_is_away_costs_a_run_none_of_its_owners(b):
+    really, refusals = b.queue.put, [StoreUnavailable("away")] * 6
 
-    async def full(queue, items):
+    async def away(queue, items, *, must=False):
         if refusals:
             raise refusals.pop()
-        await really(queue, items)
+        await really(queue, items, must=must)
 
-    b.queue.put = full
+    b.queue.put = away
     run_id = await b.begin("hello", queue="SIMPLE")
     await until(lambda: not refusals, 5)
     worker = await worked_on(b, run_id)
@@ -116,10 +118,10 @@ async def test_a_full_queue_costs_a_run_none_of_its_owners(b):
 async def test_a_run_is_put_before_the_workers_when_they_can_have_it(b):
     really, standings = b.queue.put, []
 
-    async def look(queue, items):
+    async def look(queue, items, *, must=False):
         run = b.store._run(ALICE, f"{SESSION}.1")
         standings.append(run.queued or run.lease_ends == 0.0)
-        await really(queue, items)
+        await really(queue, items, must=must)
 
     await b.begin("hello", queue="SIMPLE")
     b.queue.put = look
@@ -202,7 +204,7 @@ async def test_a_run_that_is_due_later_is_put_though_whoever_accepted_it_did_not
     due_ms = int((time.time() + 0.6) * 1000)
     really, puts = b.queue.put, []
 
-    async def away(queue, items):
+    async def away(queue, items, **_how):
         puts.append(items)
         raise StoreUnavailable("the store does not answer")
 
@@ -223,7 +225,10 @@ async def test_a_run_that_is_due_later_is_put_though_whoever_accepted_it_did_not
     await worker.close()
 
 
-async def test_a_tool_in_the_background_that_nobody_waits_for_any_more_is_stopped(b):
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_tool_in_the_background_of_which_nobody_heard_in_time_is_stopped_and_asked_for_its_result(b, answered):
+    """Whoever ran it may have been lost before the run was told."""
+    b.tools.answered = {"slow": ToolResult(ANSWER, is_error=False)} if answered else {}
     slow = Tool("slow", "Takes long.", {"type": "object"}, -9.9, background=True)
     b.agent_is(tools={"slow": slow}, model_chooses_tools=True)
     b.model.scripts = [[b.calls("slow")], ["late"]]
@@ -234,6 +239,9 @@ async def test_a_tool_in_the_background_that_nobody_waits_for_any_more_is_stoppe
     await (await b.runs.resume(NOBODY, SESSION))
     assert kinds(await ended(b, run_id))[-1] == "completed"
     assert [call.tool for call, _, _ in b.tools.ended] == ["slow"]
+    (finished,) = [event.tool_finished for event in await ended(b, run_id) if event.HasField("tool_finished")]
+    assert finished.reason == ("" if answered else "TOOL_TIMEOUT")
+    assert (finished.result_json == ANSWER) is answered
 
 
 async def test_a_run_that_is_stopped_while_it_fails_is_cancelled_and_no_dead_letter(b):

@@ -17,6 +17,7 @@ from services.kit.errors import (
 from services.kit.hints import RunHint
 from services.kit.queue import Item, Stats
 from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
+from services.kit.telemetry import open_telemetry
 from services.orchestrator.core.worker import MAX_DELIVERIES, Worker
 from tests.support.waiting import until
 
@@ -53,13 +54,26 @@ class Runs:
         self.ends.pop(0).set_exception(how) if how else self.ends.pop(0).set_result(None)
 
 
+def silent():
+    return open_telemetry("test", "", 0.0)
+
+
 @asynccontextmanager
-async def at_work(*items, runs=None, queues=(Q,), places=2, retry_s=0.02):
+async def at_work(*items, runs=None, queues=(Q,), places=2, retry_s=0.02, telemetry=None):
     """A worker at work on a queue with these items."""
     queue = InMemoryQueue(InMemoryQueues(), IDLE_S)
     await queue.put(Q, items)
-    runs = runs or Runs()
-    worker = Worker(queue, runs.take, runs.give_up, queues=queues, places=places, idle_s=IDLE_S, retry_s=retry_s)
+    runs, telemetry = runs or Runs(), telemetry or silent()
+    worker = Worker(
+        queue,
+        runs.take,
+        runs.give_up,
+        queues=queues,
+        places=places,
+        idle_s=IDLE_S,
+        retry_s=retry_s,
+        telemetry=telemetry,
+    )
     worker.start()
     try:
         yield runs, queue, worker
@@ -81,11 +95,16 @@ async def until_empty(queue):
 @pytest.mark.parametrize(
     "body", [b"", b"\xff", b"{}", b"[]", b'["t","u","s",0]', b'["t","","s",1]', b'["t","u","s","1"]', b'["t","u",1,1]']
 )
-async def test_poison_is_dropped_and_harms_nobody(body):
+async def test_poison_is_kept_for_people_and_harms_nobody(body):
     async with at_work(Item("poison", "acme", body, priority=9), hint(1)) as (runs, queue, _):
         await until(lambda: runs.begun)
         assert (runs.begun, runs.given_up) == ([("s1", 1)], [])
-        await until_empty(queue)
+
+        async def only_kept():
+            return await queue.stats(Q) == Stats(dead=1)
+
+        await until(only_kept)
+        assert [item.body for item in queue._shared.dead[Q]] == [body]
 
 
 async def test_a_run_is_done_for_the_queue_as_soon_as_it_is_at_work():
@@ -168,7 +187,9 @@ async def test_a_run_that_kills_its_workers_is_given_up():
         await asyncio.sleep(0.001)
     runs = Runs()
     runs.refusals = [StoreUnavailable("away")]
-    worker = Worker(queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02)
+    worker = Worker(
+        queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02, telemetry=silent()
+    )
     worker.start()
     await until(lambda: runs.given_up)
     await worker.drain(0.5)
@@ -189,7 +210,9 @@ async def test_a_worker_goes_on_when_its_queue_is_back(monkeypatch):
     queue.claim = fails
     await queue.put(Q, [hint(1)])
     runs = Runs()
-    worker = Worker(queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02)
+    worker = Worker(
+        queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02, telemetry=silent()
+    )
     worker.start()
     await until(lambda: runs.begun)
     await worker.drain(0)
@@ -204,7 +227,9 @@ async def test_a_claim_that_cannot_be_ended_keeps_its_place_as_long_as_the_run_i
     queue.done = away
     await queue.put(Q, [hint(1), hint(2)])
     runs = Runs()
-    worker = Worker(queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02)
+    worker = Worker(
+        queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02, telemetry=silent()
+    )
     worker.start()
     await until(lambda: runs.begun)
     await asyncio.sleep(0.05)
@@ -241,7 +266,9 @@ async def test_what_was_claimed_and_not_begun_is_put_back_at_once():
     queue.claim = claims_late
     await queue.put(Q, [hint(1)])
     runs = Runs()
-    worker = Worker(queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02)
+    worker = Worker(
+        queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02, telemetry=silent()
+    )
     runs.hold.clear()
     worker.start()
     await until(lambda: drained)

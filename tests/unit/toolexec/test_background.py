@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.kit.call import Principal
+from services.kit.call import Call, Principal, current_traceparent, enter
 from services.kit.errors import (
     ApprovalInvalid,
     ApprovalRequired,
@@ -19,8 +19,8 @@ from services.kit.errors import (
     ToolNotAllowed,
     ToolUnavailable,
 )
-from services.kit.queue import Item
-from services.toolexec.core import background, background_work, consumer
+from services.kit.queue import TOOL_QUEUE, Item
+from services.toolexec.core import background_work, consumer
 from services.toolexec.core.functions import FunctionFailed
 from services.toolexec.domain import SideEffect, State
 from tests.support.toolexec import ANN, IDLE_S, Process, Shared, a_tool, call_key, execution
@@ -35,6 +35,7 @@ class World:
     def __init__(self) -> None:
         self.shared = Shared()
         self.ran: list[str] = []
+        self.traces: list[str] = []
         self.cut: list[str] = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -53,6 +54,7 @@ class World:
     def process(self, name: str = "one", **settings) -> Process:
         async def work(_arguments):
             self.ran.append(name)
+            self.traces.append(current_traceparent())
             try:
                 await self.hold.wait()
             except asyncio.CancelledError:
@@ -103,6 +105,17 @@ async def test_it_begins_at_once_and_its_result_wakes_the_run(world):
     assert (found.state, found.outcome.result_json) == (State.DONE, '{"by":"one"}')
 
 
+async def test_it_runs_in_the_trace_of_the_call_that_began_it(world):
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    enter(Call("start", {}, None, "test", traceparent=trace))
+    process = world.process()
+    await process.background.start(ANN, execution("report"), "c1")
+    enter(Call("another", {}, None, "test", traceparent=f"00-{'12' * 16}-{'34' * 8}-01"))
+    async with process:
+        await world.until_told()
+    assert world.traces == [trace]
+
+
 async def test_what_may_not_run_is_refused_before_it_is_begun(world):
     process = world.process()
     for asked, error in (
@@ -116,7 +129,7 @@ async def test_what_may_not_run_is_refused_before_it_is_begun(world):
             await process.background.start(ANN, asked, "c1")
         with pytest.raises(ExecutionNotFound):
             await process.background.get(ANN, call_key(asked.tool, asked.arguments_json))
-    assert (await process.queue.stats(background.QUEUE)).waiting == 0
+    assert (await process.queue.stats(TOOL_QUEUE)).waiting == 0
 
 
 async def test_a_repeated_start_begins_nothing(world):
@@ -132,7 +145,7 @@ async def test_what_was_kept_and_not_queued_is_queued_by_the_repeated_start(worl
     process = world.process()
     put = process.queue.put
 
-    async def full(*_arguments):
+    async def full(*_arguments, **_more):
         raise QueueFull("full")
 
     process.queue.put = full
@@ -432,11 +445,12 @@ async def test_what_was_done_while_the_store_was_away_is_kept_when_it_is_back(wo
     assert await world.state("pay") is State.DONE
 
 
-async def test_an_item_that_is_none_is_dropped(world):
+async def test_items_that_are_none_are_kept_for_people_and_harm_nobody(world):
     process = world.process()
     for at, body in enumerate((b"", b"{}", b"[1, 2]", b'["a", "b", "c", "d", "e", "f", 7]', b"\xff")):
-        await process.queue.put(background.QUEUE, [Item(f"poison{at}", "acme", body)])
+        await process.queue.put(TOOL_QUEUE, [Item(f"poison{at}", "acme", body)])
     async with process:
         await process.background.start(ANN, execution("report"), "c1")
         await world.until_told()
         await until(lambda: not world.shared.queues.entries)
+    assert sorted(item.id for item in world.shared.queues.dead[TOOL_QUEUE]) == [f"poison{at}" for at in range(5)]

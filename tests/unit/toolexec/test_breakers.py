@@ -147,7 +147,7 @@ async def test_a_result_that_is_kept_is_given_while_the_tool_is_left_alone():
 async def test_a_tool_that_takes_longer_than_it_may_is_left_alone():
     world = World()
     world.caller.does = slow
-    breakers = Breakers(TOOLS, Rules(3, 2.0))
+    breakers = Breakers(TOOLS, Rules(3, 2.0), clock=asyncio.get_running_loop().time)
     world.executor._runners = Runners({}, HttpTools(world.caller, {"crm": CRM}, frozenset()), breakers)
     await world.fail(ToolTimeout)
     await world.fail(ToolUnavailable, times=1)

@@ -8,9 +8,8 @@ import orjson
 import pytest
 
 from services.kit.call import Principal
-from services.kit.callbacks import CALLBACKS
 from services.kit.errors import InvalidArgument, StoreUnavailable
-from services.kit.queue import Claimed, Item
+from services.kit.queue import CALLBACK_QUEUE, Claimed, Item, Unreadable
 from services.toolexec.core import consumer
 from services.toolexec.core.callbacks import Rules
 from services.toolexec.core.signing import Signer
@@ -43,7 +42,7 @@ async def sent(process: Process, **changes) -> tuple[CallbackState, int, str]:
     """What became of a callback."""
     body = orjson.dumps(ENDED | changes)
     async with process:
-        await process.queue.put(CALLBACKS, [Item("acme/s1.7", "acme", body)])
+        await process.queue.put(CALLBACK_QUEUE, [Item("acme/s1.7", "acme", body)])
         await until(lambda: not process.shared.queues.entries)
     return process.shared.outcomes.kept["acme", "s1.7"]
 
@@ -168,10 +167,11 @@ def test_delays_double_up_to_the_longest_and_are_spread():
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"null", b'{"tenant": "acme"}', orjson.dumps(ENDED | {"state": "odd"}), b"\xff"]
 )
-async def test_an_item_that_is_none_is_dropped(body):
+async def test_an_item_that_is_none_is_said_to_be(body):
     process = outside()
-    claimed = Claimed(CALLBACKS, Item("x", "acme", body), 1)
-    assert await process.callbacks.work(claimed) is None
+    claimed = Claimed(CALLBACK_QUEUE, Item("x", "acme", body), 1)
+    with pytest.raises(Unreadable):
+        await process.callbacks.work(claimed)
     assert process.caller.requests == []
 
 

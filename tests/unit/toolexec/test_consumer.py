@@ -4,8 +4,9 @@ import pytest
 import pytest_asyncio
 
 from services.kit.errors import StoreUnavailable
-from services.kit.queue import Claimed, Item
+from services.kit.queue import Claimed, Item, Unreadable
 from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
+from services.kit.telemetry import open_telemetry
 from services.toolexec.core import consumer as module
 from services.toolexec.core.consumer import Consumer
 from tests.support.waiting import until
@@ -19,6 +20,7 @@ class World:
     def __init__(self) -> None:
         self.shared = InMemoryQueues()
         self.queue = InMemoryQueue(self.shared, IDLE_S)
+        self.telemetry = open_telemetry("test", "", 0.0)
         self.seen: list[str] = []
         self.cut: list[str] = []
         self.results: dict[str, list] = {}
@@ -26,7 +28,10 @@ class World:
         self.hold.set()
 
     def consumer(self, at_once: int = 4) -> Consumer:
-        return Consumer(self.queue, "q", self._work, at_once=at_once, idle_s=IDLE_S)
+        return Consumer(self.queue, "q", self._work, at_once=at_once, idle_s=IDLE_S, telemetry=self.telemetry)
+
+    def redelivered(self) -> float:
+        return self.telemetry.metrics.get_sample_value("myriad_queue_redelivered_total", {"queue": "q"}) or 0
 
     async def put(self, *ids: str) -> None:
         await self.queue.put("q", [Item(each, "acme", b"") for each in ids])
@@ -103,9 +108,10 @@ async def test_what_fails_comes_again_and_harms_no_other(world, error):
     await empty(world)
     await consumer.stop()
     assert (world.seen.count("a"), world.seen.count("b")) == (3, 1)
+    assert world.redelivered() == 2
 
 
-async def test_what_always_breaks_is_given_up(world, monkeypatch):
+async def test_what_always_breaks_is_put_aside_for_people(world, monkeypatch):
     monkeypatch.setattr(module, "_MOST_DELIVERIES", 3)
     world.results["a"] = [RuntimeError("broken")] * 10
     await world.put("a")
@@ -114,6 +120,18 @@ async def test_what_always_breaks_is_given_up(world, monkeypatch):
     await empty(world)
     await consumer.stop()
     assert world.seen == ["a"] * 3
+    assert [item.id for item in world.shared.dead["q"]] == ["a"]
+
+
+async def test_what_cannot_be_read_is_kept_for_people_and_not_tried_again(world):
+    world.results["a"] = [Unreadable("none")]
+    await world.put("a", "b")
+    consumer = world.consumer()
+    consumer.start()
+    await empty(world)
+    await consumer.stop()
+    assert sorted(world.seen) == ["a", "b"]
+    assert [item.id for item in world.shared.dead["q"]] == ["a"]
 
 
 async def test_who_stops_gives_back_what_is_under_way(world):

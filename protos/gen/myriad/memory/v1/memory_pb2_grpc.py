@@ -67,6 +67,11 @@ class MemoryServiceStub:
                 request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnRequest.SerializeToString,
                 response_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnResponse.FromString,
                 _registered_method=True)
+        self.ExtendTurn = channel.unary_unary(
+                '/myriad.memory.v1.MemoryService/ExtendTurn',
+                request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ExtendTurnRequest.SerializeToString,
+                response_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ExtendTurnResponse.FromString,
+                _registered_method=True)
         self.CommitTurn = channel.unary_unary(
                 '/myriad.memory.v1.MemoryService/CommitTurn',
                 request_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.CommitTurnRequest.SerializeToString,
@@ -143,7 +148,7 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Deletes a session with its history and the logs of its runs.
+        """Deletes a session with its history, the logs of its runs and the results of their tools.
 
         Errors: ABORTED `SESSION_BUSY` while a run holds it.
         """
@@ -171,6 +176,16 @@ class MemoryServiceServicer:
 
         Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
         run has an owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendTurn(self, request, context):
+        """Sets more apart for a turn whose next step needs more than was granted, as far as there is more. Repeated, it changes
+        nothing.
+
+        Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,6 +300,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.ResumeTurn,
                     request_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnRequest.FromString,
                     response_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnResponse.SerializeToString,
+            ),
+            'ExtendTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendTurn,
+                    request_deserializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ExtendTurnRequest.FromString,
+                    response_serializer=myriad_dot_memory_dot_v1_dot_turn__pb2.ExtendTurnResponse.SerializeToString,
             ),
             'CommitTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.CommitTurn,
@@ -496,6 +516,33 @@ class MemoryService:
             '/myriad.memory.v1.MemoryService/ResumeTurn',
             myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnRequest.SerializeToString,
             myriad_dot_memory_dot_v1_dot_turn__pb2.ResumeTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/myriad.memory.v1.MemoryService/ExtendTurn',
+            myriad_dot_memory_dot_v1_dot_turn__pb2.ExtendTurnRequest.SerializeToString,
+            myriad_dot_memory_dot_v1_dot_turn__pb2.ExtendTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

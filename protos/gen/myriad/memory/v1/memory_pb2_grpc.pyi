@@ -46,7 +46,7 @@ class MemoryServiceStub:
     ListSessions: _grpc.UnaryUnaryMultiCallable[_memory_pb2.ListSessionsRequest, _memory_pb2.ListSessionsResponse]
     """Lists the caller's sessions, the latest used first."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_memory_pb2.DeleteSessionRequest, _memory_pb2.DeleteSessionResponse]
-    """Deletes a session with its history and the logs of its runs.
+    """Deletes a session with its history, the logs of its runs and the results of their tools.
 
     Errors: ABORTED `SESSION_BUSY` while a run holds it.
     """
@@ -66,6 +66,12 @@ class MemoryServiceStub:
 
     Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
     run has an owner.
+    """
+    ExtendTurn: _grpc.UnaryUnaryMultiCallable[_turn_pb2.ExtendTurnRequest, _turn_pb2.ExtendTurnResponse]
+    """Sets more apart for a turn whose next step needs more than was granted, as far as there is more. Repeated, it changes
+    nothing.
+
+    Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
     """
     CommitTurn: _grpc.UnaryUnaryMultiCallable[_turn_pb2.CommitTurnRequest, _turn_pb2.CommitTurnResponse]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
@@ -123,7 +129,7 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_memory_pb2.ListSessionsRequest, _memory_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the caller's sessions, the latest used first."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_memory_pb2.DeleteSessionRequest, _memory_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes a session with its history and the logs of its runs.
+    """Deletes a session with its history, the logs of its runs and the results of their tools.
 
     Errors: ABORTED `SESSION_BUSY` while a run holds it.
     """
@@ -143,6 +149,12 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
 
     Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
     run has an owner.
+    """
+    ExtendTurn: _aio.UnaryUnaryMultiCallable[_turn_pb2.ExtendTurnRequest, _turn_pb2.ExtendTurnResponse]  # type: ignore[assignment]
+    """Sets more apart for a turn whose next step needs more than was granted, as far as there is more. Repeated, it changes
+    nothing.
+
+    Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
     """
     CommitTurn: _aio.UnaryUnaryMultiCallable[_turn_pb2.CommitTurnRequest, _turn_pb2.CommitTurnResponse]  # type: ignore[assignment]
     """Ends a turn that is kept: appends its messages, ends the run's log and frees the session, all or nothing.
@@ -221,7 +233,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_pb2.DeleteSessionResponse, _abc.Awaitable[_memory_pb2.DeleteSessionResponse]]:
-        """Deletes a session with its history and the logs of its runs.
+        """Deletes a session with its history, the logs of its runs and the results of their tools.
 
         Errors: ABORTED `SESSION_BUSY` while a run holds it.
         """
@@ -253,6 +265,18 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND `RUN_NOT_FOUND` when there is nothing to go on with; ABORTED `SESSION_BUSY` when the unfinished
         run has an owner.
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendTurn(
+        self,
+        request: _turn_pb2.ExtendTurnRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_turn_pb2.ExtendTurnResponse, _abc.Awaitable[_turn_pb2.ExtendTurnResponse]]:
+        """Sets more apart for a turn whose next step needs more than was granted, as far as there is more. Repeated, it changes
+        nothing.
+
+        Errors: ABORTED `LEASE_LOST` when the token is not the session's latest.
         """
 
     @_abc_1.abstractmethod

@@ -30,7 +30,7 @@ from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__
 from myriad.common.v1 import scheduling_pb2 as myriad_dot_common_dot_v1_dot_scheduling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmyriad/memory/v1/turn.proto\x12\x10myriad.memory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmyriad/common/v1/budget.proto\x1a\x1dmyriad/common/v1/common.proto\x1a!myriad/common/v1/scheduling.proto\"\xa8\x03\n\x10\x42\x65ginTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x1f\n\x0erequest_digest\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x37\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x19\n\x06record\x18\x07 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\x12<\n\x0b\x63oncurrency\x18\x08 \x01(\x0e\x32\x1d.myriad.common.v1.ConcurrencyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\r\n\x05\x64\x65\x66\x65r\x18\t \x01(\x08\x12/\n\x0bstart_after\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x02\n\x11\x42\x65ginTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12*\n\x07history\x18\x05 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06queued\x18\x06 \x01(\x08\x12\x10\n\x08position\x18\x07 \x01(\r\x12*\n\x07granted\x18\x08 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xca\x01\n\x11ResumeTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x37\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x0b\n\x03run\x18\x05 \x01(\r\"\x9a\x02\n\x12ResumeTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06record\x18\x05 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x06 \x01(\x0c\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x10\n\x08response\x18\x08 \x01(\x0c\x12*\n\x07granted\x18\t \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x02\n\x11\x43ommitTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x38\n\x08messages\x18\x03 \x03(\x0b\x32\x19.myriad.common.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12*\n\x0blast_events\x18\x04 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x05 \x01(\rB\x07\xbaH\x04*\x02 \x00\x12(\n\x05spent\x18\x06 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"=\n\x12\x43ommitTurnResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.NextRun\")\n\x07NextRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\x0c\"\xea\x01\n\x12\x41\x62\x61ndonTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12*\n\x0blast_events\x18\x03 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x04 \x01(\rB\x07\xbaH\x04*\x02 \x00\x12(\n\x05spent\x18\x05 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\">\n\x13\x41\x62\x61ndonTurnResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.NextRunb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmyriad/memory/v1/turn.proto\x12\x10myriad.memory.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmyriad/common/v1/budget.proto\x1a\x1dmyriad/common/v1/common.proto\x1a!myriad/common/v1/scheduling.proto\"\xd3\x03\n\x10\x42\x65ginTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\x12\x1f\n\x0erequest_digest\x18\x03 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\x12\x37\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x05 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x19\n\x06record\x18\x07 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04\x12<\n\x0b\x63oncurrency\x18\x08 \x01(\x0e\x32\x1d.myriad.common.v1.ConcurrencyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\r\n\x05\x64\x65\x66\x65r\x18\t \x01(\x08\x12/\n\x0bstart_after\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06wanted\x18\x0b \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"\xb3\x02\n\x11\x42\x65ginTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\x10\n\x08\x61ttached\x18\x03 \x01(\x08\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12*\n\x07history\x18\x05 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06queued\x18\x06 \x01(\x08\x12\x10\n\x08position\x18\x07 \x01(\r\x12*\n\x07granted\x18\x08 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\n \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"\xca\x01\n\x11ResumeTurnRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x37\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x84\x07*\x00\x12\x1e\n\x0cmax_messages\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xc8\x01\x12\x1d\n\nmax_tokens\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\x80\x80\x08\x12\x0b\n\x03run\x18\x05 \x01(\r\"\xc8\x02\n\x12ResumeTurnResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x04\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12*\n\x07history\x18\x04 \x03(\x0b\x32\x19.myriad.common.v1.Message\x12\x0e\n\x06record\x18\x05 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x06 \x01(\x0c\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\r\x12\x10\n\x08response\x18\x08 \x01(\x0c\x12*\n\x07granted\x18\t \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x0b \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"\x9d\x01\n\x11\x45xtendTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12)\n\x06wanted\x18\x03 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"\x9e\x01\n\x12\x45xtendTurnResponse\x12*\n\x07granted\x18\x01 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\x12.\n\nrenew_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x03 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"\xa3\x02\n\x11\x43ommitTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12\x38\n\x08messages\x18\x03 \x03(\x0b\x32\x19.myriad.common.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12*\n\x0blast_events\x18\x04 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x05 \x01(\rB\x07\xbaH\x04*\x02 \x00\x12(\n\x05spent\x18\x06 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\"=\n\x12\x43ommitTurnResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.NextRun\")\n\x07NextRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\x0c\"\xea\x01\n\x12\x41\x62\x61ndonTurnRequest\x12=\n\x06run_id\x18\x01 \x01(\tB-\xbaH*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$\x12\x1e\n\rfencing_token\x18\x02 \x01(\x04\x42\x07\xbaH\x04\x32\x02 \x00\x12*\n\x0blast_events\x18\x03 \x03(\x0c\x42\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\xe8\x07\"\x08z\x06\x10\x01\x18\x80\x80@\x12\x1f\n\x0e\x66irst_sequence\x18\x04 \x01(\rB\x07\xbaH\x04*\x02 \x00\x12(\n\x05spent\x18\x05 \x01(\x0b\x32\x19.myriad.common.v1.Amounts\">\n\x13\x41\x62\x61ndonTurnResponse\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.NextRunb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,6 +61,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMETURNREQUEST'].fields_by_name['max_messages']._serialized_options = b'\272H\005*\003\030\310\001'
   _globals['_RESUMETURNREQUEST'].fields_by_name['max_tokens']._loaded_options = None
   _globals['_RESUMETURNREQUEST'].fields_by_name['max_tokens']._serialized_options = b'\272H\006*\004\030\200\200\010'
+  _globals['_EXTENDTURNREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_EXTENDTURNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
+  _globals['_EXTENDTURNREQUEST'].fields_by_name['fencing_token']._loaded_options = None
+  _globals['_EXTENDTURNREQUEST'].fields_by_name['fencing_token']._serialized_options = b'\272H\0042\002 \000'
   _globals['_COMMITTURNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_COMMITTURNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H*r(2&^[A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8}$'
   _globals['_COMMITTURNREQUEST'].fields_by_name['fencing_token']._loaded_options = None
@@ -80,21 +84,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABANDONTURNREQUEST'].fields_by_name['first_sequence']._loaded_options = None
   _globals['_ABANDONTURNREQUEST'].fields_by_name['first_sequence']._serialized_options = b'\272H\004*\002 \000'
   _globals['_BEGINTURNREQUEST']._serialized_start=241
-  _globals['_BEGINTURNREQUEST']._serialized_end=665
-  _globals['_BEGINTURNRESPONSE']._serialized_start=668
-  _globals['_BEGINTURNRESPONSE']._serialized_end=929
-  _globals['_RESUMETURNREQUEST']._serialized_start=932
-  _globals['_RESUMETURNREQUEST']._serialized_end=1134
-  _globals['_RESUMETURNRESPONSE']._serialized_start=1137
-  _globals['_RESUMETURNRESPONSE']._serialized_end=1419
-  _globals['_COMMITTURNREQUEST']._serialized_start=1422
-  _globals['_COMMITTURNREQUEST']._serialized_end=1713
-  _globals['_COMMITTURNRESPONSE']._serialized_start=1715
-  _globals['_COMMITTURNRESPONSE']._serialized_end=1776
-  _globals['_NEXTRUN']._serialized_start=1778
-  _globals['_NEXTRUN']._serialized_end=1819
-  _globals['_ABANDONTURNREQUEST']._serialized_start=1822
-  _globals['_ABANDONTURNREQUEST']._serialized_end=2056
-  _globals['_ABANDONTURNRESPONSE']._serialized_start=2058
-  _globals['_ABANDONTURNRESPONSE']._serialized_end=2120
+  _globals['_BEGINTURNREQUEST']._serialized_end=708
+  _globals['_BEGINTURNRESPONSE']._serialized_start=711
+  _globals['_BEGINTURNRESPONSE']._serialized_end=1018
+  _globals['_RESUMETURNREQUEST']._serialized_start=1021
+  _globals['_RESUMETURNREQUEST']._serialized_end=1223
+  _globals['_RESUMETURNRESPONSE']._serialized_start=1226
+  _globals['_RESUMETURNRESPONSE']._serialized_end=1554
+  _globals['_EXTENDTURNREQUEST']._serialized_start=1557
+  _globals['_EXTENDTURNREQUEST']._serialized_end=1714
+  _globals['_EXTENDTURNRESPONSE']._serialized_start=1717
+  _globals['_EXTENDTURNRESPONSE']._serialized_end=1875
+  _globals['_COMMITTURNREQUEST']._serialized_start=1878
+  _globals['_COMMITTURNREQUEST']._serialized_end=2169
+  _globals['_COMMITTURNRESPONSE']._serialized_start=2171
+  _globals['_COMMITTURNRESPONSE']._serialized_end=2232
+  _globals['_NEXTRUN']._serialized_start=2234
+  _globals['_NEXTRUN']._serialized_end=2275
+  _globals['_ABANDONTURNREQUEST']._serialized_start=2278
+  _globals['_ABANDONTURNREQUEST']._serialized_end=2512
+  _globals['_ABANDONTURNRESPONSE']._serialized_start=2514
+  _globals['_ABANDONTURNRESPONSE']._serialized_end=2576
 # @@protoc_insertion_point(module_scope)

@@ -15,7 +15,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BeginTurnRequest(_message.Message):
-    __slots__ = ("session_id", "request_id", "request_digest", "lease", "max_messages", "max_tokens", "record", "concurrency", "defer", "start_after")
+    __slots__ = ("session_id", "request_id", "request_digest", "lease", "max_messages", "max_tokens", "record", "concurrency", "defer", "start_after", "wanted")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class BeginTurnRequest(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     DEFER_FIELD_NUMBER: _ClassVar[int]
     START_AFTER_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     request_id: str
     request_digest: bytes
@@ -36,10 +37,11 @@ class BeginTurnRequest(_message.Message):
     concurrency: _scheduling_pb2.Concurrency
     defer: bool
     start_after: _timestamp_pb2.Timestamp
-    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_messages: _Optional[int] = ..., max_tokens: _Optional[int] = ..., record: _Optional[bytes] = ..., concurrency: _Optional[_Union[_scheduling_pb2.Concurrency, str]] = ..., defer: _Optional[bool] = ..., start_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    wanted: _budget_pb2.Amounts
+    def __init__(self, session_id: _Optional[str] = ..., request_id: _Optional[str] = ..., request_digest: _Optional[bytes] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_messages: _Optional[int] = ..., max_tokens: _Optional[int] = ..., record: _Optional[bytes] = ..., concurrency: _Optional[_Union[_scheduling_pb2.Concurrency, str]] = ..., defer: _Optional[bool] = ..., start_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., wanted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ...) -> None: ...
 
 class BeginTurnResponse(_message.Message):
-    __slots__ = ("run_id", "fencing_token", "attached", "agent", "history", "queued", "position", "granted", "renew_time")
+    __slots__ = ("run_id", "fencing_token", "attached", "agent", "history", "queued", "position", "granted", "renew_time", "remaining")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +51,7 @@ class BeginTurnResponse(_message.Message):
     POSITION_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     RENEW_TIME_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     fencing_token: int
     attached: bool
@@ -58,7 +61,8 @@ class BeginTurnResponse(_message.Message):
     position: int
     granted: _budget_pb2.Amounts
     renew_time: _timestamp_pb2.Timestamp
-    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., attached: _Optional[bool] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., queued: _Optional[bool] = ..., position: _Optional[int] = ..., granted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ..., renew_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    remaining: _budget_pb2.Amounts
+    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., attached: _Optional[bool] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., queued: _Optional[bool] = ..., position: _Optional[int] = ..., granted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ..., renew_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., remaining: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ...) -> None: ...
 
 class ResumeTurnRequest(_message.Message):
     __slots__ = ("session_id", "lease", "max_messages", "max_tokens", "run")
@@ -75,7 +79,7 @@ class ResumeTurnRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_messages: _Optional[int] = ..., max_tokens: _Optional[int] = ..., run: _Optional[int] = ...) -> None: ...
 
 class ResumeTurnResponse(_message.Message):
-    __slots__ = ("run_id", "fencing_token", "agent", "history", "record", "checkpoint", "attempts", "response", "granted", "renew_time")
+    __slots__ = ("run_id", "fencing_token", "agent", "history", "record", "checkpoint", "attempts", "response", "granted", "renew_time", "remaining")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +90,7 @@ class ResumeTurnResponse(_message.Message):
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     RENEW_TIME_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     fencing_token: int
     agent: str
@@ -96,7 +101,28 @@ class ResumeTurnResponse(_message.Message):
     response: bytes
     granted: _budget_pb2.Amounts
     renew_time: _timestamp_pb2.Timestamp
-    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., record: _Optional[bytes] = ..., checkpoint: _Optional[bytes] = ..., attempts: _Optional[int] = ..., response: _Optional[bytes] = ..., granted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ..., renew_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    remaining: _budget_pb2.Amounts
+    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., agent: _Optional[str] = ..., history: _Optional[_Iterable[_Union[_common_pb2.Message, _Mapping]]] = ..., record: _Optional[bytes] = ..., checkpoint: _Optional[bytes] = ..., attempts: _Optional[int] = ..., response: _Optional[bytes] = ..., granted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ..., renew_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., remaining: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ...) -> None: ...
+
+class ExtendTurnRequest(_message.Message):
+    __slots__ = ("run_id", "fencing_token", "wanted")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FENCING_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    fencing_token: int
+    wanted: _budget_pb2.Amounts
+    def __init__(self, run_id: _Optional[str] = ..., fencing_token: _Optional[int] = ..., wanted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ...) -> None: ...
+
+class ExtendTurnResponse(_message.Message):
+    __slots__ = ("granted", "renew_time", "remaining")
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    RENEW_TIME_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
+    granted: _budget_pb2.Amounts
+    renew_time: _timestamp_pb2.Timestamp
+    remaining: _budget_pb2.Amounts
+    def __init__(self, granted: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ..., renew_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., remaining: _Optional[_Union[_budget_pb2.Amounts, _Mapping]] = ...) -> None: ...
 
 class CommitTurnRequest(_message.Message):
     __slots__ = ("run_id", "fencing_token", "messages", "last_events", "first_sequence", "spent")

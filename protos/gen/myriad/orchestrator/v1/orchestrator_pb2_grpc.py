@@ -217,7 +217,8 @@ class OrchestratorServiceServicer:
         """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
         CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-        Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+        Errors: as RunTurn; RESOURCE_EXHAUSTED `QUEUE_FULL`, and nothing is kept; INVALID_ARGUMENT for a callback address that
+        is not called.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,7 +79,8 @@ class OrchestratorServiceStub:
     """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
     CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-    Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+    Errors: as RunTurn; RESOURCE_EXHAUSTED `QUEUE_FULL`, and nothing is kept; INVALID_ARGUMENT for a callback address that
+    is not called.
     """
     CreateRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.CreateRunsRequest, _run_pb2.CreateRunsResponse]
     """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
@@ -194,7 +195,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
     CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-    Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+    Errors: as RunTurn; RESOURCE_EXHAUSTED `QUEUE_FULL`, and nothing is kept; INVALID_ARGUMENT for a callback address that
+    is not called.
     """
     CreateRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.CreateRunsRequest, _run_pb2.CreateRunsResponse]  # type: ignore[assignment]
     """CreateRun for many. Each item has its own outcome; a refused one does not hold up the others."""
@@ -348,7 +350,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says something to the agent and returns at once: a worker takes the run from the queue. WatchRun and GetRun show it,
         CancelRun stops it. A run that fails for what may pass is tried again later, a few times; then it is a dead letter.
 
-        Errors: as RunTurn; INVALID_ARGUMENT for a callback address that is not called.
+        Errors: as RunTurn; RESOURCE_EXHAUSTED `QUEUE_FULL`, and nothing is kept; INVALID_ARGUMENT for a callback address that
+        is not called.
         """
 
     @_abc_1.abstractmethod

@@ -26,52 +26,53 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from myriad.common.v1 import agent_pb2 as myriad_dot_common_dot_v1_dot_agent__pb2
 from myriad.common.v1 import common_pb2 as myriad_dot_common_dot_v1_dot_common__pb2
+from myriad.common.v1 import scheduling_pb2 as myriad_dot_common_dot_v1_dot_scheduling__pb2
 from myriad.nlu.v1 import nlu_pb2 as myriad_dot_nlu_dot_v1_dot_nlu__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&myriad/orchestrator/v1/run_event.proto\x12\x16myriad.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cmyriad/common/v1/agent.proto\x1a\x1dmyriad/common/v1/common.proto\x1a\x17myriad/nlu/v1/nlu.proto\"\xbe\x08\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07started\x18\x04 \x01(\x0b\x32\".myriad.orchestrator.v1.RunStartedH\x00\x12\x33\n\x06queued\x18\x05 \x01(\x0b\x32!.myriad.orchestrator.v1.RunQueuedH\x00\x12;\n\nunderstood\x18\x06 \x01(\x0b\x32%.myriad.orchestrator.v1.RunUnderstoodH\x00\x12\x38\n\tcache_hit\x18\x07 \x01(\x0b\x32#.myriad.orchestrator.v1.RunCacheHitH\x00\x12\x39\n\tretrieved\x18\x08 \x01(\x0b\x32$.myriad.orchestrator.v1.RunRetrievedH\x00\x12\x33\n\x06routed\x18\t \x01(\x0b\x32!.myriad.orchestrator.v1.RunRoutedH\x00\x12:\n\ntext_delta\x18\n \x01(\x0b\x32$.myriad.orchestrator.v1.RunTextDeltaH\x00\x12>\n\x0ctool_started\x18\x0b \x01(\x0b\x32&.myriad.orchestrator.v1.RunToolStartedH\x00\x12@\n\rtool_finished\x18\x0c \x01(\x0b\x32\'.myriad.orchestrator.v1.RunToolFinishedH\x00\x12H\n\x11\x61pproval_required\x18\r \x01(\x0b\x32+.myriad.orchestrator.v1.RunApprovalRequiredH\x00\x12\x39\n\trestarted\x18\x0e \x01(\x0b\x32$.myriad.orchestrator.v1.RunRestartedH\x00\x12\x37\n\x08\x64\x65graded\x18\x0f \x01(\x0b\x32#.myriad.orchestrator.v1.RunDegradedH\x00\x12(\n\x05usage\x18\x10 \x01(\x0b\x32\x17.myriad.common.v1.UsageH\x00\x12\x39\n\tcompleted\x18\x11 \x01(\x0b\x32$.myriad.orchestrator.v1.RunCompletedH\x00\x12\x33\n\x06\x66\x61iled\x18\x12 \x01(\x0b\x32!.myriad.orchestrator.v1.RunFailedH\x00\x12\x39\n\tcancelled\x18\x13 \x01(\x0b\x32$.myriad.orchestrator.v1.RunCancelledH\x00\x12\x39\n\theartbeat\x18\x14 \x01(\x0b\x32$.myriad.orchestrator.v1.RunHeartbeatH\x00\x42\x07\n\x05\x65vent\"7\n\nRunStarted\x12)\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRef\"\x1d\n\tRunQueued\x12\x10\n\x08position\x18\x01 \x01(\r\"\xbd\x01\n\rRunUnderstood\x12,\n\x07intents\x18\x01 \x03(\x0b\x32\x1b.myriad.nlu.v1.RankedIntent\x12\x14\n\x0cout_of_scope\x18\x02 \x01(\x08\x12\'\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x15.myriad.nlu.v1.Entity\x12-\n\ncomplexity\x18\x04 \x01(\x0b\x32\x19.myriad.nlu.v1.Complexity\x12\x10\n\x08language\x18\x05 \x01(\t\"\x1c\n\x0bRunCacheHit\x12\r\n\x05level\x18\x01 \x01(\t\"=\n\x0cRunRetrieved\x12-\n\tcitations\x18\x01 \x03(\x0b\x32\x1a.myriad.common.v1.Citation\"*\n\tRunRouted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1c\n\x0cRunTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"N\n\x0eRunToolStarted\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.ToolCall\x12\x12\n\nbackground\x18\x02 \x01(\x08\"\x90\x01\n\x0fRunToolFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.myriad.orchestrator.v1.ToolOutcome\x12\x13\n\x0bresult_json\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xc0\x01\n\x13RunApprovalRequired\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.ToolCall\x12\x16\n\x0e\x61pproval_token\x18\x02 \x01(\t\x12\x36\n\x06reason\x18\x03 \x01(\x0e\x32&.myriad.orchestrator.v1.ApprovalReason\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x0cRunRestarted\x12\x1d\n\x15\x64iscard_from_sequence\x18\x01 \x01(\r\"0\n\x0bRunDegraded\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"F\n\x0cRunCompleted\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.myriad.common.v1.Usage\"n\n\tRunFailed\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0epartial_answer\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.myriad.common.v1.Usage\"\x95\x01\n\x0cRunCancelled\x12\x16\n\x0epartial_answer\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.myriad.common.v1.Usage\x12\x13\n\x0brolled_back\x18\x03 \x01(\x08\x12\x30\n\x0ctool_effects\x18\x04 \x03(\x0b\x32\x1a.myriad.common.v1.ToolCall\"\x0e\n\x0cRunHeartbeat*r\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOOL_OUTCOME_OK\x10\x01\x12\x16\n\x12TOOL_OUTCOME_ERROR\x10\x02\x12\x18\n\x14TOOL_OUTCOME_REFUSED\x10\x03*\x98\x01\n\x0e\x41pprovalReason\x12\x1f\n\x1b\x41PPROVAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41PPROVAL_REASON_SIDE_EFFECT\x10\x01\x12#\n\x1f\x41PPROVAL_REASON_OUTCOME_UNKNOWN\x10\x02\x12\x1f\n\x1b\x41PPROVAL_REASON_CLIENT_TOOL\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&myriad/orchestrator/v1/run_event.proto\x12\x16myriad.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1cmyriad/common/v1/agent.proto\x1a\x1dmyriad/common/v1/common.proto\x1a!myriad/common/v1/scheduling.proto\x1a\x17myriad/nlu/v1/nlu.proto\"\xbe\x08\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\r\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07started\x18\x04 \x01(\x0b\x32\".myriad.orchestrator.v1.RunStartedH\x00\x12\x33\n\x06queued\x18\x05 \x01(\x0b\x32!.myriad.orchestrator.v1.RunQueuedH\x00\x12;\n\nunderstood\x18\x06 \x01(\x0b\x32%.myriad.orchestrator.v1.RunUnderstoodH\x00\x12\x38\n\tcache_hit\x18\x07 \x01(\x0b\x32#.myriad.orchestrator.v1.RunCacheHitH\x00\x12\x39\n\tretrieved\x18\x08 \x01(\x0b\x32$.myriad.orchestrator.v1.RunRetrievedH\x00\x12\x33\n\x06routed\x18\t \x01(\x0b\x32!.myriad.orchestrator.v1.RunRoutedH\x00\x12:\n\ntext_delta\x18\n \x01(\x0b\x32$.myriad.orchestrator.v1.RunTextDeltaH\x00\x12>\n\x0ctool_started\x18\x0b \x01(\x0b\x32&.myriad.orchestrator.v1.RunToolStartedH\x00\x12@\n\rtool_finished\x18\x0c \x01(\x0b\x32\'.myriad.orchestrator.v1.RunToolFinishedH\x00\x12H\n\x11\x61pproval_required\x18\r \x01(\x0b\x32+.myriad.orchestrator.v1.RunApprovalRequiredH\x00\x12\x39\n\trestarted\x18\x0e \x01(\x0b\x32$.myriad.orchestrator.v1.RunRestartedH\x00\x12\x37\n\x08\x64\x65graded\x18\x0f \x01(\x0b\x32#.myriad.orchestrator.v1.RunDegradedH\x00\x12(\n\x05usage\x18\x10 \x01(\x0b\x32\x17.myriad.common.v1.UsageH\x00\x12\x39\n\tcompleted\x18\x11 \x01(\x0b\x32$.myriad.orchestrator.v1.RunCompletedH\x00\x12\x33\n\x06\x66\x61iled\x18\x12 \x01(\x0b\x32!.myriad.orchestrator.v1.RunFailedH\x00\x12\x39\n\tcancelled\x18\x13 \x01(\x0b\x32$.myriad.orchestrator.v1.RunCancelledH\x00\x12\x39\n\theartbeat\x18\x14 \x01(\x0b\x32$.myriad.orchestrator.v1.RunHeartbeatH\x00\x42\x07\n\x05\x65vent\"7\n\nRunStarted\x12)\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.AgentRef\"P\n\tRunQueued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x31\n\x0bqueue_class\x18\x02 \x01(\x0e\x32\x1c.myriad.common.v1.QueueClass\"\xbd\x01\n\rRunUnderstood\x12,\n\x07intents\x18\x01 \x03(\x0b\x32\x1b.myriad.nlu.v1.RankedIntent\x12\x14\n\x0cout_of_scope\x18\x02 \x01(\x08\x12\'\n\x08\x65ntities\x18\x03 \x03(\x0b\x32\x15.myriad.nlu.v1.Entity\x12-\n\ncomplexity\x18\x04 \x01(\x0b\x32\x19.myriad.nlu.v1.Complexity\x12\x10\n\x08language\x18\x05 \x01(\t\"\x1c\n\x0bRunCacheHit\x12\r\n\x05level\x18\x01 \x01(\t\"=\n\x0cRunRetrieved\x12-\n\tcitations\x18\x01 \x03(\x0b\x32\x1a.myriad.common.v1.Citation\"*\n\tRunRouted\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1c\n\x0cRunTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"N\n\x0eRunToolStarted\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.ToolCall\x12\x12\n\nbackground\x18\x02 \x01(\x08\"\x90\x01\n\x0fRunToolFinished\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x34\n\x07outcome\x18\x03 \x01(\x0e\x32#.myriad.orchestrator.v1.ToolOutcome\x12\x13\n\x0bresult_json\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xc0\x01\n\x13RunApprovalRequired\x12(\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1a.myriad.common.v1.ToolCall\x12\x16\n\x0e\x61pproval_token\x18\x02 \x01(\t\x12\x36\n\x06reason\x18\x03 \x01(\x0e\x32&.myriad.orchestrator.v1.ApprovalReason\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"-\n\x0cRunRestarted\x12\x1d\n\x15\x64iscard_from_sequence\x18\x01 \x01(\r\"0\n\x0bRunDegraded\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"F\n\x0cRunCompleted\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.myriad.common.v1.Usage\"n\n\tRunFailed\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0epartial_answer\x18\x02 \x01(\t\x12&\n\x05usage\x18\x03 \x01(\x0b\x32\x17.myriad.common.v1.Usage\"\x95\x01\n\x0cRunCancelled\x12\x16\n\x0epartial_answer\x18\x01 \x01(\t\x12&\n\x05usage\x18\x02 \x01(\x0b\x32\x17.myriad.common.v1.Usage\x12\x13\n\x0brolled_back\x18\x03 \x01(\x08\x12\x30\n\x0ctool_effects\x18\x04 \x03(\x0b\x32\x1a.myriad.common.v1.ToolCall\"\x0e\n\x0cRunHeartbeat*r\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOOL_OUTCOME_OK\x10\x01\x12\x16\n\x12TOOL_OUTCOME_ERROR\x10\x02\x12\x18\n\x14TOOL_OUTCOME_REFUSED\x10\x03*\x98\x01\n\x0e\x41pprovalReason\x12\x1f\n\x1b\x41PPROVAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x41PPROVAL_REASON_SIDE_EFFECT\x10\x01\x12#\n\x1f\x41PPROVAL_REASON_OUTCOME_UNKNOWN\x10\x02\x12\x1f\n\x1b\x41PPROVAL_REASON_CLIENT_TOOL\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'myriad.orchestrator.v1.run_event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLOUTCOME']._serialized_start=2617
-  _globals['_TOOLOUTCOME']._serialized_end=2731
-  _globals['_APPROVALREASON']._serialized_start=2734
-  _globals['_APPROVALREASON']._serialized_end=2886
-  _globals['_RUNEVENT']._serialized_start=211
-  _globals['_RUNEVENT']._serialized_end=1297
-  _globals['_RUNSTARTED']._serialized_start=1299
-  _globals['_RUNSTARTED']._serialized_end=1354
-  _globals['_RUNQUEUED']._serialized_start=1356
-  _globals['_RUNQUEUED']._serialized_end=1385
-  _globals['_RUNUNDERSTOOD']._serialized_start=1388
-  _globals['_RUNUNDERSTOOD']._serialized_end=1577
-  _globals['_RUNCACHEHIT']._serialized_start=1579
-  _globals['_RUNCACHEHIT']._serialized_end=1607
-  _globals['_RUNRETRIEVED']._serialized_start=1609
-  _globals['_RUNRETRIEVED']._serialized_end=1670
-  _globals['_RUNROUTED']._serialized_start=1672
-  _globals['_RUNROUTED']._serialized_end=1714
-  _globals['_RUNTEXTDELTA']._serialized_start=1716
-  _globals['_RUNTEXTDELTA']._serialized_end=1744
-  _globals['_RUNTOOLSTARTED']._serialized_start=1746
-  _globals['_RUNTOOLSTARTED']._serialized_end=1824
-  _globals['_RUNTOOLFINISHED']._serialized_start=1827
-  _globals['_RUNTOOLFINISHED']._serialized_end=1971
-  _globals['_RUNAPPROVALREQUIRED']._serialized_start=1974
-  _globals['_RUNAPPROVALREQUIRED']._serialized_end=2166
-  _globals['_RUNRESTARTED']._serialized_start=2168
-  _globals['_RUNRESTARTED']._serialized_end=2213
-  _globals['_RUNDEGRADED']._serialized_start=2215
-  _globals['_RUNDEGRADED']._serialized_end=2263
-  _globals['_RUNCOMPLETED']._serialized_start=2265
-  _globals['_RUNCOMPLETED']._serialized_end=2335
-  _globals['_RUNFAILED']._serialized_start=2337
-  _globals['_RUNFAILED']._serialized_end=2447
-  _globals['_RUNCANCELLED']._serialized_start=2450
-  _globals['_RUNCANCELLED']._serialized_end=2599
-  _globals['_RUNHEARTBEAT']._serialized_start=2601
-  _globals['_RUNHEARTBEAT']._serialized_end=2615
+  _globals['_TOOLOUTCOME']._serialized_start=2703
+  _globals['_TOOLOUTCOME']._serialized_end=2817
+  _globals['_APPROVALREASON']._serialized_start=2820
+  _globals['_APPROVALREASON']._serialized_end=2972
+  _globals['_RUNEVENT']._serialized_start=246
+  _globals['_RUNEVENT']._serialized_end=1332
+  _globals['_RUNSTARTED']._serialized_start=1334
+  _globals['_RUNSTARTED']._serialized_end=1389
+  _globals['_RUNQUEUED']._serialized_start=1391
+  _globals['_RUNQUEUED']._serialized_end=1471
+  _globals['_RUNUNDERSTOOD']._serialized_start=1474
+  _globals['_RUNUNDERSTOOD']._serialized_end=1663
+  _globals['_RUNCACHEHIT']._serialized_start=1665
+  _globals['_RUNCACHEHIT']._serialized_end=1693
+  _globals['_RUNRETRIEVED']._serialized_start=1695
+  _globals['_RUNRETRIEVED']._serialized_end=1756
+  _globals['_RUNROUTED']._serialized_start=1758
+  _globals['_RUNROUTED']._serialized_end=1800
+  _globals['_RUNTEXTDELTA']._serialized_start=1802
+  _globals['_RUNTEXTDELTA']._serialized_end=1830
+  _globals['_RUNTOOLSTARTED']._serialized_start=1832
+  _globals['_RUNTOOLSTARTED']._serialized_end=1910
+  _globals['_RUNTOOLFINISHED']._serialized_start=1913
+  _globals['_RUNTOOLFINISHED']._serialized_end=2057
+  _globals['_RUNAPPROVALREQUIRED']._serialized_start=2060
+  _globals['_RUNAPPROVALREQUIRED']._serialized_end=2252
+  _globals['_RUNRESTARTED']._serialized_start=2254
+  _globals['_RUNRESTARTED']._serialized_end=2299
+  _globals['_RUNDEGRADED']._serialized_start=2301
+  _globals['_RUNDEGRADED']._serialized_end=2349
+  _globals['_RUNCOMPLETED']._serialized_start=2351
+  _globals['_RUNCOMPLETED']._serialized_end=2421
+  _globals['_RUNFAILED']._serialized_start=2423
+  _globals['_RUNFAILED']._serialized_end=2533
+  _globals['_RUNCANCELLED']._serialized_start=2536
+  _globals['_RUNCANCELLED']._serialized_end=2685
+  _globals['_RUNHEARTBEAT']._serialized_start=2687
+  _globals['_RUNHEARTBEAT']._serialized_end=2701
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.rpc import status_pb2 as _status_pb2
 from myriad.common.v1 import agent_pb2 as _agent_pb2
 from myriad.common.v1 import common_pb2 as _common_pb2
+from myriad.common.v1 import scheduling_pb2 as _scheduling_pb2
 from myriad.nlu.v1 import nlu_pb2 as _nlu_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -87,10 +88,12 @@ class RunStarted(_message.Message):
     def __init__(self, agent: _Optional[_Union[_agent_pb2.AgentRef, _Mapping]] = ...) -> None: ...
 
 class RunQueued(_message.Message):
-    __slots__ = ("position",)
+    __slots__ = ("position", "queue_class")
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_CLASS_FIELD_NUMBER: _ClassVar[int]
     position: int
-    def __init__(self, position: _Optional[int] = ...) -> None: ...
+    queue_class: _scheduling_pb2.QueueClass
+    def __init__(self, position: _Optional[int] = ..., queue_class: _Optional[_Union[_scheduling_pb2.QueueClass, str]] = ...) -> None: ...
 
 class RunUnderstood(_message.Message):
     __slots__ = ("intents", "out_of_scope", "entities", "complexity", "language")

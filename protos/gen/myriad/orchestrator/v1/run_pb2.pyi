@@ -217,7 +217,7 @@ class SubmitFeedbackResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "state", "agent", "last_sequence", "create_time", "end_time", "usage", "error", "callback")
+    __slots__ = ("run_id", "state", "agent", "last_sequence", "create_time", "end_time", "usage", "error", "callback", "queue_class")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class Run(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CALLBACK_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_CLASS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     state: RunState
     agent: _agent_pb2.AgentRef
@@ -236,7 +237,8 @@ class Run(_message.Message):
     usage: _common_pb2.Usage
     error: _status_pb2.Status
     callback: Callback
-    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., agent: _Optional[_Union[_agent_pb2.AgentRef, _Mapping]] = ..., last_sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., callback: _Optional[_Union[Callback, _Mapping]] = ...) -> None: ...
+    queue_class: _scheduling_pb2.QueueClass
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., agent: _Optional[_Union[_agent_pb2.AgentRef, _Mapping]] = ..., last_sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[_common_pb2.Usage, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., callback: _Optional[_Union[Callback, _Mapping]] = ..., queue_class: _Optional[_Union[_scheduling_pb2.QueueClass, str]] = ...) -> None: ...
 
 class Callback(_message.Message):
     __slots__ = ("state", "attempts", "reason", "end_time")

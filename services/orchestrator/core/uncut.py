@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def finish(work: Coroutine[Any, Any, T]) -> T:
+async def uncut(work: Coroutine[Any, Any, T]) -> T:
     """Does `work` to its end, also when the task that waits for it is cancelled meanwhile.
 
     Raises:

@@ -1,0 +1,155 @@
+"""Accepts runs: they begin here, or wait in the lines of their sessions."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+
+import orjson
+import structlog
+
+from services.kit.amounts import NO_AMOUNTS
+from services.kit.call import Principal, current_traceparent
+from services.kit.errors import DeadlineExceeded, QueueFull, ServiceError, SessionBusy, Unavailable
+from services.orchestrator.config import Config
+from services.orchestrator.core.callbacks import Callbacks
+from services.orchestrator.core.dispatch import Dispatch
+from services.orchestrator.core.driver import Driver
+from services.orchestrator.core.job import Job
+from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.resuming import analyze, succeeded
+from services.orchestrator.core.takeover import Takeover
+from services.orchestrator.domain.log import Queued, Started
+from services.orchestrator.domain.run import Accepted, Concurrency, Record, Request, Turn
+from services.orchestrator.domain.turn import Progress
+from services.orchestrator.ports.codec import Codec
+from services.orchestrator.ports.runs import Memory, RunLog
+from services.orchestrator.ports.services import Agents, Nlu
+
+log = structlog.get_logger(__name__)
+_KNOWN_SESSIONS = 50_000
+
+
+class Accepting:
+    """From a request to a run."""
+
+    def __init__(
+        self,
+        *,
+        memory: Memory,
+        agents: Agents,
+        nlu: Nlu,
+        run_log: RunLog,
+        codec: Codec,
+        callbacks: Callbacks,
+        driver: Driver,
+        dispatch: Dispatch,
+        takeover: Takeover,
+        config: Config,
+    ) -> None:
+        """Works with these ports.
+
+        Args:
+            memory: Whose turn it is.
+            agents: Who answers.
+            nlu: What the user means.
+            run_log: Takes the log of a run that waits.
+            codec: Writes records and events.
+            callbacks: Takes addresses.
+            driver: Works on runs that begin.
+            dispatch: Puts those that wait before the workers.
+            takeover: Looks after their sessions.
+            config: Limits.
+        """
+        self._memory, self._agents, self._nlu = memory, agents, nlu
+        self._log, self._codec, self._callbacks, self._config = run_log, codec, callbacks, config
+        self._driver, self._dispatch, self._takeover = driver, dispatch, takeover
+        self._agent_names: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+
+    def remember(self, principal: Principal, session_id: str, agent: str) -> None:
+        """Keeps whom a session is with, so that its first turn need not ask: an agent never changes in a session."""
+        self._agent_names[principal.tenant, principal.user, session_id] = agent
+        while len(self._agent_names) > _KNOWN_SESSIONS:
+            self._agent_names.popitem(last=False)
+
+    async def begin(self, principal: Principal, request: Request) -> Accepted:
+        """Begins a run, or has it wait for its turn, or finds the one that the same request began.
+
+        Raises:
+            SessionNotFound, SessionBusy, LineFull, RequestIdReused, StoreUnavailable: as memory says.
+            QueueFull: its queue takes no more of the tenant.
+        """
+        if request.callback_url:
+            await self._callbacks.check(request.callback_url)
+        # Whose session it is, is for memory to say: what is guessed here only lets the analysis begin early.
+        session_id = request.session_id
+        await self._takeover.hold(principal, session_id)
+        known = self._agent_names.get((principal.tenant, principal.user, session_id))
+        agent = await self._agents.latest(known or await self._memory.agent_of(session_id))
+        analysis = asyncio.create_task(analyze(self._nlu, agent, "" if request.queue else request.text))
+        analysis.add_done_callback(succeeded)
+        record = Record(
+            request.text,
+            agent.name,
+            agent.revision,
+            tuple(principal.roles),
+            request.queue,
+            request.priority,
+            request.callback_url,
+            current_traceparent(),
+        )
+        try:
+            kept = self._codec.encode_record(record)
+            wanted = NO_AMOUNTS if request.queue else self._driver.first_step(agent, request.text)
+            turn = await self._memory.begin_turn(request, _digest(request), self._config.lease_s, kept, wanted)
+        except BaseException as error:
+            analysis.cancel()
+            if isinstance(error, SessionBusy):
+                self._takeover.look_after(principal, session_id)
+            elif isinstance(error, Unavailable | DeadlineExceeded):  # it may have begun all the same
+                self._takeover.go_on(principal, session_id, must=False)
+            raise
+        if turn.attached or turn.queued:
+            analysis.cancel()
+            if turn.queued:
+                return Accepted(turn.run_id, await self._wait_in_line(principal, request, record, turn), turn.left)
+            self._takeover.look_after(principal, session_id)
+            return Accepted(turn.run_id)
+        self.remember(principal, session_id, turn.agent)
+        run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
+        self._driver.start(Job(run, agent, record, Progress(), analysis))
+        return Accepted(turn.run_id)
+
+    async def _wait_in_line(
+        self, principal: Principal, request: Request, record: Record, turn: Turn
+    ) -> tuple[bytes, ...]:
+        """Begins the log of a run that waits, which is returned, and sees to it that it gets its turn.
+
+        Whoever ends the run before it goes on with it. It is accepted by now, so that what fails here is made good
+        later, by whoever looks after the session. Only when the queue is full it is taken back: raises QueueFull.
+        """
+        encode, run_id = self._codec.encode, turn.run_id
+        started, waits = Started(record.agent, record.revision), Queued(turn.position, request.queue)
+        entries: tuple[bytes, ...] = (encode(run_id, 1, started), encode(run_id, 2, waits))
+        try:
+            if not await self._log.announce(principal, run_id, entries):
+                entries = ()
+            if request.callback_url:
+                await self._callbacks.expect(principal, run_id, request.callback_url)
+            if request.queue and (request.due_ms or not turn.position):  # when one is due, no other may be before it
+                await self._dispatch.enqueue(principal, run_id, record, request.due_ms, must=False)
+                return entries
+        except ServiceError as error:
+            if isinstance(error, QueueFull) and await self._dispatch.take_back(principal, run_id, request.request_id):
+                raise
+            log.warning("run not announced", run_id=run_id, reason=error.reason)
+            self._takeover.go_on(principal, request.session_id)
+            return ()
+        stops = request.concurrency is not Concurrency.ENQUEUE
+        if stops or not request.queue:
+            self._takeover.look_after(principal, request.session_id, must=stops)
+        return entries
+
+
+def _digest(request: Request) -> bytes:
+    """Of what is asked: the same request id with another digest is another request."""
+    return hashlib.sha256(orjson.dumps(request)).digest()

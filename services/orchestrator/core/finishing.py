@@ -1,0 +1,120 @@
+"""Brings runs to their last event, which frees their sessions."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from services.kit import failpoints
+from services.kit.errors import (
+    Aborted,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    LeaseLost,
+    Overloaded,
+    ServiceError,
+    ServiceUnavailable,
+    Unavailable,
+)
+from services.kit.failpoints import Point
+from services.orchestrator.core.job import Job
+from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.run_events import RunEvents
+from services.orchestrator.core.spending import spent_of
+from services.orchestrator.core.turn import TurnLoop
+from services.orchestrator.domain.agent import Message, Role
+from services.orchestrator.domain.log import Completed, Failed, Last
+from services.orchestrator.domain.run import Next, Stop
+from services.orchestrator.ports.codec import Codec
+from services.orchestrator.ports.runs import Memory
+
+log = structlog.get_logger(__name__)
+
+_RETRY_S = 0.25
+_MOST_KEPT = 150
+"""Messages of one turn beside the user's that enter the history."""
+
+
+class Finishing:
+    """Writes ends, however runs came to them."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        codec: Codec,
+        events: RunEvents,
+        end_s: float,
+        ended: Callable[[Job, Last, Next | None], Awaitable[None]],
+        lost: Callable[[LiveRun], None],
+    ) -> None:
+        """Works with these ports.
+
+        Args:
+            memory: Takes what was said.
+            codec: Writes events.
+            events: Told what happens to runs.
+            end_s: So long it tries, while the store is away, seconds.
+            ended: Told when a run has its last event, and which run of its session is due.
+            lost: Told of a run that could not be brought to its end, and that nobody else has.
+        """
+        self._memory, self._codec, self._events, self._end_s = memory, codec, events, end_s
+        self._ended, self._lost = ended, lost
+
+    async def end(self, job: Job, loop: TurnLoop, last: Last) -> None:
+        """Writes a run's last entries and frees its session."""
+        run = job.run
+        entries = await run.last_entries(last)
+        first = run.next_sequence
+        try:
+            try:
+                await failpoints.reached(Point.BEFORE_COMMIT)
+                due = await self._write_end(run, loop, last, entries, first)
+                await failpoints.reached(Point.AFTER_COMMIT)
+            except InvalidArgument as error:
+                log.error("turn refused", run_id=run.turn.run_id, message=error.message)
+                last = Failed(Internal("internal error"), "", loop.usage)
+                entries[-1] = self._codec.encode(run.turn.run_id, first + len(entries) - 1, last)
+                due = await self._memory.abandon_turn(run.turn, entries, first, spent_of(loop.usage))
+            run.shown.end(entries)
+        except ServiceError as error:
+            level = log.warning if isinstance(error, LeaseLost) else log.error
+            level("run not ended", run_id=run.turn.run_id, reason=error.reason)
+            run.shown.lose(elsewhere() if isinstance(error, LeaseLost) else error)
+            if not isinstance(error, LeaseLost):
+                self._lost(run)
+        else:
+            self._events.ended(run.principal, run.turn.run_id, job.agent.name, last)
+            await self._ended(job, last, due)
+
+    async def _write_end(
+        self, run: LiveRun, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int
+    ) -> Next | None:
+        """Commits or abandons a turn; again while the store is away, since repeating it changes nothing."""
+        give_up = time.monotonic() + self._end_s - _RETRY_S
+        kept = isinstance(last, Completed) or (loop.answer and run.stop_requested is not Stop.ROLL_BACK)
+        spent = spent_of(loop.usage)
+        while True:
+            try:
+                if kept:
+                    return await self._memory.commit_turn(run.turn, _kept(loop), entries, first_sequence, spent)
+                return await self._memory.abandon_turn(run.turn, entries, first_sequence, spent)
+            except (Unavailable, DeadlineExceeded, Overloaded, Aborted) as error:
+                if isinstance(error, LeaseLost) or time.monotonic() > give_up:
+                    raise
+                if isinstance(error, Aborted):
+                    await run.mend()
+            await asyncio.sleep(_RETRY_S)
+
+
+def elsewhere() -> ServiceError:
+    """What watchers are told whose run another process works on: to resume."""
+    return ServiceUnavailable("the run goes on elsewhere", retry_after=1.0)
+
+
+def _kept(loop: TurnLoop) -> list[Message]:
+    """What the history gains: what the user said, and the newest of what followed, a partial answer included."""
+    answer = [Message(Role.ASSISTANT, loop.answer)] if loop.answer else []
+    said, *followed = [*loop.gained, *answer]
+    return [said, *followed[-_MOST_KEPT:]]
