@@ -85,7 +85,7 @@ async def test_another_user_and_another_tenant_have_ids_of_their_own(store: Sess
         assert not (await begin(store, who, await make(store, who))).attached
 
 
-async def test_in_a_busy_session_too(store: SessionStore, alice: Principal) -> None:
+async def test_in_a_busy_session_it_is_refused_and_not_put_into_the_line(store: SessionStore, alice: Principal) -> None:
     session, busy = await make(store, alice), await make(store, alice)
     await begin(store, alice, session)
     turn = await begin(store, alice, busy, request=Request("r2", b"d"))

@@ -8,7 +8,6 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from myriad.orchestrator.v1 import orchestrator_pb2 as pb
 from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from tests.support.client import face, kinds, put_agent, sim
 from tests.support.events import counted
@@ -116,7 +115,7 @@ async def test_anothers_run_is_not_found_as_one_that_never_was(stack, user):
 
 async def refusal(user, method, run_id):
     """All that a refused caller learns, trace ids aside."""
-    request = getattr(pb, f"{method}Request")(run_id=run_id)
+    request = getattr(run_pb2, f"{method}Request")(run_id=run_id)
     call = getattr(user.stub, method)(request, metadata=user.metadata, timeout=10)
     try:
         await (call.read() if method == "WatchRun" else call)

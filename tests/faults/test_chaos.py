@@ -172,7 +172,7 @@ async def all_over(customers, orders):
     return all([await customers.is_over(order) for order in orders])
 
 
-@pytest.mark.parametrize("seconds", [1.0, pytest.param(GONE_S, marks=long)])
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(GONE_S, marks=[long, pytest.mark.timeout(1800)])])
 async def test_a_client_that_vanishes_finds_its_answer_when_it_is_back(rig, customers, seconds):
     session = (await Conversation.begin(customers.client, agent="clerk", session_id=None)).session_id
     item = f"vanished-{session}"

@@ -18,6 +18,7 @@ from myriad.memory.v1 import turn_pb2
 from myriad.orchestrator.v1 import run_pb2
 from services.dev import identity
 from services.dev.state import Folder, StackState
+from services.dev.users import operator_url
 from services.kit.call import Principal
 from services.kit.errors import Internal
 from services.kit.interceptors.identity import MESH_TOKEN, metadata_of
@@ -27,6 +28,7 @@ from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
 from services.orchestrator.domain.run import DeadLetter, Record
 from tests.support.requests import ROWS, Names, an_agent, ask, method_of, path, refused_item, service_of
 from tests.support.rows.row import PAYS, a_paying_agent
+from tests.support.waiting import until
 
 CLERK = "clerk"
 """The role that the tool `file` of every agent here asks for."""
@@ -120,9 +122,14 @@ class Guarded:
         elif method.name == "WatchEvents":
             asked = run_pb2.RunTurnRequest(session_id=names.session, input="hello")
             await ask(self.inside, method_of("orchestrator.RunTurn"), asked, self.mesh(owner))
+            await until(lambda: self._has_events(owner, method, names))  # they are kept a moment after the run
         elif method.name == "RespondToRun":
             return await self._waiting(owner, names)
         return names
+
+    async def _has_events(self, owner: Principal, method: MethodDescriptor, names: Names) -> bool:
+        request = ROWS[path(method)].build(names)
+        return bool((await self.replies(self.inside, method, request, self.mesh(owner)))[0].type)
 
     async def _waiting(self, owner: Principal, names: Names) -> Names:
         """A run that waits for an approval."""
@@ -152,4 +159,4 @@ async def guarded(folder: Folder, state: StackState) -> AsyncIterator[Guarded]:
         grpc.aio.insecure_channel(state.addresses["envoy"]) as edge,
         grpc.aio.insecure_channel(state.addresses["orchestrator"]) as inside,
     ):
-        yield Guarded(folder, edge, inside, f"redis://{state.addresses['valkey']}")
+        yield Guarded(folder, edge, inside, operator_url(state.addresses["valkey"], folder.store))

@@ -4,7 +4,7 @@
 -- included; state: open, approved, denied, used; answer: digest of what was answered, and by whom. What else it holds
 -- stays.
 
-local EFFECTS_MS = 90000000 -- results are kept for a day from the end of their call
+local EFFECTS_MS = 25 * HOUR_MS -- results are kept for a day from the end of their call
 
 -- The approval of this call, if it ever was given, and what it says; else nil.
 local function approval_of(session, approvals, owner, approval, run, tool, key)

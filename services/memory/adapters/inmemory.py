@@ -156,7 +156,9 @@ class InMemorySessionStore:
         waits = position > 0 or order.defer
         if waits and len(kept.line) >= self._lifetimes.line_cap:
             raise LineFull("as many runs wait in the session as may", retry_after=1.0)
-        granted = Grant() if waits else await self._reserve(principal, session_id, kept, True, order.wanted)
+        granted = (
+            Grant() if waits else await self._reserve(principal, session_id, kept, strict=True, wanted=order.wanted)
+        )
         run = kept.session.run_count + 1
         expires = max(now, order.due_ms) + self._lifetimes.session_ms
         kept.session = replace(kept.session, run_count=run, updated_ms=now, expires_ms=expires)
@@ -181,7 +183,7 @@ class InMemorySessionStore:
             if run not in (0, kept.current):
                 raise SessionBusy("another run holds the session", retry_after=1.0)
             kept.attempts += 1
-            granted = await self._reserve(principal, session_id, kept, False)
+            granted = await self._reserve(principal, session_id, kept, strict=False)
             turn = self._take(kept, kept.current, lease_ms, max_messages, granted)
             return Resumed(turn, kept.record, b"", kept.attempts)
         due = self._due(kept)
@@ -190,7 +192,7 @@ class InMemorySessionStore:
                 raise SessionBusy("another run holds the session", retry_after=1.0)
             raise RunNotFound("no such run")
         kept.record, kept.attempts = kept.line.pop(due.run).record, 0
-        granted = await self._reserve(principal, session_id, kept, False)
+        granted = await self._reserve(principal, session_id, kept, strict=False)
         return Resumed(self._take(kept, due.run, lease_ms, max_messages, granted), kept.record, b"", 0)
 
     async def extend(self, principal: Principal, session_id: str, run: int, token: int, wanted: Amounts) -> Grant:
@@ -224,7 +226,7 @@ class InMemorySessionStore:
         return kept.owner if kept and not self._is_over(kept) else None
 
     async def _reserve(
-        self, principal: Principal, session_id: str, kept: Kept, strict: bool, wanted: Amounts = NO_AMOUNTS
+        self, principal: Principal, session_id: str, kept: Kept, *, strict: bool, wanted: Amounts = NO_AMOUNTS
     ) -> Grant:
         left = await self.budgets.left_of_session(principal, session_id)
         if strict and 0 in left.amounts:

@@ -9,7 +9,7 @@ import structlog
 
 from services.kit.amounts import NO_AMOUNTS
 from services.kit.call import Principal, current_traceparent
-from services.kit.errors import DeadlineExceeded, QueueFull, ServiceError, SessionBusy, Unavailable
+from services.kit.errors import DeadlineExceeded, QueueFull, RequestIdReused, ServiceError, SessionBusy, Unavailable
 from services.orchestrator.config import Config
 from services.orchestrator.core.callbacks import Callbacks
 from services.orchestrator.core.dispatch import Dispatch
@@ -18,6 +18,7 @@ from services.orchestrator.core.job import Job
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.resuming import analyze, succeeded
 from services.orchestrator.core.takeover import Takeover
+from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.log import Queued, Started
 from services.orchestrator.domain.run import Accepted, Concurrency, Record, Request, Turn
 from services.orchestrator.domain.turn import Progress
@@ -87,26 +88,11 @@ class Accepting:
         agent = await self._agents.latest(known or await self._memory.agent_of(session_id))
         analysis = asyncio.create_task(analyze(self._nlu, agent, "" if request.queue else request.text))
         analysis.add_done_callback(succeeded)
-        record = Record(
-            request.text,
-            agent.name,
-            agent.revision,
-            tuple(principal.roles),
-            request.queue,
-            request.priority,
-            request.callback_url,
-            current_traceparent(),
-        )
+        record = _record(principal, request, agent)
         try:
-            kept = self._codec.encode_record(record)
-            wanted = NO_AMOUNTS if request.queue else self._driver.first_step(agent, request.text)
-            turn = await self._memory.begin_turn(request, _digest(request), self._config.lease_s, kept, wanted)
-        except BaseException as error:
+            turn = await self._begin_turn(principal, request, agent, record)
+        except BaseException:
             analysis.cancel()
-            if isinstance(error, SessionBusy):
-                self._takeover.look_after(principal, session_id)
-            elif isinstance(error, Unavailable | DeadlineExceeded):  # it may have begun all the same
-                self._takeover.go_on(principal, session_id, must=False)
             raise
         if turn.attached or turn.queued:
             analysis.cancel()
@@ -118,6 +104,19 @@ class Accepting:
         run = LiveRun(principal, turn, self._log, self._codec, self._config.coalesce_s)
         self._driver.start(Job(run, agent, record, Progress(), analysis))
         return Accepted(turn.run_id)
+
+    async def _begin_turn(self, principal: Principal, request: Request, agent: Agent, record: Record) -> Turn:
+        """The turn as memory gives it. Where it gives none, somebody looks after the session. Raises as `begin`."""
+        kept = self._codec.encode_record(record)
+        wanted = NO_AMOUNTS if request.queue else self._driver.first_step(agent, request.text)
+        try:
+            return await self._memory.begin_turn(request, _digest(request), self._config.lease_s, kept, wanted)
+        except SessionBusy:
+            self._takeover.look_after(principal, request.session_id)
+            raise
+        except (Unavailable, DeadlineExceeded, RequestIdReused):  # it may have begun all the same
+            self._takeover.go_on(principal, request.session_id, must=False)
+            raise
 
     async def _wait_in_line(
         self, principal: Principal, request: Request, record: Record, turn: Turn
@@ -148,6 +147,19 @@ class Accepting:
         if stops or not request.queue:
             self._takeover.look_after(principal, request.session_id, must=stops)
         return entries
+
+
+def _record(principal: Principal, request: Request, agent: Agent) -> Record:
+    return Record(
+        request.text,
+        agent.name,
+        agent.revision,
+        tuple(principal.roles),
+        request.queue,
+        request.priority,
+        request.callback_url,
+        current_traceparent(),
+    )
 
 
 def _digest(request: Request) -> bytes:

@@ -15,13 +15,13 @@ from services.kit.errors import (
     BudgetExhausted,
     DeadlineExceeded,
     Internal,
+    LeaseLost,
     Overloaded,
     ServiceError,
     Unavailable,
 )
 from services.kit.run_ids import session_of
 from services.orchestrator.config import Config
-from services.orchestrator.core.endings import Endings
 from services.orchestrator.core.finishing import Finishing, elsewhere
 from services.orchestrator.core.holding import Holding
 from services.orchestrator.core.job import Job
@@ -29,6 +29,7 @@ from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.patience import patiently
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.spending import Price, first_step, read_prices
+from services.orchestrator.core.stop_waves import StopWaves
 from services.orchestrator.core.toolsteps import Parked
 from services.orchestrator.core.turn import TurnLoop
 from services.orchestrator.core.uncut import uncut
@@ -96,7 +97,7 @@ class Driver:
         self._again, self._gives_up, self._lost, self._parked = again, gives_up, lost, parked
         self._finishing = Finishing(memory, codec, events, config.end_s, ended, lost)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._endings = Endings()
+        self._stop_waves = StopWaves()
         self._holding = Holding(run_log, config.lease_s, self.live.values)
 
     def start(self, job: Job) -> asyncio.Task[None]:
@@ -208,7 +209,7 @@ class Driver:
         if isinstance(outcome, _Left):
             return await self._hand_over(job.run)
         if isinstance(outcome, Cancelled):
-            async with self._endings.place():
+            async with self._stop_waves.place():
                 await loop.abandon()
                 return await self._finishing.end(job, loop, outcome)
         if isinstance(outcome, Failed) and job.record.queue and _may_pass(outcome.error):
@@ -227,8 +228,12 @@ class Driver:
         try:
             await self._again(job, self._config.retry_s)
             await job.run.park(Waiting("again", self._config.retry_s), progress, Queued(0, job.record.queue))
+        except LeaseLost:  # it waits, and word of that was lost; or another process has it
+            await self._hand_over(job.run)
         except (ServiceError, asyncio.CancelledError):
             return False
+        else:
+            await self._finishing.stop_elsewhere(job.run)
         return True
 
     async def _hand_over(self, run: LiveRun) -> None:
@@ -238,6 +243,7 @@ class Driver:
         except ServiceError as error:
             log.warning("run not handed over", run_id=run.turn.run_id, reason=error.reason)
         run.shown.lose(elsewhere())
+        await self._finishing.stop_elsewhere(run)
 
 
 def _cancelled(how: Stop, loop: TurnLoop) -> Cancelled:

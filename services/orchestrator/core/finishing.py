@@ -84,9 +84,20 @@ class Finishing:
             run.shown.lose(elsewhere() if isinstance(error, LeaseLost) else error)
             if not isinstance(error, LeaseLost):
                 self._lost(run)
+            else:
+                await self.stop_elsewhere(run)
         else:
             self._events.ended(run.principal, run.turn.run_id, job.agent.name, last)
             await self._ended(job, last, due)
+
+    async def stop_elsewhere(self, run: LiveRun) -> None:
+        """Has a run that was told to stop here do so where it goes on: another process has it, or it waits by now."""
+        if run.stop_requested:
+            try:
+                if await run.pass_stop_on():
+                    self._lost(run)
+            except ServiceError as error:
+                log.warning("stop not passed on", run_id=run.turn.run_id, reason=error.reason)
 
     async def _write_end(
         self, run: LiveRun, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int

@@ -1,4 +1,4 @@
-"""A run at work in this process: what it has logged, and those who watch it."""
+"""A run at work in this process: its log, while it is written."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -14,7 +14,7 @@ from services.orchestrator.core.shown import Shown
 from services.orchestrator.core.spending import spent_of
 from services.orchestrator.core.uncut import uncut
 from services.orchestrator.domain.log import Event, Last, TextDelta
-from services.orchestrator.domain.run import Stop, Turn, Waiting
+from services.orchestrator.domain.run import Standing, Stop, Turn, Waiting
 from services.orchestrator.domain.turn import Progress
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import RunLog
@@ -130,6 +130,10 @@ class LiveRun:
                 self._closing = True
                 self.shown.end(entries)
         return stop
+
+    async def pass_stop_on(self) -> bool:
+        """Tells the store that the run is to stop, wherever it goes on. Whether it waits, so that nobody sees to it."""
+        return await patiently(lambda: self._log.request_cancel(self.principal, self.turn.run_id)) is Standing.WAITING
 
     async def last_entries(self, last: Last) -> list[bytes]:
         """What waits and the last event, as entries from `next_sequence` on. They leave with the turn's end."""

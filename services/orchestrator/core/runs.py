@@ -9,11 +9,7 @@ from dataclasses import replace
 import structlog
 
 from services.kit.call import Principal
-from services.kit.errors import (
-    ResourceExhausted,
-    ServiceError,
-    Unavailable,
-)
+from services.kit.errors import ResourceExhausted, ServiceError, Unavailable
 from services.kit.queue import Queue
 from services.kit.run_ids import session_of
 from services.kit.telemetry import QueueMetrics
@@ -110,7 +106,9 @@ class Runs:
             config=config,
             classes=classes,
         )
-        self._takeover = Takeover(owners, self._look, self._held, config.owner_s, events.tell_again)
+        self._takeover = Takeover(
+            owners, self._look, self._driver.sessions, config.owner_s, events.tell_again, callbacks.sessions
+        )
         self._accepting = Accepting(
             memory=memory,
             agents=agents,
@@ -293,10 +291,6 @@ class Runs:
 
     def _go_on(self, principal: Principal, session_id: str) -> None:
         self._takeover.go_on(principal, session_id)
-
-    def _held(self) -> list[tuple[Principal, str]]:
-        """Sessions that others must look after, should this process die."""
-        return [*self._driver.sessions(), *self._callbacks.sessions()]
 
     def _lost(self, run: LiveRun) -> None:
         """Goes on, as soon as that can be, with a run that could not be brought to its end."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class Takeover:
         at_work: Callable[[], Collection[Session]],
         owner_s: float,
         adopted: Callable[[Principal, str], Awaitable[None]] | None = None,
+        kept: Callable[[], Collection[Session]] = tuple,
     ) -> None:
         """Begins nothing yet.
 
@@ -54,16 +56,18 @@ class Takeover:
             at_work: The sessions with a run at work here.
             owner_s: After so long without a word a process counts as gone.
             adopted: Told of a session that was another's, once its run is gone on with.
+            kept: The sessions in which something is left to be done here, but no run is at work.
         """
         self._owner_s = owner_s
         self._changing = asyncio.Lock()
         self._owners = owners
         self._resume = resume
         self._adopted = adopted
-        self._at_work = at_work
+        self._at_work, self._kept = at_work, kept
         self._held: dict[tuple[str, str, str], tuple[float, Session]] = {}
         self._task: asyncio.Task[None] | None = None
         self._resuming: set[asyncio.Task[None]] = set()
+        self._trying: Counter[tuple[str, str, str]] = Counter()
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._stopped = False
         self._unsure = False  # whether all that was taken is known
@@ -157,7 +161,7 @@ class Takeover:
 
     async def _hold_anew(self) -> None:
         self._held.clear()
-        for principal, session_id in self._at_work():
+        for principal, session_id in (*self._at_work(), *self._kept()):
             await self.hold(principal, session_id)
 
     async def _take(self, gone: Sequence[str]) -> None:
@@ -192,14 +196,21 @@ class Takeover:
 
     async def _go_on(self, principal: Principal, session_id: str) -> None:
         """Takes one session's run over, as soon as its lease is over."""
-        for _ in range(_TRIES):
-            async with self._places:
-                wait_s = await self._try(principal, session_id)
-            if not wait_s:
-                return
-            await asyncio.sleep(wait_s)
-        log.error("not taken over", session_id=session_id)
-        self._held.pop(_key(principal, session_id), None)  # found again when all is looked through
+        key = _key(principal, session_id)
+        self._trying[key] += 1
+        try:
+            for _ in range(_TRIES):
+                async with self._places:
+                    wait_s = await self._try(principal, session_id)
+                if not wait_s:
+                    return
+                await asyncio.sleep(wait_s)
+            log.error("not taken over", session_id=session_id)
+            self._held.pop(key, None)  # found again when all is looked through
+        finally:
+            self._trying[key] -= 1
+            if not self._trying[key]:
+                del self._trying[key]
 
     async def _try(self, principal: Principal, session_id: str) -> float:
         """Takes a session's run over. Returns after how many seconds to try again; 0: there is no need."""
@@ -220,8 +231,8 @@ class Takeover:
     async def _give_back(self) -> None:
         async with self._changing:
             now = asyncio.get_running_loop().time()
-            at_work = {_key(*session) for session in self._at_work()}
-            idle = [key for key, held in self._held.items() if key not in at_work and now - held[0] > _IDLE_S]
+            used = {*self._trying, *(_key(*session) for session in (*self._at_work(), *self._kept()))}
+            idle = [key for key, held in self._held.items() if key not in used and now - held[0] > _IDLE_S]
             given = [self._held.pop(key)[1] for key in idle]
             if given:
                 await self._owners.release(given)

@@ -57,7 +57,8 @@ class Together(Generic[Kind, Question, Answer]):
             return
         self._under_way[kind] += 1
         questions = [question for question, _ in batch]
-        self._calls.add(call := asyncio.create_task(self._answers(kind, questions)))
+        call = asyncio.create_task(self._answers(kind, questions))
+        self._calls.add(call)
         call.add_done_callback(partial(self._answered, kind, batch))
 
     async def _answers(self, kind: Kind, questions: Sequence[Question]) -> Sequence[Answer]:
@@ -77,15 +78,17 @@ class Together(Generic[Kind, Question, Answer]):
         if not self._under_way[kind]:
             del self._under_way[kind]
         waiting = [(question, answer) for question, answer in batch if not answer.done()]
-        error = asyncio.CancelledError() if call.cancelled() else call.exception()
-        if isinstance(error, self._refusal) and len(batch) > 1:
-            for each in waiting:
-                self._call(kind, [each])
-        elif error is not None:
+        if call.cancelled():
             for _, answer in waiting:
-                answer.cancel() if call.cancelled() else answer.set_exception(error)
-        else:
+                answer.cancel()
+        elif (error := call.exception()) is None:
             for (_, answer), found in zip(batch, call.result(), strict=True):
                 if not answer.done():
                     answer.set_result(found)
+        elif isinstance(error, self._refusal) and len(batch) > 1:
+            for each in waiting:
+                self._call(kind, [each])
+        else:
+            for _, answer in waiting:
+                answer.set_exception(error)
         self._go_on(kind)

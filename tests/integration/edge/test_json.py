@@ -167,7 +167,8 @@ async def test_an_id_in_the_path_may_hold_a_dot(edge: Edge) -> None:
 
 async def test_fields_have_the_protos_names_and_zeros_are_printed(edge: Edge) -> None:
     reply = await edge.http.get("/v1/runs/abc.1")
-    assert reply.json() == {"run": {"run_id": "abc.1", "state": "RUN_STATE_RUNNING", "last_sequence": 0}}
+    run = {"run_id": "abc.1", "state": "RUN_STATE_RUNNING", "last_sequence": 0}
+    assert reply.json() == {"run": run | {"queue_class": "QUEUE_CLASS_UNSPECIFIED"}}
 
 
 async def test_a_body_becomes_the_request(edge: Edge) -> None:

@@ -31,9 +31,7 @@ async def answer_of(server):
         await server.stop(0)
 
 
-async def test_a_call_that_waits_long_outlasts_its_callers_pings_and_control_a_server_that_counts_them_ends_it() -> (
-    None
-):
+async def test_a_call_outlasts_its_callers_pings_and_control_a_server_that_counts_them_ends_it():
     counting = grpc.aio.server(options=(("grpc.http2.min_recv_ping_interval_without_data_ms", 500),))
     ours, _ = grpc_server([])
     assert await asyncio.gather(answer_of(ours), answer_of(counting)) == [b"answer", grpc.StatusCode.UNAVAILABLE]

@@ -81,12 +81,12 @@ async def test_a_queue_that_is_away_for_long_loses_no_callback_and_its_sessions_
     await (await worker.take(ALICE, SESSION, 1))
     await asyncio.wait_for(b.events(run_id, runs=worker), 2)
     await until(lambda: len(away.tries) > 8)
-    assert worker._held() == [(ALICE, SESSION)] * 2
+    assert worker._takeover._kept() == [(ALICE, SESSION)] * 2
     tried = len(away.tries)
     await asyncio.sleep(0.05)
     assert len(away.tries) - tried < 5  # slower and slower
     away.back.set()
-    await until(lambda: not worker._held())
+    await until(lambda: not worker._takeover._kept())
     assert {each["run_id"]: each["state"] for each in await put(b)} == {run_id: "completed", dropped: "cancelled"}
     await worker.close()
 

@@ -61,7 +61,7 @@ class NoLimit:
 async def test_when_many_stop_at_once_first_their_models_do_and_then_their_logs_end_a_few_at_a_time(b, limited):
     ends = Ends(b.store, b.model)
     if not limited:
-        b.runs._driver._endings = NoLimit
+        b.runs._driver._stop_waves = NoLimit
     run_ids = await talking(b, MANY)
     await asyncio.sleep(0.05)
     for run_id in run_ids:

@@ -18,6 +18,7 @@ from services.orchestrator.domain.run import Concurrency, Record, Request
 from services.orchestrator.domain.turn import Chunk, Citation, Complexity, Entity, Progress, Understanding, Usage
 from tests.support.events import counted
 from tests.support.orchestrator import ALICE, EVE, SESSION, act_as, bench, kinds
+from tests.support.waiting import until
 
 LEASE_S = 0.2
 ANSWER = "Let me look. It is here."
@@ -323,6 +324,53 @@ async def test_what_is_not_taken_over_for_long_is_tried_again_later(b, monkeypat
     looking.start()
     await asyncio.sleep(0.3)
     assert len(tries) > 3
+    await looking.stop()
+
+
+async def test_a_session_of_the_gone_is_gone_on_with_though_a_callback_of_it_waits_here(monkeypatch):
+    monkeypatch.setattr(takeover, "BEAT_S", 0.01)
+    monkeypatch.setattr(takeover, "_IDLE_S", 0.0)
+    resumed, shared, gone = [], {}, {"dead"}
+
+    async def resume(principal, session_id):
+        resumed.append(session_id)
+
+    me, dead = (InMemoryOwners(shared, gone, name) for name in ("me", "dead"))
+    for each in (me, dead):
+        await each.hold(ALICE, SESSION)
+    looking = takeover.Takeover(me, resume, list, 0.1, kept=lambda: [(ALICE, SESSION)])
+    await looking.hold(ALICE, SESSION)
+    looking.start()
+    await asyncio.sleep(0.1)
+    assert resumed[:1] == [SESSION]
+    assert [session for _, session in await me.mine()] == [SESSION]
+    await looking.stop()
+
+
+async def test_a_session_that_cannot_be_gone_on_with_for_long_is_not_given_back_meanwhile(b, monkeypatch):
+    monkeypatch.setattr(takeover, "BEAT_S", 0.01)
+    monkeypatch.setattr(takeover, "_IDLE_S", 0.05)
+    monkeypatch.setattr(takeover, "_TRIES", 20)
+    monkeypatch.setattr(takeover, "_LOOK_BEATS", 5)
+    tries, away = [], True
+
+    async def resume(principal, session_id):
+        tries.append(session_id)
+        if away:
+            raise StoreUnavailable("not now")
+
+    shared, gone = {}, {"dead"}
+    me, dead = (InMemoryOwners(shared, gone, name) for name in ("me", "dead"))
+    await dead.hold(ALICE, SESSION)
+    looking = takeover.Takeover(me, resume, list, 0.1)
+    looking.start()
+    await until(lambda: len(tries) > 15)
+    assert [session for _, session in await me.mine()] == [SESSION]
+    await until(lambda: len(tries) > 30)
+    away = False
+    failed = len(tries)
+    await until(lambda: len(tries) > failed)
+    await until(lambda: not shared["me"])  # it had ended
     await looking.stop()
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import orjson
 import pytest
 
 from services.kit.call import Principal
-from services.kit.errors import ModelUnavailable, StoreUnavailable, Unavailable
+from services.kit.errors import ModelUnavailable, RequestIdReused, StoreUnavailable, Unavailable
 from services.orchestrator.codec import EventCodec
 from services.orchestrator.config import Config
 from services.orchestrator.core import takeover
@@ -183,13 +184,16 @@ async def test_a_run_that_could_not_be_ended_is_ended_by_the_same_process_once_t
     await runs.close()
 
 
-async def test_a_run_that_has_begun_though_the_reply_was_lost_holds_up_nobody(b):
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("the reply was lost"), RequestIdReused("it could not be taken back")]
+)
+async def test_a_run_that_has_begun_though_its_client_was_told_otherwise_holds_up_nobody(b, error):
     async def lost(*arguments):
         await b.store.begin_turn(*arguments)
-        raise StoreUnavailable("the reply was lost")
+        raise error
 
     runs = b.another(QUICK, memory=Broken(b.store, begin_turn=lost))
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(type(error)):
         await b.begin("1", runs=runs)
     second = await b.begin("2", queue="SIMPLE")
     await until(lambda: b.store._run(ALICE, f"{SESSION}.1").over, 5)
@@ -258,6 +262,62 @@ async def test_a_run_that_is_stopped_while_it_fails_is_cancelled_and_no_dead_let
     assert kinds(await ended(b, run_id))[-1] == "cancelled"
     assert await b.dead_letters.page(ALICE, None, 10) == []
     await worker.close()
+
+
+def stopping(b):
+    """A worker whose runs are stopped, by whoever asks it, just after the store let them wait."""
+
+    async def stopped(principal, turn, *rest):
+        found = await b.store.park(principal, turn, *rest)
+        await worker.cancel(ALICE, turn.run_id)
+        return found
+
+    worker = b.another(replace(QUICK, retry_s=30.0), classes=("SIMPLE",), run_log=Broken(b.store, park=stopped))
+    return worker
+
+
+async def test_a_run_that_is_stopped_just_as_it_begins_to_wait_is_cancelled(b):
+    b.agent_is(tools={"pay": Tool("pay", "Pays.", {"type": "object"}, 5.0, client=True)})
+    b.agent_is(model_chooses_tools=True)
+    b.model.scripts = [[b.calls("pay")], ["late"]]
+    process = stopping(b)
+    run_id = await b.begin("hello", runs=process)
+    await until(lambda: b.store._run(ALICE, run_id).over, 5)
+    assert kinds(await ended(b, run_id))[-1] == "cancelled"
+    await process.close()
+
+
+async def test_a_run_that_is_stopped_just_as_it_is_left_to_be_tried_again_is_cancelled(b):
+    b.model.scripts = [[ModelUnavailable("no model answers", retry_after=1.0)]]
+    run_id = await b.begin("hello", queue="SIMPLE")
+    worker = stopping(b)
+    act_as(NOBODY)
+    await (await worker.take(NOBODY, SESSION, 1))
+    await until(lambda: b.store._run(ALICE, run_id).over, 5)
+    assert kinds(await ended(b, run_id))[-1] == "cancelled"
+    assert await b.dead_letters.page(ALICE, None, 10) == []
+    await worker.close()
+
+
+async def test_a_run_that_is_tried_again_is_no_dead_letter_though_word_of_its_wait_was_lost(b):
+    b.model.scripts = [[ModelUnavailable("no model answers", retry_after=1.0)], ["better"]]
+    silent = [StoreUnavailable("the store does not answer")]
+
+    async def unheard(*arguments):
+        found = await b.store.park(*arguments)
+        if silent:
+            raise silent.pop()
+        return found
+
+    run_id = await b.begin("hello", queue="SIMPLE")
+    worker = b.another(QUICK, classes=("SIMPLE",), run_log=Broken(b.store, park=unheard))
+    act_as(NOBODY)
+    await (await worker.take(NOBODY, SESSION, 1))
+    assert await b.dead_letters.page(ALICE, None, 10) == []
+    await asyncio.sleep(0.1)
+    again = await worked_on(b, run_id)
+    assert (await ended(b, run_id))[-1].completed.answer == "better"
+    await asyncio.gather(worker.close(), again.close())
 
 
 async def test_a_process_that_leaves_begins_nothing_more(b):

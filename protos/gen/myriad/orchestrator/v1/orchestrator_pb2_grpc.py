@@ -235,8 +235,8 @@ class OrchestratorServiceServicer:
         """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
         The run's user may, and whoever of the tenant has the role `approver`.
 
-        Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
-        run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
+        Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is expired, not this run's,
+        or used for another answer: the same answer of the same user again is OK; FAILED_PRECONDITION `RUN_NOT_WAITING`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

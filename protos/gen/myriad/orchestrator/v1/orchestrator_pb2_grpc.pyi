@@ -88,8 +88,8 @@ class OrchestratorServiceStub:
     """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
     The run's user may, and whoever of the tenant has the role `approver`.
 
-    Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
-    run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
+    Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is expired, not this run's,
+    or used for another answer: the same answer of the same user again is OK; FAILED_PRECONDITION `RUN_NOT_WAITING`.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
     """Lists the runs of a session whose logs are kept, the newest first.
@@ -204,8 +204,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
     The run's user may, and whoever of the tenant has the role `approver`.
 
-    Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
-    run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
+    Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is expired, not this run's,
+    or used for another answer: the same answer of the same user again is OK; FAILED_PRECONDITION `RUN_NOT_WAITING`.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the runs of a session whose logs are kept, the newest first.
@@ -371,8 +371,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers a run that waits: approves or turns down a tool call, or gives the result of one that the client ran.
         The run's user may, and whoever of the tenant has the role `approver`.
 
-        Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is used, expired or not this
-        run's; FAILED_PRECONDITION `RUN_NOT_WAITING`.
+        Errors: NOT_FOUND `RUN_NOT_FOUND`; PERMISSION_DENIED `APPROVAL_INVALID` for a token that is expired, not this run's,
+        or used for another answer: the same answer of the same user again is OK; FAILED_PRECONDITION `RUN_NOT_WAITING`.
         """
 
     @_abc_1.abstractmethod

@@ -11,7 +11,7 @@ _CALM_S = 0.05
 _PATIENCE_S = 0.5
 
 
-class Endings:
+class StopWaves:
     """Places for runs that come to their end.
 
     A thousand clients may hang up at once. To stop a model is cheap, and should happen now; to write the end of a log
