@@ -32,6 +32,7 @@ from tests.support.openapi import document
 pytestmark = pytest.mark.timeout(120)
 
 COUNT, CHAOS_COUNT = 25, 2_000
+CHANCES = 4
 SPARE = 5
 SERVICE = contract(SERVICES["orchestrator"].proto_service)
 DOCUMENT = document(SERVICE, status_pb2.Status.DESCRIPTOR)
@@ -80,14 +81,14 @@ async def spare(user):
     return [await user.session("player") for _ in range(SPARE)]
 
 
-def hold(user, known, spare, verb, path, mode, count) -> Counter[int]:
+def hold(user, known, spare, verb, path, mode, count, chance=0) -> Counter[int]:
     """Holds one operation against the document. Returns how often each status came."""
     schema = schemathesis.openapi.from_dict(DOCUMENT)
     if path == ENDLESS:
         schema.config.max_stream_events = 1
     statuses: Counter[int] = Counter()
 
-    @seed(0)
+    @seed(chance)
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(schema[path][verb].as_strategy(generation_mode=mode), st.booleans())
     def held(case, exists):
@@ -116,8 +117,12 @@ def hold(user, known, spare, verb, path, mode, count) -> Counter[int]:
 
 @pytest.mark.parametrize(("verb", "path", "mode"), CASES)
 def test_every_operation_keeps_its_contract(user, known, spare, verb, path, mode):
-    statuses = hold(user, known, spare, verb, path, mode, COUNT)
-    assert statuses[BEST.get(path, 200) if mode is GenerationMode.POSITIVE else 400], statuses
+    best, statuses = BEST.get(path, 200) if mode is GenerationMode.POSITIVE else 400, Counter()
+    for chance in range(CHANCES):  # what is drawn may all be refused, as an address to call back is
+        statuses += hold(user, known, spare, verb, path, mode, COUNT, chance)
+        if statuses[best]:
+            return
+    raise AssertionError(statuses)
 
 
 @pytest.mark.chaos
