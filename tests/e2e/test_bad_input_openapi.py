@@ -55,6 +55,8 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 TIMEOUT_S = 20
 BEST = {"/v1/runs/{run_id}:respond": 403, "/v1/deadLetters/{run_id}:redrive": 404}
 """What a right request gets that is not served: nobody guesses a token, and no run was given up."""
+QUEUED = "/v1/runs"
+"""What is created may begin next week, or when there is a worker for it: nothing else goes on in its session."""
 ENDLESS = "/v1/events:watch"
 """A stream without an end, of which only the first message is read."""
 
@@ -77,8 +79,15 @@ async def known(user):
 
 @pytest.fixture
 async def spare(user):
-    """Sessions that may go."""
+    """Sessions that nothing else needs."""
     return [await user.session("player") for _ in range(SPARE)]
+
+
+def ids_for(verb, path, known, spare) -> dict[str, str]:
+    """Ids that exist, and that a call of this operation may spoil."""
+    if verb == "DELETE":
+        return {"session_id": spare.pop()} if spare else {}
+    return known | {"session_id": spare[0]} if path == QUEUED else known
 
 
 def hold(user, known, spare, verb, path, mode, count, chance=0) -> Counter[int]:
@@ -92,7 +101,7 @@ def hold(user, known, spare, verb, path, mode, count, chance=0) -> Counter[int]:
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(schema[path][verb].as_strategy(generation_mode=mode), st.booleans())
     def held(case, exists):
-        ids = known if verb != "DELETE" else {"session_id": spare.pop()} if spare else {}
+        ids = ids_for(verb, path, known, spare)
         if exists:
             case.path_parameters |= {name: ids[name] for name in case.path_parameters if name in ids}
             if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
