@@ -141,7 +141,7 @@ class RedisQueue:
         What listens goes on listening beyond this wait: to stop it would cost the connection.
         """
         for queue in queues:
-            if queue not in self._listening:
+            if queue not in self._listening or _failed(self._listening[queue]):  # a failure before this wait is no news
                 self._listening[queue] = asyncio.create_task(self._listen(queue, self._wakes[queue]))
         listening = {queue: self._listening[queue] for queue in queues}
         done, _ = await asyncio.wait(listening.values(), timeout=at_most, return_when=asyncio.FIRST_COMPLETED)
@@ -167,6 +167,10 @@ class RedisQueue:
         if queue not in self._keys:
             self._keys[queue] = QueueKeys(queue)
         return self._keys[queue]
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _read(queue: str, found: Sequence[bytes]) -> Claimed:

@@ -460,6 +460,9 @@ async def test_a_worker_whose_store_goes_away_says_so_and_waits_again_when_it_is
             with pytest.raises(StoreUnavailable):
                 await waiting
             await redis.check()
+            assert await queue.claim([q], 1, 0.01) == []
+            proxy.reset()  # while nobody waits
+            await asyncio.sleep(0.05)
             waiting = asyncio.create_task(queue.claim([q], 1, 5.0))
             await asyncio.sleep(0.1)
             await queue.put(q, [item("a")])
