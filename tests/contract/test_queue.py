@@ -452,7 +452,7 @@ async def test_a_claim_that_is_cancelled_has_claimed_nothing(workers):
 async def test_a_worker_whose_store_goes_away_says_so_and_waits_again_when_it_is_back(valkey_url):
     async with running_proxy(valkey_url) as (proxy, url):
         redis = Redis(url)
-        queue, q = RedisQueue(redis, "worker", IDLE_S), uuid.uuid4().hex
+        queue, q = RedisQueue(redis, "worker", 60.0), uuid.uuid4().hex
         try:
             waiting = asyncio.create_task(queue.claim([q], 1, 5.0))
             await asyncio.sleep(0.1)
