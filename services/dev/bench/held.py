@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.dev.bench import asking
@@ -32,13 +35,33 @@ class _Held:
 
 
 async def section(work: Path, say: Say) -> Section:
-    """Opens the streams through Envoy to the one process, watches them, and leaves them all at once."""
-    async with asking.running(work, vertical=True, say=say) as bench:
-        rows = await _measure(bench, say)
-    return Section("Held streams", _ABOUT, [["", "one process"], *rows])
+    """Opens the streams through Envoy, watches them and leaves them all at once, for both ways of running."""
+    found = {}
+    for name, vertical in asking.WAYS.items():
+        async with asking.running(work / ("one" if vertical else "five"), vertical=vertical, say=say) as bench:
+            found[name] = await _measure(bench, say)
+    return Section("Held streams", _ABOUT, _rows(found))
 
 
-async def _measure(bench: Bench, say: Say) -> list[list[str]]:
+@dataclass(frozen=True)
+class _Result:
+    """One way of running."""
+
+    held: int
+    errors: int
+    words: int
+    opened_s: float
+    kib: Mapping[str, float]
+    """Memory a stream, of each part."""
+
+    cores: Mapping[str, float]
+    """Processors kept busy while the streams were watched, by each part."""
+
+    descriptors: Mapping[str, int]
+    """Open ones of each part's first process."""
+
+
+async def _measure(bench: Bench, say: Say) -> _Result:
     networks = [Network(None) for _ in range(STREAMS // _EACH_CONNECTION)]
     edges = [network.client("orchestrator", bench.stack.address("envoy")) for network in networks]
     held, gate = _Held(), asyncio.Semaphore(_BEGINNING)
@@ -49,21 +72,32 @@ async def _measure(bench: Bench, say: Say) -> list[list[str]]:
         say(f"{held.open} streams open, {held.errors} errors")
     opened_s, after = time.perf_counter() - began, asking.usage_of(bench.pids())
     cores = await _watch(bench, held)
+    descriptors = {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in bench.pids().items()}
+    watched = held.open, held.errors, held.words  # before they are left
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.gather(*(network.close() for network in networks))
     kib = {name: (after[name].resident - before[name].resident) / 1024 / STREAMS for name in after}
-    return [
-        ["**held at once** (target 10,000)", f"**{held.open:,}**"],
-        ["errors (target 0)", str(held.errors)],
-        ["opened in s", number(opened_s)],
-        ["words due while all were watched", number(STREAMS * WATCHED_S * 1000 / _EVERY_MS)],
-        ["words that came", number(held.words)],
-        ["**KiB each, all processes**", f"**{sum(kib.values()):.0f}**"],
-        *([f"- {name}", number(each)] for name, each in kib.items() if each >= 1),
-        *([f"cores used: {name}", number(each)] for name, each in cores.items() if each >= 0.01),
+    return _Result(*watched, opened_s, kib, cores, descriptors)
+
+
+def _rows(found: Mapping[str, _Result]) -> list[list[str]]:
+    results = list(found.values())
+    parts = list(dict.fromkeys(name for result in results for name in result.kib))
+    rows = [
+        ["", *found],
+        ["**held at once** (target 10,000)", *(f"**{result.held:,}**" for result in results)],
+        ["errors (target 0)", *(str(result.errors) for result in results)],
+        ["opened in s", *(number(result.opened_s) for result in results)],
+        ["words due while all were watched", *(number(STREAMS * WATCHED_S * 1000 / _EVERY_MS) for _ in results)],
+        ["words that came", *(number(result.words) for result in results)],
+        ["**KiB each, all processes**", *(f"**{sum(result.kib.values()):.0f}**" for result in results)],
     ]
+    rows += [[f"- {name}", *(number(result.kib.get(name, 0)) for result in results)] for name in parts]
+    rows += [[f"cores used: {name}", *(number(result.cores.get(name, 0)) for result in results)] for name in parts]
+    rows += [["descriptors of the part with most", *(str(max(result.descriptors.values())) for result in results)]]
+    return rows
 
 
 async def _watch(bench: Bench, held: _Held) -> dict[str, float]:

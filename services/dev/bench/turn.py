@@ -137,9 +137,9 @@ def _names(results: Sequence[Result]) -> list[str]:
     names += [f"- {name}" for name in _services(results)]
     names += [f"beside it: {name}" for name in _BESIDE]
     for workers in AT_ONCE:
-        names += [f"direct Triton, {workers} at once: calls/s", "p50 ms", "CPU ms a call, Triton"]
+        names += [f"direct Triton, {workers} at once: calls/s", "p50 ms", "p99 ms", "CPU ms a call, Triton"]
     for workers in AT_ONCE:
-        names += [f"bare echo, {workers} at once: calls/s", "p50 ms", "CPU ms a call, server"]
+        names += [f"bare echo, {workers} at once: calls/s", "p50 ms", "p99 ms", "CPU ms a call, server"]
     return names
 
 
@@ -159,7 +159,8 @@ def _column_of(results: Sequence[Result]) -> Callable[[Result], list[str]]:
         for floor, part in ((result.direct, "triton"), (result.echo, "echo")):
             for workers in AT_ONCE:
                 load = floor[workers].load
-                cells += [number(load.rate), number(load.percentile_ms(0.5)), f"{floor[workers].cpu_ms[part]:.2f}"]
+                cells += [number(load.rate), number(load.percentile_ms(0.5)), number(load.percentile_ms(0.99))]
+                cells += [f"{floor[workers].cpu_ms[part]:.2f}"]
         return cells
 
     return column
