@@ -94,6 +94,9 @@ class Edge:
     tenant_rps: int | None = 1000
     """Requests a second that each tenant may send through one Envoy, and at most at once. None: no limit."""
 
+    max_connections: int = 12_000
+    """Connections of clients at once. The process needs more than twice as many file descriptors (`ulimit -n`)."""
+
     trusted_hops: int = 0
     """Proxies in front whose `x-forwarded-for` is believed, and whose word on whether a trace is recorded."""
 

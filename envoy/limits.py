@@ -8,9 +8,6 @@ from services.kit.interceptors.identity import TENANT
 MAX_HEAP_BYTES = 1024 * 1024 * 1024
 """Memory beyond which Envoy sheds load; the container's limit is above it."""
 
-MAX_CONNECTIONS = 12_000
-"""Connections of clients at once; the process needs twice as many file descriptors."""
-
 MAX_TENANTS = 10_000
 """Tenants whose requests are counted at once; beyond that the one that was silent longest is forgotten."""
 
@@ -70,13 +67,13 @@ def tenant_filters(edge: Edge) -> list[Yaml]:
     ]
 
 
-def overload_manager() -> Yaml:
+def overload_manager(edge: Edge) -> Yaml:
     """What is given up when memory or connections run out, cheapest first."""
     monitors = f"{TYPES}extensions.resource_monitors"
     heap = {"@type": f"{monitors}.fixed_heap.v3.FixedHeapConfig", "max_heap_size_bytes": MAX_HEAP_BYTES}
     connections = {
         "@type": f"{monitors}.downstream_connections.v3.DownstreamConnectionsConfig",
-        "max_active_downstream_connections": MAX_CONNECTIONS,
+        "max_active_downstream_connections": edge.max_connections,
     }
     growing = {"name": _HEAP, "scaled": {"scaling_threshold": 0.85, "saturation_threshold": 0.95}}
     idle = {"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": "2s"}

@@ -96,7 +96,7 @@ def bootstrap(edge: Edge) -> Yaml:
             ],
         },
         **internal_listeners(),
-        "overload_manager": overload_manager(),
+        "overload_manager": overload_manager(edge),
         "layered_runtime": runtime(),
     }
 

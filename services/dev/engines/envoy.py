@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from services.dev.engines import Launch
 
 FOLDER = Path(__file__).resolve().parents[3] / "envoy"
 """The renderer and the descriptors."""
+
+MAX_CONNECTIONS = 12_000
+"""Connections of clients at once, where descriptors suffice."""
 
 FLUSH_MS = 1000
 """How long a line of the access log may wait."""
@@ -57,9 +61,19 @@ def render(edge: Mapping[str, Any], folder: Path) -> Path:
 
 
 def local(listen: str, admin: str, clusters: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """An `Edge` for one machine, in the open: no tokens, no TLS, no limit of a tenant's requests."""
+    """An `Edge` for one machine, in the open: no tokens, no TLS, no limit of a tenant's requests.
+
+    It takes no more connections than the descriptors suffice for that this process may open, and Envoy after it.
+    """
     nobody_asks = dict.fromkeys(("jwt", "mesh_token", "tls", "upstream_tls", "tenant_rps"))
-    return {"listen": listen, "admin": admin, "clusters": clusters, **nobody_asks}
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return {
+        "listen": listen,
+        "admin": admin,
+        "clusters": clusters,
+        "max_connections": min(MAX_CONNECTIONS, int(descriptors * 0.4)),
+        **nobody_asks,
+    }
 
 
 def with_keys(keys: Path, *, auth: bool, tls: bool) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """What Envoy is told on this machine."""
 
+import resource
 from pathlib import Path
+
+import pytest
 
 from services.dev.engines import envoy
 
@@ -12,6 +15,14 @@ def test_in_the_open_nobody_is_asked_for_anything() -> None:
     assert {name for name, value in edge.items() if value is None} == {
         "jwt", "mesh_token", "tls", "upstream_tls", "tenant_rps",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("descriptors", "connections"), [(1024, 409), (1_048_576, 12_000)])
+def test_it_takes_no_more_connections_than_descriptors_suffice_for(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, connections: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _limit: (descriptors, descriptors))
+    assert envoy.local("", "", {})["max_connections"] == connections
 
 
 def test_tokens_are_asked_for_with_the_keys_that_sign_them_and_with_the_meshs_proof() -> None:
