@@ -1,11 +1,13 @@
 """Records and checkpoints: what is kept of a run so that another process can go on with it.
 
-Each is JSON behind the CRC-32 of it: what was damaged on its way is refused, and not taken for what was written.
+Each is JSON behind a byte that says of which format it is, and the CRC-32 of both: what was damaged on its way is
+refused, and not taken for what was written. During a rollout two releases read what the other wrote. So a field that
+is not known is passed over, and one that is not there has its default; where that would go wrong, `FORMAT` is raised.
 """
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import orjson
@@ -15,6 +17,9 @@ from services.kit.errors import CheckpointBroken
 from services.orchestrator.domain.agent import Message, Role, ToolCall
 from services.orchestrator.domain.run import Answer, Record
 from services.orchestrator.domain.turn import Citation, Complexity, Entity, Progress, Understanding, Usage
+
+FORMAT = 1
+"""What is kept of a run that began under another one is refused, and the run ends."""
 
 _SUM_BYTES = 4
 
@@ -28,9 +33,9 @@ def read_record(data: bytes) -> Record:
     """The record that `write_record` wrote.
 
     Raises:
-        CheckpointBroken: it is not what was written.
+        CheckpointBroken: it is not what was written, or of another format.
     """
-    found = orjson.loads(_opened(data))
+    found = _known(Record, orjson.loads(_opened(data)))
     return Record(**{**found, "roles": tuple(found["roles"])})
 
 
@@ -45,11 +50,11 @@ def read_progress(data: bytes) -> Progress:
     """The progress that `write_progress` wrote. No data: none was made.
 
     Raises:
-        CheckpointBroken: it is not what was written.
+        CheckpointBroken: it is not what was written, or of another format.
     """
     if not data:
         return Progress()
-    found = orjson.loads(_opened(data))
+    found = _known(Progress, orjson.loads(_opened(data)))
     return Progress(
         **{
             **found,
@@ -91,12 +96,19 @@ def _calls(found: Any) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(**each) for each in found)
 
 
+def _known(kind: type[Record | Progress], found: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: found[each.name] for each in fields(kind) if each.name in found}
+
+
 def _sealed(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(_SUM_BYTES) + data
+    kept = bytes([FORMAT]) + data
+    return zlib.crc32(kept).to_bytes(_SUM_BYTES) + kept
 
 
 def _opened(data: bytes) -> bytes:
     kept = data[_SUM_BYTES:]
     if data[:_SUM_BYTES] != zlib.crc32(kept).to_bytes(_SUM_BYTES):
         raise CheckpointBroken("what was kept of the run is damaged: it cannot go on")
-    return kept
+    if kept[0] != FORMAT:
+        raise CheckpointBroken(f"what was kept of the run is of format {kept[0]}, and this release reads {FORMAT} only")
+    return kept[1:]
