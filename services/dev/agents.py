@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.retrieval.v1 import retrieval_pb2, retrieval_pb2_grpc
+from services.dev import spawn
 from services.dev.agentfile import AgentSource
 from services.dev.command import Failed
 from services.dev.environment import grpc_target
@@ -36,6 +39,9 @@ WRITE_S = 60.0
 
 TRAIN_S = 300.0
 """Longest time the training of an agent's intents may take."""
+
+TRITON_S = 180.0
+"""How long the trainer waits for Triton, which may start beside it."""
 
 APPLY_S = 900.0
 """Longest time of all of it."""
@@ -91,7 +97,27 @@ class WouldPrune(Failed):
     """A file alone, without the documents that were applied before: they would be removed. The message names them."""
 
 
-async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = False) -> agent_pb2.Agent:
+async def learn(source: AgentSource, target: Target) -> list[str]:
+    """Learns an agent's intents before it is applied, and before Triton is there. Returns what the trainer says.
+
+    Empty: there is nothing to learn, or it was learned when the agent was applied last.
+
+    Raises:
+        TrainingFailed: they could not be learned.
+    """
+    if not source.agent.intents or _read(_record(target, source.agent.name)).digest == digest(source):
+        return []
+    return await _train(source, target, TRITON_S)
+
+
+async def apply(
+    source: AgentSource,
+    target: Target,
+    say: Say,
+    *,
+    prune: bool = False,
+    learning: Awaitable[list[str]] | None = None,
+) -> agent_pb2.Agent:
     """Makes the agent what its files say. Applying the same files again changes nothing.
 
     What the agent needs is there before it, and what it no longer needs is removed after it: at no time does it answer
@@ -102,6 +128,7 @@ async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = 
         target: Where it goes.
         say: Told of each step, and of the documents that are removed.
         prune: A file alone may remove the documents that were applied with a folder.
+        learning: `learn`, begun before. None: the intents are learned now.
 
     Returns:
         The agent with its revision.
@@ -122,7 +149,7 @@ async def apply(source: AgentSource, target: Target, say: Say, *, prune: bool = 
             f"{_some(gone)}. Apply the folder that has them, or remove them with --prune."
         )
     async with _clients(target) as (memory, retrieval):
-        await _together(_write_documents(retrieval, source, say), _learn(source, target, say))
+        await _together(_write_documents(retrieval, source, say), _write_intents(source, target, say, learning))
         stub = memory_pb2_grpc.MemoryServiceStub(memory.channel)
         put = memory_pb2.PutAgentRequest(agent=source.agent)
         agent = (await memory.unary(stub.PutAgent, put, timeout=WRITE_S)).agent
@@ -198,19 +225,21 @@ async def _together(*works: Coroutine[None, None, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _learn(source: AgentSource, target: Target, say: Say) -> None:
-    """Learns the intents, if there are any."""
+async def _write_intents(source: AgentSource, target: Target, say: Say, learning: Awaitable[list[str]] | None) -> None:
+    """Learns the intents, if there are any and `learning` has not."""
     if source.agent.intents:
         say(f"learning {len(source.agent.intents)} intents")
-        for line in await _train(source, target):
+        for line in (await learning if learning else []) or await _train(source, target):
             say(line)
 
 
-async def _train(source: AgentSource, target: Target) -> list[str]:
-    """Learns the intents. Returns what the trainer says of its work."""
-    command = [sys.executable, "-m", "services.nlu.train", "--agent-file", str(source.file)]
+async def _train(source: AgentSource, target: Target, patience_s: float = 0.0) -> list[str]:
+    """Learns the intents; Triton may take so long to answer. Returns what the trainer says of its work."""
+    # It ends with us, however we end: it may wait long.
+    command = [sys.executable, "-I", "-S", spawn.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "--"]
+    command += [sys.executable, "-m", "services.nlu.train", "--agent-file", str(source.file)]
     command += ["--tenant", target.principal.tenant, "--models-dir", str(target.folder.models)]
-    command += ["--triton", target.addresses["triton"]]
+    command += ["--triton", target.addresses["triton"], "--patience", f"{patience_s:g}"]
     trainer = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -85,13 +85,15 @@ def _up(
 ) -> None:
     """Start the stack: engines, services, Envoy; and the example agent."""
     # Here, as in other commands what they alone need: the quick ones would wait for it.
-    from services.dev import up
+    from services.dev import detached
     from services.dev.plan import Options
 
     many = _replicas(replicas or [])
     options = Options(vertical, with_sim, auth, tls, many, tuple(cors or ()))
     if detach:
-        raise typer.Exit(up.up_detached(Console(), context.obj, options))
+        raise typer.Exit(detached.up_detached(Console(), context.obj, options))
+    from services.dev import up
+
     console = Console(file=cast("TextIO", LastingOutput(sys.stdout)))
     raise typer.Exit(asyncio.run(up.up(console, context.obj, options)))
 
@@ -109,9 +111,9 @@ def _replicas(given: list[str]) -> dict[str, int]:
 
 def _down(context: typer.Context) -> None:
     """Stop the stack."""
-    from services.dev import up
+    from services.dev import detached
 
-    raise typer.Exit(up.down(Console(), context.obj.path))
+    raise typer.Exit(detached.down(Console(), context.obj.path))
 
 
 def _status(

@@ -11,11 +11,10 @@ from services.dev.engines import Launch, envoy, milvus, triton, valkey
 from services.dev.environment import HOST, Site, reach, replicas, service_environment, vertical_environment
 from services.dev.part import Part
 from services.dev.ports import Ports
-from services.dev.state import Folder
+from services.dev.state import ROOT, Folder
 from services.dev.users import ACL_FILE, make_users
 from services.kit import topology
 
-ROOT = Path(__file__).resolve().parents[2]
 VERTICAL = "vertical"
 """Name of the one part that runs all services, and a worker."""
 
@@ -141,7 +140,9 @@ def _engines(folder: Folder, addresses: Mapping[str, str], speakers: Sequence[st
             launches[name],
             probe_of(name, addresses),
             start_timeout_s=slow.get(name, 60.0),
-            needs_crew=name == "triton",  # a model's process that died is never started again by the server
+            # A model's process that died is never started again by the server; a model that is loaded anew has the
+            # streams of the one before hang for ever.
+            needs_crew=name == "triton",
         )
         for name in _ENGINES
     ]

@@ -1,10 +1,12 @@
 """What the kernel knows of processes: which is which though pids come again, whose they are, how much they hold."""
 
+import asyncio
 import os
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ MARK = "MYRIAD_STACK"
 """Variable in the environment of every process of a stack; its value is the stack's own."""
 
 _PROC = Path("/proc")
+_ENDED = frozenset({b"Z", b"X"})
+_STAT_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,10 @@ def usage(leaders: Collection[int]) -> dict[int, Usage]:
 def find(pid: int) -> Process | None:
     """The process with this pid. None: there is none, or it has ended and only waits to be reaped."""
     fields = _stat(str(pid))
-    if fields is None or fields[0] in {b"Z", b"X"}:
-        return None
+    return None if fields is None or fields[0] in _ENDED else _process(pid, fields)
+
+
+def _process(pid: int, fields: list[bytes]) -> Process:
     boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     return Process(pid, int(fields[3]), f"{fields[19].decode()}@{boot}")
 
@@ -92,11 +98,24 @@ def find(pid: int) -> Process | None:
 def _stat(pid: str) -> list[bytes] | None:
     """What proc(5) says of a process, from field 3 on. None: there is none."""
     try:
-        with open(f"{_PROC}/{pid}/stat", "rb") as file:
-            stat = file.read()
+        handle = os.open(f"{_PROC}/{pid}/stat", os.O_RDONLY)
     except OSError:
         return None
+    try:
+        stat = os.read(handle, _STAT_BYTES)  # not by a file object: each stop looks at every process, again and again
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
     return stat[stat.rindex(b")") + 2 :].split()  # the name before may hold blanks
+
+
+def _running() -> Iterator[tuple[int, list[bytes]]]:
+    """Pid and stat of every process that runs."""
+    for name in os.listdir(_PROC):
+        fields = _stat(name) if name.isdigit() else None
+        if fields is not None and fields[0] not in _ENDED:
+            yield int(name), fields
 
 
 def _resident(fields: list[bytes]) -> int:
@@ -116,24 +135,37 @@ def belonging(mark: str, leaders: Mapping[int, str]) -> list[Process]:
     """
     wanted = f"{MARK}={mark}".encode()
     alive = {pid for pid, started in leaders.items() if is_running(pid, started)}
-    found = []
-    for folder in _PROC.iterdir():
-        process = find(int(folder.name)) if folder.name.isdigit() else None
-        if process is not None and (process.session in alive or wanted in _environment(folder)):
-            found.append(process)
-    return found
+    return [
+        _process(pid, fields) for pid, fields in _running() if int(fields[3]) in alive or wanted in _environment(pid)
+    ]
 
 
 def in_session(leader: int) -> list[Process]:
     """Every process of a session that runs, its leader gone or not."""
-    found = (find(int(folder.name)) for folder in _PROC.iterdir() if folder.name.isdigit())
-    return [process for process in found if process is not None and process.session == leader]
+    return [_process(pid, fields) for pid, fields in _running() if int(fields[3]) == leader]
 
 
 def is_running(pid: int, started: str) -> bool:
     """Whether the very process still runs."""
     process = find(pid)
     return process is not None and process.started == started
+
+
+async def one_ended(those: Collection[Process]) -> None:
+    """Returns as soon as one of these has ended."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    with ExitStack() as closing:
+        for each in those:
+            try:
+                handle = os.pidfd_open(each.pid)
+            except ProcessLookupError:
+                return
+            closing.callback(os.close, handle)
+            loop.add_reader(handle, ended.set)
+            closing.callback(loop.remove_reader, handle)
+            if not is_running(each.pid, each.started):  # another has its pid
+                return
+        await ended.wait()
 
 
 def me() -> Process:
@@ -143,8 +175,8 @@ def me() -> Process:
     return process
 
 
-def _environment(folder: Path) -> list[bytes]:
+def _environment(pid: int) -> list[bytes]:
     try:
-        return (folder / "environ").read_bytes().split(b"\0")
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:  # another user's, or it ended meanwhile
         return []

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from myriad.common.v1 import common_pb2
 from myriad.orchestrator.v1 import run_event_pb2
-from services.dev.plan import ROOT
+from services.dev.state import ROOT
 from services.dev.transcript import Transcript, reason_of
 
 WORK = ROOT / ".myriad"

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from services.dev import processes
 
+ROOT = Path(__file__).resolve().parents[2]
+"""This checkout."""
+
 
 class State(StrEnum):
     """How far a part, or the whole stack, is."""

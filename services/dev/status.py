@@ -7,12 +7,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from services.dev.part import tail
 from services.dev.plan import probe_of
 from services.dev.processes import Load, Meter, Usage, usage
 from services.dev.readiness import NotReady, check
 from services.dev.show import typed
 from services.dev.state import Folder, PartState, StackState, State
-from services.dev.table import MEASURE_S, LastLines, Row, table, wide
+from services.dev.table import HURT, MEASURE_S, LastLines, Row, end_of_log, table, wide
 
 UNREADY = "unready"
 """State of a part that runs and does not answer."""
@@ -76,7 +77,7 @@ async def show(console: Console, folder: Folder) -> dict[str, Any]:
     known = await status(folder)
     if known["state"] != State.STOPPED:
         await asyncio.sleep(max(0.0, began + GLANCE_S - asyncio.get_running_loop().time()))
-    wide(console).print(_drawn(folder, known, meter, LastLines(folder.log)))
+    wide(console).print(drawn(folder, known, meter, LastLines(folder.log)))
     return known
 
 
@@ -87,10 +88,10 @@ async def watch(console: Console, folder: Folder) -> None:
     with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         while True:
             known = await status(folder)
-            drawn = _drawn(folder, known, meter, lines)
+            picture = drawn(folder, known, meter, lines)
             if (known, console.size) != shown:
                 shown = (known, console.size)
-                live.update(drawn, refresh=True)
+                live.update(picture, refresh=True)
             await asyncio.sleep(MEASURE_S)
 
 
@@ -99,12 +100,20 @@ def _pids(folder: Folder) -> set[int]:
     return {part.pid for part in known.parts.values() if part.pid} if known else set()
 
 
-def _drawn(folder: Folder, known: dict[str, Any], meter: Meter, lines: LastLines) -> Group | Text:
+def drawn(folder: Folder, known: dict[str, Any], meter: Meter, lines: LastLines) -> Group | Text:
+    """What `status` knew as a table, below it the end of the log of each part that died or failed and is not back."""
     if known["state"] == State.STOPPED:
         return Text(f"Myriad does not run. Start it: {typed(folder.path, 'up')}")
     loads = meter.look({part["pid"] for part in known["parts"].values()} - {0})
     rows = [_row(name, part, loads.get(part["pid"]), lines) for name, part in known["parts"].items()]
-    return Group(table(rows), Text(f"{known['state']}, {known['rss_mib']:.0f} MiB resident in all"))
+    hurt = {name: part for name, part in known["parts"].items() if _is_hurt(part)}
+    below = [end_of_log(name, part["message"], tail(folder.log(name))) for name, part in hurt.items()]
+    return Group(table(rows), Text(f"{known['state']}, {known['rss_mib']:.0f} MiB resident in all"), *below)
+
+
+def _is_hurt(part: dict[str, Any]) -> bool:
+    begins_again = part["restarts"] > 0 and part["state"] in {State.WAITING, State.STARTING}
+    return part["state"] in HURT or begins_again
 
 
 def _row(name: str, part: dict[str, Any], load: Load | None, lines: LastLines) -> Row:

@@ -21,9 +21,6 @@ LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0
 """A part that has run this long is started again as after its first death."""
 
-CREW_EVERY_S = 0.25
-"""How often a part's own processes are looked after."""
-
 Report = Callable[[str, PartState, list[str]], None]
 """Told of each change: the part, how it is now, and its log's last lines when it died."""
 
@@ -183,16 +180,16 @@ async def _end_of(part: Part, process: PartProcess) -> str:
     """Waits until a part ends, or is ended because a process died that it cannot do without. Returns how it ended."""
     if not part.needs_crew:
         return await process.wait()
-    crew = {each.pid: each.started for each in processes.in_session(process.pid)}
     ended = asyncio.create_task(process.wait())
+    crew = [each for each in processes.in_session(process.pid) if each.pid != process.pid]
+    died = asyncio.create_task(processes.one_ended(crew))
     try:
-        while True:
-            await asyncio.wait({ended}, timeout=CREW_EVERY_S)
-            if ended.done():
-                return ended.result()
-            if not all(processes.is_running(pid, started) for pid, started in crew.items()):
-                process.kill()
-                await ended
-                return "a process of it died"
+        await asyncio.wait({ended, died}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            return ended.result()
+        process.kill()
+        await ended
+        return "a process of it died"
     finally:
         ended.cancel()
+        died.cancel()

@@ -25,6 +25,9 @@ REFRESH_S = 0.5
 MEASURE_S = 2.0
 """Time between two looks at memory and processors: finding out costs more than showing."""
 
+HURT = frozenset({State.RESTARTING, State.FAILED})
+"""A part in such a state, and until it is ready again, has the end of its log shown."""
+
 _STYLES: Mapping[str, str] = {
     State.READY: "green",
     State.FAILED: "red",
@@ -82,6 +85,13 @@ def wide(console: Console) -> Console:
     if not console.is_terminal:
         console.width = _WIDE
     return console
+
+
+def end_of_log(name: str, message: str, lines: Sequence[str]) -> Text:
+    """What stands below the table for a part that is hurt."""
+    # Each line cut to one line of the terminal: the drawing has a height that rich knows.
+    told = [f"\n{name} {message}", *(f"  {readable(line)}" for line in lines)]
+    return Text("\n".join(told), style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class LastLines:
@@ -146,7 +156,7 @@ class LiveTable:
 
     def part(self, name: str, part: PartState, lines: list[str]) -> None:
         """Takes a change: the log's tail of a part that died or failed."""
-        if part.state in {State.RESTARTING, State.FAILED}:
+        if part.state in HURT:
             self._tails[name] = lines or tail(self._folder.log(name))
         elif part.state is State.READY:
             self._tails.pop(name, None)
@@ -186,13 +196,8 @@ class LiveTable:
         if shown == self._shown:
             return
         self._shown = shown
-        below = [self._tail(name, lines) for name, lines in tails.items()]
+        below = [end_of_log(name, self._states[name].message, lines) for name, lines in tails.items()]
         self._live.update(Group(table(rows), *below), refresh=True)
-
-    def _tail(self, name: str, lines: Sequence[str]) -> Text:
-        # Each line cut to one line of the terminal: the drawing has a height that rich knows.
-        told = [f"\n{name} {self._states[name].message}", *(f"  {readable(line)}" for line in lines)]
-        return Text("\n".join(told), style="dim", no_wrap=True, overflow="ellipsis")
 
     def _row(self, name: str, part: PartState) -> Row:
         line = part.message or self._lines.of(name)

@@ -1,26 +1,25 @@
-"""`myriad up` and `myriad down`: starts the stack and keeps it until told to stop."""
+"""`myriad up`: starts the stack and keeps it until told to stop."""
 
 import asyncio
 import contextlib
-import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from services.dev import agentfile, agents, processes
+from services.dev import agentfile, agents
+from services.dev.detached import say_running
 from services.dev.engines.valkey import ValkeyMissing
-from services.dev.plan import ROOT, Options
+from services.dev.plan import Options
 from services.dev.ports import NoFreePort
 from services.dev.show import typed
-from services.dev.stack import AlreadyRunning, Stack, end_remains, running_stack
-from services.dev.state import Folder, PartState, StackState, State
+from services.dev.stack import AlreadyRunning, Stack, running_stack
+from services.dev.state import ROOT, Folder, PartState, StackState, State
 from services.dev.supervisor import PartFailed
 from services.dev.table import LiveTable
 from services.kit.errors import ServiceError
@@ -28,13 +27,8 @@ from services.kit.errors import ServiceError
 EXAMPLE = ROOT / "examples" / "aura"
 """The agent that is there from the start."""
 
-DOWN_S = 90.0
-"""How long `down` waits."""
-
 IMPATIENT_S = 1.0
 """A second Ctrl-C after this time means: do not wait."""
-
-_POLL_S = 0.1
 
 _SHELL = frozenset("\"'\\`$&|;<>()*?")
 
@@ -115,7 +109,7 @@ async def _up(console: Console, folder: Folder, options: Options, made: list[Sta
     except PartFailed as error:
         Printer(console, folder).failed(error)
     except AlreadyRunning:
-        return _say_running(console, folder)
+        return say_running(console, folder)
     except ValueError as error:
         console.print(f"Cannot start: {error}", style="red", markup=False)
     except (NoFreePort, FileNotFoundError, ValkeyMissing) as error:
@@ -128,19 +122,17 @@ async def _run(console: Console, folder: Folder, options: Options, made: list[St
     began = time.monotonic()
 
     async def prepare(stack: Stack) -> None:
-        applied = await apply_example(console, stack)
-        lines = ["", f"Myriad is up after {time.monotonic() - began:.1f} s."]
-        lines += what_to_try(folder.path, stack.state) if applied else []
-        stop = ("Ctrl-C, or " if console.is_terminal else "") + typed(folder.path, "down")
-        # At once: a table below is drawn anew for each print.
-        told = Text.assemble("\n".join(lines), ("\n\nStop it: " + stop + "\n", "dim"))
-        console.print(told, soft_wrap=True)
+        applied = await apply_example(console, stack, learning[0])
+        _say_up(console, folder, time.monotonic() - began, what_to_try(folder.path, stack.state) if applied else [])
 
+    learning: list[asyncio.Task[list[str]]] = []
     async with contextlib.AsyncExitStack() as showing:
         live = LiveTable(console, folder) if console.is_terminal and not console.is_dumb_terminal else None
 
         async def begin(stack: Stack) -> None:
             made.append(stack)
+            learning.append(asyncio.create_task(_learn_example(stack)))
+            showing.push_async_callback(_cancelled, learning[0])
             if live is not None:
                 live.watch(stack.supervisor.states)
                 await showing.enter_async_context(live)
@@ -155,27 +147,35 @@ async def _run(console: Console, folder: Folder, options: Options, made: list[St
             await asyncio.Event().wait()
 
 
+def _say_up(console: Console, folder: Folder, seconds: float, to_try: list[str]) -> None:
+    lines = ["", f"Myriad is up after {seconds:.1f} s.", *to_try]
+    stop = ("Ctrl-C, or " if console.is_terminal else "") + typed(folder.path, "down")
+    # At once: a table below is drawn anew for each print.
+    console.print(Text.assemble("\n".join(lines), ("\n\nStop it: " + stop + "\n", "dim")), soft_wrap=True)
+
+
 def _is_plain(path: Path) -> bool:
     """Whether a shell takes the path for one word: Triton starts its models' processes without quoting theirs."""
     return not any(letter.isspace() or letter in _SHELL for letter in str(path))
 
 
-def _say_running(console: Console, folder: Folder) -> int:
-    state = folder.read()
-    where = state.addresses["envoy"] if state else "its address is not known yet"
-    see, stop = typed(folder.path, "status"), typed(folder.path, "down")
-    said = f"Myriad already runs: {where}\nSee it: {see}\nStop it: {stop}"
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
-    return 0
+async def _learn_example(stack: Stack) -> list[str]:
+    """Begins while the parts start: the trainer takes seconds to import what it learns with."""
+    return await agents.learn(await asyncio.to_thread(agentfile.read, EXAMPLE), stack.target())
 
 
-async def apply_example(console: Console, stack: Stack) -> bool:
+async def _cancelled(task: asyncio.Task[list[str]]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def apply_example(console: Console, stack: Stack, learning: Awaitable[list[str]]) -> bool:
     """Puts the example agent into the stack, unless it is there as it is. Returns whether it is there."""
     try:
         source = agentfile.read(EXAMPLE)
         target = stack.target()
         if not await agents.is_applied(source, target):
-            await agents.apply(source, target, lambda line: _detail(console, line))
+            await agents.apply(source, target, lambda line: _detail(console, line), learning=learning)
     except (agentfile.AgentFileError, ServiceError, agents.TrainingFailed) as error:
         console.print(f"The example agent is not there: {error}", style="red", markup=False)
         return False
@@ -207,61 +207,3 @@ def what_to_try(work: Path, state: StackState) -> list[str]:
         "Talk:",
         "  " + typed(work, "chat"),
     ]
-
-
-def up_detached(console: Console, folder: Folder, options: Options) -> int:
-    """Starts the stack as a process of its own and returns when it is ready. Returns the exit status."""
-    folder.make()
-    if folder.is_owned():
-        return _say_running(console, folder)
-    arguments = ["--work", str(folder.path), "up", *options.arguments()]
-    output = folder.log("up")
-    with output.open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "services.dev", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        with output.open(errors="replace") as shown:
-            while child.poll() is None and not _is_up(folder, child.pid):
-                console.out(shown.read(), end="", highlight=False)
-                time.sleep(_POLL_S)
-            console.out(shown.read(), end="", highlight=False)
-    except KeyboardInterrupt:
-        child.terminate()
-        child.wait(DOWN_S)
-        return 130
-    return child.returncode or 0
-
-
-def _is_up(folder: Folder, pid: int) -> bool:
-    state = folder.read()
-    return state is not None and state.pid == pid and state.state is State.READY
-
-
-def down(console: Console, work: Path) -> int:
-    """Stops the stack, or ends what a killed one left behind. Returns the exit status."""
-    folder = Folder(work)
-    with folder.owned() as free:
-        if free:
-            ended = asyncio.run(end_remains(folder))
-            said = (
-                f"Ended what a killed stack left behind: {len(ended)} processes." if ended else "Myriad does not run."
-            )
-            console.print(said, highlight=False)
-            return 0
-    state = folder.read()
-    if state is not None and processes.is_running(state.pid, state.started):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.pid, signal.SIGTERM)
-    end = time.monotonic() + DOWN_S
-    while folder.is_owned():
-        if time.monotonic() > end:
-            console.print(f"The stack still runs after {DOWN_S:.0f} s; see {folder.log('stack')}", style="red")
-            return 1
-        time.sleep(_POLL_S)
-    console.print("Myriad is down.", highlight=False)
-    return 0

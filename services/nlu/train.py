@@ -8,7 +8,9 @@ import argparse
 import asyncio
 import sys
 import time
+from array import array
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,8 @@ from services.nlu.training.agent_file import AgentFileError, read
 
 _BATCH = 32
 _BATCH_TIMEOUT_S = 30.0
+_CHECK_S = 2.0
+_CHECK_EVERY_S = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +56,31 @@ async def _run(agent: Agent, options: argparse.Namespace) -> None:
     network = Network(mesh_token=None)
     try:
         triton = Triton(network.client("triton", options.triton), embedder=options.embedder)
-        await train(agent, TritonEmbedder(triton, _BATCH_TIMEOUT_S), options)
+        await train(agent, _Patient(triton, options), options)
     finally:
         await network.close()
+
+
+class _Patient:
+    """Triton's embedder, which may start after us."""
+
+    def __init__(self, triton: Triton, options: argparse.Namespace) -> None:
+        self._triton, self._name, self._patience_s = triton, options.embedder, options.patience
+        self._embedder = TritonEmbedder(triton, _BATCH_TIMEOUT_S)
+
+    async def embed(self, texts: Sequence[str]) -> "list[array[float]]":
+        await self._wait_until_ready()
+        return await self._embedder.embed(texts)
+
+    async def _wait_until_ready(self) -> None:
+        end = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await self._triton.check(self._name, _CHECK_S)
+            except ServiceError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(_CHECK_EVERY_S)
 
 
 async def train(agent: Agent, embedder: Embedder, options: argparse.Namespace) -> None:
@@ -75,8 +101,6 @@ async def train(agent: Agent, embedder: Embedder, options: argparse.Namespace) -
     if not options.force and await models.load(principal, agent.name, version) is not None:
         print(f"{agent.name}: version {version} is there already")
         return
-    from services.nlu.training import fit, report  # here, because scikit-learn takes seconds to import
-
     began = time.monotonic()
     texts, labels = [], []
     names = tuple(intent.name for intent in agent.intents)
@@ -84,7 +108,11 @@ async def train(agent: Agent, embedder: Embedder, options: argparse.Namespace) -
         for example in dict.fromkeys(intent.examples):
             texts.append(example)
             labels.append(place)
-    embeddings = await _embed(embedder, texts)
+    # scikit-learn takes seconds to import: Triton embeds meanwhile.
+    importing = asyncio.to_thread(import_module, "services.nlu.training.fit")
+    embeddings, _ = await asyncio.gather(_embed(embedder, texts), importing)
+    from services.nlu.training import fit, report
+
     embedded = time.monotonic()
     examples = fit.Examples(texts, np.array(labels, np.intp), names, embeddings)
     head, evaluation = await asyncio.to_thread(fit.fit, examples, version)
@@ -110,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models-dir", type=Path, default=defaults.models_dir, help="folder of models: %(default)s")
     parser.add_argument("--triton", default=defaults.triton_address, help="host:port of Triton: %(default)s")
     parser.add_argument("--embedder", default=defaults.embedder, help="its embedding model: %(default)s")
+    parser.add_argument("--patience", type=float, default=0, help="seconds that Triton may take to answer: %(default)g")
     parser.add_argument("--force", action="store_true", help="train again what is there")
     return parser
 

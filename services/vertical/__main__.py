@@ -1,14 +1,16 @@
 """`python -m services.vertical`."""
 
+import gc
 import os
 import sys
 
-from services.kit.app import KitConfig
-from services.kit.config import ConfigError, load
-from services.kit.serve import CannotStart, run_process
-from services.vertical.app import load_configs, run
-
 if __name__ == "__main__":
+    gc.disable()  # until `serve` enables it
+    from services.kit.app import KitConfig
+    from services.kit.config import ConfigError, load
+    from services.kit.serve import CannotStart, run_process
+    from services.vertical.app import load_configs, run
+
     try:
         kit_config = load(KitConfig, os.environ, "MYRIAD_", strict=False)
         configs = load_configs(os.environ)

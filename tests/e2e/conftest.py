@@ -1,6 +1,6 @@
 """The real stack, started once by the code that `make up` runs, with the example agent and the scripted model."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from services.dev import agentfile, agents
 from services.dev.plan import Options
 from services.dev.stack import Stack, running_stack
 from services.dev.up import EXAMPLE
+from tests.support.command_line import CommandLine, Typed
 from tests.support.http_server import HttpServer, running_http_server
 
 START_S = 300
@@ -42,3 +43,18 @@ async def stack(tmp_path_factory: pytest.TempPathFactory, receiver: HttpServer) 
         async with running_stack(work, Options(sim=True), prepare=apply_example) as running:
             patch.undo()
             yield running
+
+
+@pytest.fixture(scope="package")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
+    """Five processes and a worker, in a folder whose name means something to what prints.
+
+    The tests of the commands leave it running; those of its life, which come after, need not.
+    """
+    myriad = CommandLine(tmp_path_factory.mktemp("typed") / "[bold]work")
+    try:
+        started = myriad("up", "--detach")
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield Typed(myriad, started.stdout)
+    finally:
+        myriad("down")

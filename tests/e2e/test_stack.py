@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,26 +17,25 @@ from services.dev.state import Folder
 from services.dev.users import operator_url
 from services.kit import topology
 from services.kit.acl import USERS
-from tests.support.command_line import CommandLine, Terminal, on_a_terminal
+from tests.support.command_line import CommandLine, Terminal, Typed, on_a_terminal
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def myriad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    command = CommandLine(tmp_path_factory.mktemp("life"))
-    yield command
-    command("down")
-
-
-@pytest.fixture(scope="module")
-def up(myriad: CommandLine) -> CommandLine:
-    started = myriad("up", "--detach")
-    assert started.returncode == 0, started.stdout + started.stderr
+def up(typed: Typed) -> CommandLine:
     for part in (*topology.PROCESSES, "triton", "milvus", "valkey", "envoy"):
-        assert f"● {part} " in started.stdout
-    assert "Myriad is up" in started.stdout
-    return myriad
+        assert f"● {part} " in typed.printed
+    assert "Myriad is up" in typed.printed
+    return typed.myriad
+
+
+@pytest.fixture
+def down(typed: Typed) -> CommandLine:
+    """The same, if a test before has not stopped it."""
+    if Folder(typed.myriad.work).is_owned():
+        typed.myriad("down")
+    return typed.myriad
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
@@ -137,46 +136,38 @@ def seen_and_hurt(myriad: CommandLine, terminal: Terminal) -> None:
         ((state, address, pid),) = re.findall(rf"● {part} +(\w+) +(\S+) +([0-9]+) ", shown)
         assert (state, address, int(pid)) == ("ready", known.address, known.pid)
     assert re.search(r"● triton .* [0-9]+ MiB +[0-9]+ %", shown)
-    os.kill(myriad.state().parts["memory"].pid, signal.SIGKILL)
-    terminal.read_until("memory died: killed by SIGKILL")  # below the table
-    assert "listening" in terminal.read_until("● memory")
+    os.kill(myriad.state().parts["vertical"].pid, signal.SIGKILL)
+    terminal.read_until("vertical died: killed by SIGKILL")  # below the table
+    assert "listening" in terminal.read_until("● vertical")
     terminal.read_until("ready ↻1")
 
 
-def test_closed_terminal_stops_a_stack_that_took_other_ports(myriad: CommandLine) -> None:
-    """After the supervisor was killed: the stale state is no hindrance, and a taken port is passed over."""
+def test_data_survive_a_killed_supervisor_and_closed_terminal_stops_a_stack_that_took_other_ports(
+    down: CommandLine,
+) -> None:
+    """The stale state is no hindrance, one process goes on with what five had, and a taken port is passed over."""
     usual = topology.ENDPOINTS["envoy"].port
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):  # somebody else has it, which is as good
             taken.bind(("127.0.0.1", usual))
             taken.listen(1)
-        with on_a_terminal(*myriad.command("up")) as terminal:
-            terminal.read_until("Myriad is up")
+        with on_a_terminal(*down.command("up", "--vertical")) as terminal:
+            assert "learning" not in terminal.read_until("Myriad is up")  # the example agent is still there
             terminal.read_until("Stop it: Ctrl-C, or ")
-            seen_and_hurt(myriad, terminal)
-            before = myriad.state()
+            seen_and_hurt(down, terminal)
+            assert "aura" in down("agents", "list").stdout
+            before = down.state()
             terminal.close()
     assert int(before.addresses["envoy"].rpartition(":")[2]) > usual
     assert before.processes() == []
-    assert not Folder(myriad.work).is_owned()
+    assert not Folder(down.work).is_owned()
 
 
-def test_data_survive_and_down_leaves_nobody(myriad: CommandLine) -> None:
-    assert myriad("up", "--vertical", "--detach").returncode == 0
-    before = myriad.state()
-    assert "aura" in myriad("agents", "list").stdout
-    journal = Folder(myriad.work).log("up").read_text()
-    assert "learning" not in journal  # the agent of the start before is still there
-    assert myriad("down").returncode == 0
-    assert before.processes() == []
-    assert myriad.status()["state"] == "stopped"
-
-
-def test_ctrl_c_stops_everything_while_it_starts(myriad: CommandLine) -> None:
-    with on_a_terminal(*myriad.command("up", "--vertical")) as terminal:
+def test_ctrl_c_stops_everything_while_it_starts(down: CommandLine) -> None:
+    with on_a_terminal(*down.command("up", "--vertical")) as terminal:
         terminal.read_until("● valkey")
-        before = myriad.state()
+        before = down.state()
         terminal.type("\x03")
         terminal.read_until("○ valkey")
         assert terminal.read_until("\n").split()[:1] == ["stopped"]

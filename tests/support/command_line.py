@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.dev.plan import ROOT
-from services.dev.state import Folder, StackState
+from services.dev.state import ROOT, Folder, StackState
 
 MYRIAD = Path(sys.executable).parent / "myriad"
 UP_S = 180.0
@@ -51,6 +50,14 @@ class CommandLine:
         state = Folder(self.work).read()
         assert state is not None
         return state
+
+
+@dataclass
+class Typed:
+    """A stack that was started by a command, and what that printed."""
+
+    myriad: CommandLine
+    printed: str
 
 
 def pasted(line: str) -> subprocess.CompletedProcess[str]:

@@ -14,9 +14,10 @@ import yaml
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev import agentfile, agents
 from services.dev.login import DEVELOPER
-from services.dev.plan import ROOT, Options
+from services.dev.plan import Options
 from services.dev.processes import Usage, usage
 from services.dev.stack import Stack, running_stack
+from services.dev.state import ROOT
 from services.kit.call import work_as
 from services.kit.clients import Client, Network
 from services.kit.triton import Triton

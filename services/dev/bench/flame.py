@@ -2,11 +2,12 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from services.dev.plan import ROOT, VERTICAL
+from services.dev.plan import VERTICAL
+from services.dev.state import ROOT
 from services.kit.topology import PROCESSES
 
 FOLDER = ROOT / ".myriad" / "bench"
@@ -17,31 +18,44 @@ _OURS = (*PROCESSES, VERTICAL)
 
 
 @asynccontextmanager
-async def recorded(pids: Mapping[str, int], folder: Path) -> AsyncIterator[None]:
+async def recorded(pids: Mapping[str, int], folder: Path) -> AsyncIterator[list[str]]:
     """Watches our services while the block runs, and writes `<process>.svg` for each.
 
-    Where the system does not allow one process to look at another, no picture comes of it, and nothing else changes.
+    Yields what is known after the block: the processes of which no picture came, as where the system does not allow one
+    process to look at another, or py-spy is not installed. Nothing else changes by that.
     """
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-    spies = [
-        await asyncio.create_subprocess_exec(
-            *(_SPY, "record", "--pid", str(pid), "--rate", _RATE, "--output", str(folder / f"{name}.svg")),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        for name, pid in pids.items()
-        if name in _OURS
-    ]
+    pictures = {name: folder / f"{name}.svg" for name in pids if name in _OURS}
+    await asyncio.to_thread(_cleared, folder, pictures.values())
+    spies = []
+    with suppress(FileNotFoundError):
+        for name, picture in pictures.items():
+            spies.append(await _spy(pids[name], picture))
     for spy in spies:
         await _begun(spy)
+    unseen: list[str] = []
     try:
-        yield
+        yield unseen
     finally:
         for spy in spies:
             if spy.returncode is None:
                 spy.send_signal(2)  # it writes what it saw
         for spy in spies:
             await spy.wait()
+        unseen += [name for name, picture in pictures.items() if not await asyncio.to_thread(picture.exists)]
+
+
+def _cleared(folder: Path, pictures: Iterable[Path]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        picture.unlink(missing_ok=True)
+
+
+async def _spy(pid: int, picture: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(_SPY, "record", "--pid", str(pid), "--rate", _RATE, "--output", str(picture)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
 
 
 async def _begun(spy: asyncio.subprocess.Process) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from services.dev.bench.flame import FOLDER
 from services.dev.bench.section import Section
-from services.dev.plan import ROOT
+from services.dev.state import ROOT
 
 FILE = ROOT / "BENCHMARKS.md"
 HISTORY = Path(__file__).with_name("history.md")

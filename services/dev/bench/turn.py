@@ -6,7 +6,7 @@ What is asked comes from the example agent's own phrasings, so that intents are 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from services.dev.bench import asking, flame
@@ -28,6 +28,8 @@ class Loaded:
 
     load: Load
     cpu_ms: Mapping[str, float]
+    unseen: Sequence[str] = ()
+    """Processes that were to be watched, and no flame graph came of it."""
 
     @property
     def own_ms(self) -> float:
@@ -60,7 +62,7 @@ async def section(work: Path, say: Say) -> Section:
         await measure(work / ("one" if vertical else "five"), name, vertical=vertical, say=say)
         for name, vertical in asking.WAYS.items()
     ]
-    return Section("Straight-path turn", _ABOUT, _rows(results))
+    return Section("Straight-path turn", _ABOUT + _seen(results), _rows(results))
 
 
 async def measure(work: Path, name: str, *, vertical: bool, say: Say) -> Result:
@@ -92,8 +94,9 @@ async def _turns(bench: Bench, workers: int) -> Loaded:
     await closed_loop(workers, max(workers, count // 10), call)
     loaded = await measured(bench.pids(), workers, count, call)
     if workers == AT_ONCE[1]:  # apart from the measurement: who is watched is slower
-        async with flame.recorded(bench.pids(), flame.FOLDER):
+        async with flame.recorded(bench.pids(), flame.FOLDER) as unseen:
             await closed_loop(workers, count // 2, call)
+        return replace(loaded, unseen=unseen)
     return loaded
 
 
@@ -172,3 +175,9 @@ and log in the real Valkey, answer from `sim_llm` without delay; each worker in 
 same script asked of Triton without us, *bare echo* a grpc.aio server that gives back what it gets, in the same run.
 Where the time goes: `.myriad/bench/<process>.svg`, a flame graph for each process.
 """
+
+
+def _seen(results: Sequence[Result]) -> str:
+    """What is to be said of the flame graphs. Empty: all are there."""
+    unseen = dict.fromkeys(name for result in results for loaded in result.turns.values() for name in loaded.unseen)
+    return f"There is none of {', '.join(unseen)}: py-spy is missing, or may not watch them here.\n" if unseen else ""

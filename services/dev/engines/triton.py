@@ -62,6 +62,8 @@ def launch(
             f"--model-repository={repository}",
             f"--backend-directory={work / 'backends'}",
             "--model-control-mode=explicit",
+            # A config.pbtxt says all: else each model's process is started twice, once only to be asked for the rest.
+            "--disable-auto-complete-config",
             *(f"--load-model={model}" for model in models),
             *_endpoints(grpc_port, http_port, metrics_port),
             f"--backend-config=python,shm-region-prefix-name={prefix}",

@@ -58,9 +58,9 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> Mesh:
     async def clients(_target: Target) -> AsyncIterator[tuple[Mesh, Mesh]]:
         yield made, made
 
-    async def train(_source: AgentSource, _target: Target) -> list[str]:
+    async def train(_source: AgentSource, _target: Target, _patience_s: float = 0.0) -> list[str]:
         made.told.append("train")
-        return []
+        return ["learned"]
 
     monkeypatch.setattr(agents, "_clients", clients)
     monkeypatch.setattr(agents, "_train", train)
@@ -88,6 +88,30 @@ async def test_agent_comes_last_so_that_it_never_answers_without_its_documents_a
 ) -> None:
     await apply(source("a"), target)
     assert mesh.told == ["CreateCollectionRequest", "UpsertDocumentsRequest", "train", "PutAgentRequest"]
+
+
+async def test_intents_are_learned_before_unless_they_were_when_the_agent_was_applied_last(
+    mesh: Mesh, target: Target
+) -> None:
+    assert await agents.learn(source("a"), target) == ["learned"]
+    await apply(source("a"), target)
+    mesh.told.clear()
+    assert await agents.learn(source("a"), target) == []
+    assert mesh.told == []
+    assert await agents.learn(source("a", persona="You do not."), target) == ["learned"]
+
+
+@pytest.mark.parametrize(("before", "again"), [(["learned before"], False), ([], True)], ids=["all", "nothing"])
+async def test_what_was_learned_before_is_not_learned_again(
+    mesh: Mesh, target: Target, before: list[str], again: bool
+) -> None:
+    async def learning() -> list[str]:
+        return before
+
+    said: list[str] = []
+    await agents.apply(source("a"), target, said.append, learning=learning())
+    assert ("train" in mesh.told) is again
+    assert ("learned" if again else "learned before") in said
 
 
 async def test_many_documents_go_in_batches(mesh: Mesh, target: Target) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from services.dev import cli, up
+from services.dev import cli, detached
 from services.dev.command import Failed
 from services.dev.plan import Options
 from services.dev.state import Folder
@@ -20,7 +20,7 @@ def understood(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> Options
         asked.append(options)
         return 0
 
-    monkeypatch.setattr(up, "up_detached", keep)
+    monkeypatch.setattr(detached, "up_detached", keep)
     done = CliRunner().invoke(cli.make_app(), ["--work", "/w", "up", "--detach", *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

@@ -1,9 +1,11 @@
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from services.kit.errors import ModelUnavailable
 from services.nlu import train
 from services.nlu.intents.features import Lexicon
 from services.nlu.training.agent_file import AgentFileError, read
@@ -67,3 +69,26 @@ def test_ngrams_that_no_example_has_count_for_nothing() -> None:
     assert places.tolist() == [0, 2]
     assert weights[1] / weights[0] == pytest.approx(4 / (1 + math.log(2)))
     assert float(weights @ weights) == pytest.approx(1)
+
+
+class Late:
+    """A Triton that is there when it has been asked so often."""
+
+    def __init__(self, asked: int) -> None:
+        self.left = asked
+
+    async def check(self, _model: str, _timeout: float) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise ModelUnavailable("not yet")
+
+    async def embed(self, texts: list[str], _timeout: float) -> list[str]:
+        return texts
+
+
+@pytest.mark.parametrize(("patience", "waits"), [("60", True), ("0", False)])
+async def test_a_trainer_waits_for_triton_as_long_as_it_is_told_to(patience: str, waits: bool) -> None:
+    told = ["--agent-file", "a", "--tenant", "acme", "--patience", patience]
+    embedder = train._Patient(Late(asked=20), train._parser().parse_args(told))
+    with nullcontext() if waits else pytest.raises(ModelUnavailable):
+        assert await embedder.embed(["hello"]) == ["hello"]
