@@ -63,15 +63,16 @@ def _health(service: Service) -> Yaml:
     off without one: an UNAVAILABLE for want of a store that all replicas share says nothing of the one that sent it.
     """
     return {
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # What changes counts at once: by default changes of a second are put together.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "health_checks": [
             {
-                # A replica that stands still is found so within 2 x (0.75 + 1) seconds.
+                # A replica that stands still is found so within 2 x (0.5 + 1) seconds.
                 "timeout": "1s",
-                "interval": "0.75s",
-                "unhealthy_interval": "0.75s",
-                "no_traffic_interval": "0.75s",
-                "no_traffic_healthy_interval": "0.75s",
+                "interval": "0.5s",
+                "unhealthy_interval": "0.5s",
+                "no_traffic_interval": "0.5s",
+                "no_traffic_healthy_interval": "0.5s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 "grpc_health_check": {"service_name": service.proto_service},

@@ -28,6 +28,7 @@ from services.kit.topology import SERVICES, Service
 
 HERE = Path(__file__).resolve().parent
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the one in C is six times as fast
 
 
 def main(arguments: list[str]) -> int:
@@ -77,7 +78,7 @@ def render(edge: Edge) -> dict[str, str]:
 
 
 def _text(content: Yaml) -> str:
-    document = yaml.safe_dump(content, sort_keys=False, width=120)
+    document = yaml.dump(content, Dumper=_DUMPER, sort_keys=False, width=120)
     return f"# Written by envoy/render.py from services/kit/topology.py and the protos. Do not edit.\n{document}"
 
 

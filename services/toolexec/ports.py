@@ -41,6 +41,7 @@ class HttpCaller(Protocol):
 
         Raises:
             FailedPrecondition: the address is not public, and must be.
+            ToolResponseTooLarge: far more is sent beside the body than heads and chunk sizes take.
             ToolUnavailable: no connection, or it broke before the answer was complete.
         """
 

@@ -17,6 +17,7 @@ from services.kit.contracts import contract
 from services.kit.topology import ENDPOINTS, SERVICES, Service
 
 ROOT = Path(__file__).resolve().parents[2]
+HEAP = "envoy.resource_monitors.fixed_heap"
 RENDER = [sys.executable, str(ROOT / "envoy" / "render.py")]
 
 
@@ -214,13 +215,43 @@ def test_ten_thousand_streams_fit_and_no_more_connections_than_descriptors(confi
     assert breaker["max_requests"] >= 10_000
     connections = config["overload_manager"]["resource_monitors"][1]["typed_config"]
     assert 10_000 <= connections["max_active_downstream_connections"] < 16_384
-    actions = {
-        action["name"].removeprefix("envoy.overload_actions.") for action in config["overload_manager"]["actions"]
+
+
+def test_memory_is_given_up_in_steps_each_before_the_process_is_killed(config: Any) -> None:
+    """The values are Envoy's advice for an edge proxy, validated with its release 1.40."""
+    manager = config["overload_manager"]
+    heap = manager["resource_monitors"][0]
+    assert (heap["name"], heap["typed_config"]["max_heap_size_bytes"]) == (HEAP, 1_073_741_824)
+    assert manager["refresh_interval"] == "0.25s"
+    growing = {"scaled": {"scaling_threshold": 0.85, "saturation_threshold": 0.95}}
+    assert triggers(manager["actions"]) == {
+        "envoy.overload_actions.shrink_heap": at(0.90),
+        "envoy.overload_actions.reduce_timeouts": growing,
+        "envoy.overload_actions.reset_high_memory_stream": growing,
+        "envoy.overload_actions.disable_http_keepalive": at(0.92),
+        "envoy.overload_actions.stop_accepting_requests": at(0.95),
     }
-    assert actions == {
-        "shrink_heap",
-        "reduce_timeouts",
-        "reset_high_memory_stream",
-        "disable_http_keepalive",
-        "stop_accepting_requests",
+    assert triggers(manager["loadshed_points"]) == {
+        "envoy.load_shed_points.tcp_listener_accept": at(0.95),
+        "envoy.load_shed_points.http_connection_manager_decode_headers": at(0.95),
+        "envoy.load_shed_points.http2_server_go_away_on_dispatch": at(0.97),
     }
+    (timers,) = [each["typed_config"] for each in manager["actions"] if each["name"].endswith("reduce_timeouts")]
+    assert timers["timer_scale_factors"] == [{"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": "2s"}]
+    # Without this, no stream is large enough to be reset.
+    assert manager["buffer_factory_config"] == {"minimum_account_to_track_power_of_two": 20}
+
+
+def at(threshold: float) -> dict[str, Any]:
+    """A trigger that is off or on."""
+    return {"threshold": {"value": threshold}}
+
+
+def triggers(given: list[Any]) -> dict[str, Any]:
+    """What sets off each action or point, by its name: one trigger, by the heap."""
+    found = {}
+    for each in given:
+        (trigger,) = each["triggers"]
+        assert trigger["name"] == HEAP
+        found[each["name"]] = {key: value for key, value in trigger.items() if key != "name"}
+    return found

@@ -1,4 +1,4 @@
-"""Which addresses tools may reach, checked where a connection is made.
+"""Which addresses tools may reach, checked where a connection is made, and how much they may send.
 
 A name is resolved here, every address it has is checked, and the connection goes to an address that was checked: a name
 that changes its answer between check and connection gains nothing, and nothing at all is sent to an address that is
@@ -9,9 +9,11 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import anyio
 import httpcore2
 
-from services.kit.errors import FailedPrecondition
+from services.kit.errors import FailedPrecondition, ToolResponseTooLarge
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -27,6 +29,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _RESOLVER_THREADS = 16
 _MAX_ADDRESSES = 4
+_READ_AT_ONCE = 16_384
+"""Bytes, before others get their turn. They may be hundreds of interim answers."""
 _NAT64 = ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ip_network("2000::/3")
 # The IANA special-purpose registries; then multicast, and a cloud's metadata that has a public address.
@@ -76,6 +80,27 @@ class SystemResolver:
 
 def _resolve(host: str, port: int) -> list[Any]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+@dataclass(slots=True)
+class Allowance:
+    """How many bytes a call may yet read: of heads, chunks' sizes and bodies alike."""
+
+    left: int
+
+
+_allowance: ContextVar[Allowance] = ContextVar("allowance")
+"""Of the call at hand: a connection serves many."""
+
+
+@contextmanager
+def allowed(count: int) -> Iterator[Allowance]:
+    """In the block, connections are read until `count` bytes, and what is added to them, have come."""
+    token = _allowance.set(Allowance(count))
+    try:
+        yield _allowance.get()
+    finally:
+        _allowance.reset(token)
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
@@ -148,13 +173,21 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """A connection that is closed when its TLS handshake is cancelled; httpcore2's own would stay open."""
+    """A connection that counts what is read.
+
+    It is closed when its TLS handshake is cancelled; httpcore2's own would stay open.
+    """
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return await self._stream.read(max_bytes, timeout)
+        allowance = _allowance.get()
+        if allowance.left <= 0:
+            raise ToolResponseTooLarge("the tool's answer is larger than it may be")
+        data = await self._stream.read(min(max_bytes, _READ_AT_ONCE), timeout)
+        allowance.left -= len(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._stream.write(buffer, timeout)
@@ -166,7 +199,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
         try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+            return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await self._stream.aclose()

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, Callable
 import httpcore2
 
 from services.kit.errors import ToolUnavailable
-from services.toolexec.adapters.guard import Address, CheckedBackend, Resolve, is_public
+from services.toolexec.adapters.guard import Address, CheckedBackend, Resolve, allowed, is_public
 from services.toolexec.domain import HttpRequest, HttpResponse, Url
 
 KEEPALIVE_S = 3.0
@@ -28,6 +28,8 @@ _FAILURES = (
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _PACKING = 4_096
 """Bytes by which an answer that does not get smaller may grow when it is packed."""
+_BESIDE_BODY = 131_072
+"""Bytes for heads, those of interim answers among them, and for what stands between chunks of the body."""
 _CHUNKS_AT_ONCE = 64
 """A few milliseconds' work, if each is one byte."""
 
@@ -76,12 +78,14 @@ class HttpcoreCaller:
         pool = self._public if request.public_only else self._endpoints
         headers = [("Host", _host_header(request)), *request.headers.items()]
         try:
-            async with pool.stream(
-                request.method, url, headers=headers, content=request.body, extensions={"timeout": self._timeouts}
-            ) as response:
-                found = {name.lower(): value for name, value in response.headers}
-                encoding = found.get(b"content-encoding", b"").lower()
-                body, truncated = await _read(response.aiter_stream(), encoding, request.max_bytes)
+            with allowed(_BESIDE_BODY) as allowance:
+                async with pool.stream(
+                    request.method, url, headers=headers, content=request.body, extensions={"timeout": self._timeouts}
+                ) as response:
+                    allowance.left += request.max_bytes
+                    found = {name.lower(): value for name, value in response.headers}
+                    encoding = found.get(b"content-encoding", b"").lower()
+                    body, truncated = await _read(response.aiter_stream(), encoding, request.max_bytes)
         except _FAILURES:
             raise ToolUnavailable("the tool cannot be reached, or broke off its answer") from None
         content_type = found.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()

@@ -8,9 +8,10 @@ from datetime import timedelta
 
 from myriad.toolexec.v1 import toolexec_pb2
 from services.kit.call import Principal
-from services.kit.keys import SessionKeys, user_text
+from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.kit.run_ids import read_run_id, session_of
+from services.kit.users import user_text
 from services.toolexec.domain import Begun, CallKey, Finished, InProgress, Outcome
 
 _RUNNING, _FINISHED = b"r", b"f"

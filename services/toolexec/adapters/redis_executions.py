@@ -7,9 +7,10 @@ import orjson
 
 from services.kit.call import Principal
 from services.kit.functions import Argument
-from services.kit.keys import SessionKeys, user_text
+from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.kit.run_ids import read_run_id
+from services.kit.users import user_text
 from services.toolexec.adapters.redis import read_outcome, write_outcome
 from services.toolexec.domain import Background, BackgroundCall, CallKey, Outcome, State
 

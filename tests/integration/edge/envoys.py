@@ -96,7 +96,7 @@ class Backend:
 async def running_stub(credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[Backend]:
     """The stub orchestrator, with its health service."""
     backend = Backend(StubOrchestrator(), health.aio.HealthServicer(), free_address())
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.max_metadata_size", 1_048_576)])  # what Envoy lets pass, arrives
     orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(backend.stub, server)
     health_pb2_grpc.add_HealthServicer_to_server(backend.health, server)
     await backend.health.set(ORCHESTRATOR, SERVING)
@@ -140,9 +140,9 @@ async def running_edge(
     local = envoy.local(address, admin, clusters)
     path = await asyncio.to_thread(envoy.render, {**local, "access_log": str(work / "access.log"), **fields}, work)
     if change is not None:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
         change(document)
-        path.write_text(yaml.safe_dump(document))
+        path.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
     scheme = "https" if authority else "http"
     url = f"{scheme}://{address}"
     verify = ssl.create_default_context(cafile=authority) if authority else False

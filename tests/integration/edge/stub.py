@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
+from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -12,8 +14,11 @@ from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
 from services.kit import errors, status
 from services.kit.contracts import contract
 from services.kit.topology import SERVICES
+from tests.support import hostile
 
 Context = grpc.aio.ServicerContext[object, object]
+_TOO_DEEP = 60
+"""Levels of JSON, each of three messages; protobuf reads a hundred."""
 
 
 @dataclass
@@ -66,9 +71,12 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         return sessions_pb2.GetSessionResponse()
 
     async def GetAgent(self, request: sessions_pb2.GetAgentRequest, context: Context) -> sessions_pb2.GetAgentResponse:
-        """Nothing."""
+        """Nothing. Of agent `deep`: one whose tool has a schema that nests deeper than protobuf reads."""
         self._note("GetAgent", request, context)
-        return sessions_pb2.GetAgentResponse()
+        response: sessions_pb2.GetAgentResponse = (
+            too_deep() if request.agent == "deep" else sessions_pb2.GetAgentResponse()
+        )
+        return response
 
     async def ListAgents(
         self, request: sessions_pb2.ListAgentsRequest, context: Context
@@ -117,8 +125,12 @@ class StubOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         yield run_event_pb2.RunEvent(run_id="s.1", sequence=2, completed=run_event_pb2.RunCompleted(answer="one"))
 
     async def CreateRun(self, request: run_pb2.CreateRunRequest, context: Context) -> run_pb2.CreateRunResponse:
-        """Nothing."""
+        """Nothing. Input `full`: refused."""
         self._note("CreateRun", request, context)
+        if request.input == "full":
+            await refuse(
+                context, errors.QueueFull("as many items of the tenant wait in the queue as may", retry_after=1)
+            )
         return run_pb2.CreateRunResponse()
 
     async def ListRuns(self, request: run_pb2.ListRunsRequest, context: Context) -> run_pb2.ListRunsResponse:
@@ -143,6 +155,14 @@ async def refuse(context: Context, error: errors.ServiceError) -> None:
     """Ends the call with the error, as the services do."""
     wire = status.to_status(error)
     await context.abort(wire.code, wire.message, wire.trailers)
+
+
+def too_deep() -> Any:
+    """A `GetAgentResponse` as bytes, in fields that are unknown to this message: it cannot be built as what it is."""
+    schema = hostile.field(1, hostile.field(1, b"a") + hostile.field(2, hostile.field(3, b"x")))  # {"a": "x"}
+    for _ in range(_TOO_DEEP):
+        schema = hostile.field(1, hostile.field(1, b"a") + hostile.field(2, hostile.field(5, schema)))  # {"a": <it>}
+    return empty_pb2.Empty.FromString(hostile.field(1, hostile.field(8, hostile.field(3, schema))))
 
 
 def _unary(name: str, reply: type[Message]) -> Callable[[StubOrchestrator, Message, Context], Awaitable[Message]]:

@@ -13,6 +13,7 @@ from myriad.orchestrator.v1 import run_pb2, sessions_pb2
 from tests.integration.edge.envoys import ORCHESTRATOR, SERVING, http_filter, manager, running_stub
 from tests.integration.edge.grpc_web import CONTENT, encoded
 from tests.integration.edge.guarded import FORGED, MESH_TOKEN, ORIGIN, RPS, Guarded, running_guarded
+from tests.integration.edge.raw import code_of, get, http1
 
 PATH = "/v1/runs/s.1"
 
@@ -39,6 +40,16 @@ def take_the_guards_away(document: Any) -> None:
         origins["prefix"] = origins.pop("exact")
     manager(document)["common_http_protocol_options"]["headers_with_underscores_action"] = "ALLOW"
     manager(document)["path_with_escaped_slashes_action"] = "UNESCAPE_AND_FORWARD"
+    manager(document)["normalize_path"] = False
+    manager(document)["merge_slashes"] = False
+    manager(document)["max_request_headers_kb"] = 96
+    manager(document)["common_http_protocol_options"]["max_headers_count"] = 1_000
+    manager(document)["http_protocol_options"] = {"allow_chunked_length": True}
+    manager(document)["use_remote_address"] = False
+    del manager(document)["internal_address_config"]
+    transcoder = http_filter(document, "grpc_json_transcoder")
+    del transcoder["request_validation_options"]
+    transcoder["ignore_unknown_query_parameters"] = True
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -102,6 +113,66 @@ async def test_an_underscore_and_an_escaped_slash_pass(unguarded: Guarded) -> No
     reply = await unguarded.edge.http.get("/v1%2Fruns/s.1", headers={"x_myriad_user": "root", **unguarded.sent()})
     assert reply.status_code == 200
     assert unguarded.edge.stub.seen[-1].metadata["x_myriad_user"] == "root"
+
+
+async def test_what_no_method_has_is_ignored_and_a_body_says_another_thing_than_its_path(unguarded: Guarded) -> None:
+    headers = unguarded.sent()
+    reply = await unguarded.edge.http.get(f"{PATH}:watch?nonexistent=1", headers=headers)
+    assert reply.status_code == 200
+    body = {"input": "late", "session_id": "other"}
+    reply = await unguarded.edge.http.post("/v1/sessions/s:run", json=body, headers=headers)
+    assert reply.status_code == 200
+    assert unguarded.edge.stub.seen[-1].request.session_id == "other"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"agent": "play\\u0000er"}', '{"agent": "../player"}', '{"agent": null}'])
+async def test_what_envoy_passes_on_is_refused_by_the_service_or_by_nobody(unguarded: Guarded, body: str) -> None:
+    headers = {**unguarded.sent(), "content-type": "application/json"}
+    assert (await unguarded.edge.http.post("/v1/sessions", content=body, headers=headers)).status_code == 200
+
+
+async def test_a_schema_that_a_service_would_never_take_is_an_error_to_print(unguarded: Guarded) -> None:
+    reply = await unguarded.edge.http.get("/v1/agents/deep", headers=unguarded.sent())
+    assert reply.status_code == 502
+
+
+async def test_a_path_is_taken_as_it_came(unguarded: Guarded) -> None:
+    (token,) = unguarded.sent().items()
+    line = ": ".join(token)
+    codes = {
+        path: code_of(await http1(unguarded.edge.address, get(path, line)))
+        for path in ("/v1//runs///s.1", "/v1/./runs/s.1")
+    }
+    assert codes == dict.fromkeys(codes, 404)
+    assert code_of(await http1(unguarded.edge.address, get("/v1/runs/..", line))) == 200
+    assert unguarded.edge.stub.seen[-1].request.run_id == ".."  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"x-large": "x" * 20_000}, {f"x-{number}": "1" for number in range(80)}],
+    ids=["20 kB", "80 headers"],
+)
+async def test_large_and_many_headers_pass(unguarded: Guarded, more: dict[str, str]) -> None:
+    assert (await unguarded.edge.http.get(PATH, headers={**unguarded.sent(), **more})).status_code == 200
+    assert more.items() <= unguarded.edge.stub.seen[-1].metadata.items()
+
+
+async def test_a_body_has_a_length_and_chunks(unguarded: Guarded) -> None:
+    lines = [f"{name}: {value}" for name, value in unguarded.sent().items()]
+    lines += ["content-type: application/json", "content-length: 5", "transfer-encoding: chunked"]
+    request = get("/v1/sessions", *lines).replace(b"GET", b"POST", 1) + b"2\r\n{}\r\n0\r\n\r\n"
+    assert code_of(await http1(unguarded.edge.address, request)) == 200
+
+
+async def test_a_caller_says_where_it_comes_from(unguarded: Guarded) -> None:
+    forged = {
+        "x-forwarded-for": "192.0.2.77",
+        "x-forwarded-proto": "https",
+        "x-envoy-external-address": "192.0.2.77",
+    }
+    await unguarded.edge.http.get(PATH, headers={**unguarded.sent(), **forged})
+    assert forged.items() <= unguarded.edge.stub.seen[-1].metadata.items()
 
 
 async def test_a_replica_that_is_known_to_be_dead_is_called(unguarded: Guarded) -> None:

@@ -136,6 +136,14 @@ async def test_an_error_of_the_service_has_its_http_status_and_its_reason(edge: 
     assert (reply.status_code, reason(reply), reply.json()["code"]) == (404, "AGENT_NOT_FOUND", 5)
 
 
+async def test_a_full_queue_is_too_many_requests_with_a_time_to_wait(edge: Edge) -> None:
+    reply = await edge.http.post("/v1/runs", json={"session_id": "s", "input": "full"})
+    assert (reply.status_code, reason(reply), reply.json()["code"]) == (429, "QUEUE_FULL", 8)
+    (wait,) = [each for each in reply.json()["details"] if each["@type"].endswith("/google.rpc.RetryInfo")]
+    assert wait["retry_delay"] == "1s"
+    assert (await edge.http.post("/v1/runs", json={"session_id": "s", "input": "hi"})).status_code == 200  # the control
+
+
 async def test_a_stream_refused_before_its_first_event_has_the_errors_status_and_body(edge: Edge) -> None:
     reply = await edge.http.post("/v1/sessions/s:run", json={"input": "busy"})
     assert (reply.status_code, reason(reply)) == (409, "SESSION_BUSY")

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from services.dev.certificates import make_certificates
 from services.kit.call import Principal
 from services.kit.errors import ServiceError, ToolResponseTooLarge, ToolTimeout, ToolUnavailable
+from services.toolexec.adapters import http as adapter
 from services.toolexec.adapters.clock import SystemClock
 from services.toolexec.adapters.guard import SystemResolver
 from services.toolexec.adapters.http import HttpcoreCaller
@@ -41,6 +44,9 @@ ANN = Principal("acme", "ann")
 DEADLINE_S = 0.3
 LATE_S = 0.1
 MOST_BYTES = 1_048_576
+LITTLE = 65_536
+READ_AT_MOST = 393_216
+"""Bytes: of an answer of `LITTLE`, what may stand beside it, and what waits in the buffers between."""
 MOST_MEMORY = 10 * 1_048_576
 TRIES = 3
 HEAD = b"HTTP/1.1 200 Scripted\r\ncontent-type: text/plain\r\n"
@@ -75,6 +81,10 @@ async def endless_continue(_request, writer):
     await without_end(writer, b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
 
 
+async def padded_continue(_request, writer):
+    await without_end(writer, b"HTTP/1.1 100 Continue\r\nx-wait: " + b"x" * 1_024 + b"\r\n\r\n")
+
+
 async def endless_trailers(_request, writer):
     writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\n")
     await without_end(writer, b"x-more: more\r\n" * 1_000)
@@ -88,6 +98,11 @@ async def endless_extension(_request, writer):
 async def one_byte_chunks(_request, writer):
     writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
     await without_end(writer, b"1\r\nx\r\n" * 10_000)
+
+
+async def padded_chunks(_request, writer):
+    writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    await without_end(writer, b"1;" + b"x" * 16_384 + b"\r\nx\r\n")
 
 
 async def a_gibibyte(_request, writer):
@@ -157,12 +172,12 @@ class World:
     """What the executor calls with, without its deadline."""
 
     async def run(
-        self, handler, timeout: float = DEADLINE_S, endpoint: str = "crm"
+        self, handler, timeout: float = DEADLINE_S, endpoint: str = "crm", max_bytes: int = MOST_BYTES
     ) -> tuple[Outcome | Exception, float]:
         """Calls a tool that this handler answers for: what came of it, and how long it took."""
         name = handler.__name__
         self.server.answers["/a"] = handler
-        call = HttpCall("GET", endpoint, "/a", {}, MOST_BYTES, idempotency_key=False)
+        call = HttpCall("GET", endpoint, "/a", {}, max_bytes, idempotency_key=False)
         tool = Tool(name, "d", {"type": "object"}, SideEffect.READ, timeout, frozenset(), call)
         self.source.put(ANN.tenant, AgentTools("aura", 1, {name: tool}))
         loop = asyncio.get_running_loop()
@@ -215,7 +230,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-HANGS = [silent, dripping, dripped_head, endless_continue, another_protocol]
+HANGS = [silent, dripping, dripped_head, another_protocol]
 
 
 @pytest.mark.parametrize("handler", HANGS, ids=lambda handler: handler.__name__)
@@ -232,9 +247,11 @@ FLOODS = [
     endless,
     endless_head,
     endless_line,
+    endless_continue,
     endless_trailers,
     endless_extension,
     one_byte_chunks,
+    padded_chunks,
     a_gibibyte,
     packed_nothing,
     packed_with_tail,
@@ -262,11 +279,51 @@ async def answer_ok(request, writer):
     await answer(200, b"{}")(request, writer)
 
 
-@pytest.mark.parametrize("handler", [endless, a_gibibyte, packed_nothing, packed_with_tail])
+@pytest.mark.parametrize("handler", [endless, a_gibibyte, packed_nothing, packed_with_tail, endless_continue])
 async def test_what_passes_the_limit_ends_the_call_at_once(world, handler):
     error, took = await world.run(handler, timeout=5.0)
     assert isinstance(error, ToolResponseTooLarge)
     assert took < 2.0
+
+
+class Counted:
+    """A handler, and how many bytes it got rid of."""
+
+    def __init__(self, handler) -> None:
+        self._handler = handler
+        self.__name__ = handler.__name__
+        self.sent = 0
+
+    async def __call__(self, request, writer) -> None:
+        writer.transport.set_write_buffer_limits(0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        writer.write = partial(self._write, writer.write)
+        await self._handler(request, writer)
+
+    def _write(self, write, data: bytes) -> None:
+        write(data)
+        self.sent += len(data)
+
+
+BESIDES = [padded_continue, padded_chunks]
+
+
+@pytest.mark.parametrize("handler", BESIDES, ids=lambda handler: handler.__name__)
+async def test_what_is_sent_beside_a_body_is_read_as_far_as_its_allowance(world, handler):
+    counted = Counted(handler)
+    error, took = await world.run(counted, timeout=5.0, max_bytes=LITTLE)
+    assert isinstance(error, ToolResponseTooLarge)
+    assert counted.sent <= READ_AT_MOST
+    assert took < 2.0
+
+
+@pytest.mark.parametrize("handler", BESIDES, ids=lambda handler: handler.__name__)
+async def test_control_without_the_allowance_it_is_read_until_the_tools_deadline(world, handler, monkeypatch):
+    monkeypatch.setattr(adapter, "_BESIDE_BODY", 2**40)
+    counted = Counted(handler)
+    error, _ = await world.run(counted, timeout=1.0, max_bytes=LITTLE)
+    assert isinstance(error, ToolTimeout)
+    assert counted.sent > 2 * READ_AT_MOST
 
 
 async def test_a_bomb_of_a_gibibyte_is_never_unpacked(world):
