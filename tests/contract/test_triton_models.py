@@ -123,6 +123,16 @@ async def test_llm_streams_an_answer_and_ends_it_with_usage(channel: grpc.aio.Ch
     assert 1 <= usage["completion_tokens"] <= 24
 
 
+@pytest.mark.parametrize("model", ["llm", "sim_llm"])
+async def test_text_that_comes_soon_goes_with_the_text_after_it(channel: grpc.aio.Channel, model: str) -> None:
+    request = asked('Count from one to twenty.\n#sim {"tokens": 20, "delay_ms": 5}')
+    alone = await collect(channel, model, request)
+    gathered = await collect(channel, model, request | {"chunk_interval_ms": 1000})
+    assert len(gathered) < len(alone) / 2
+    assert text_of(gathered) == text_of(alone)
+    assert gathered[-1]["usage"]["completion_tokens"] == alone[-1]["usage"]["completion_tokens"]
+
+
 async def test_llm_knows_a_whole_history(channel: grpc.aio.Channel) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     history = [

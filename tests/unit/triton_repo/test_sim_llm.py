@@ -1,16 +1,15 @@
 """How the scripted model looks for those who left: often enough, and not at the price of the scripts that run."""
 
-import importlib.util
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-MODEL = Path(__file__).parents[3] / "triton_repo" / "sim_llm" / "1"
+from tests.support.model_files import loaded
+
 SCRIPTS = 1_000
 
 
@@ -42,17 +41,11 @@ class Sum:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(MODEL))
     triton = ModuleType("triton_python_backend_utils")
     triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, triton.__name__, triton)
     monkeypatch.delitem(sys.modules, "script", raising=False)
-    spec = importlib.util.spec_from_file_location("sim_llm_model", MODEL / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return loaded(monkeypatch, "sim_llm", "model")
 
 
 @pytest.fixture

@@ -46,7 +46,8 @@ class TritonPythonModel:
         # Threads that share one chunk wait for each other at every operator; so each has chunks of its own.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self._threads = ThreadPoolExecutor(int(parameters["threads"]))
+        self._count = int(parameters["threads"])
+        self._threads = ThreadPoolExecutor(self._count)
         if not _adds_wide():
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = onnxruntime.InferenceSession(
@@ -80,7 +81,9 @@ class TritonPythonModel:
         encodings = self._tokenizer.encode_batch(texts)
         vectors = np.empty((len(texts), 384), np.float32)
         by_length = sorted(range(len(texts)), key=lambda index: len(encodings[index].ids))
-        chunks = [by_length[start : start + self._chunk] for start in range(0, len(texts), self._chunk)]
+        # A few are shared by the threads, too: with one chunk, the other thread would have nothing to do.
+        size = max(1, min(self._chunk, -(-len(texts) // self._count)))
+        chunks = [by_length[start : start + size] for start in range(0, len(texts), size)]
         inferred = self._threads.map(lambda rows: self._infer([encodings[row].ids for row in rows]), chunks)
         for rows, own in zip(chunks, inferred, strict=True):
             vectors[rows] = own

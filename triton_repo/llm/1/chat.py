@@ -42,13 +42,17 @@ class Chat:
     stops: bool
     """Whether stop strings may cut an answer short."""
 
+    interval_s: float = 0.0
+    """Text that comes sooner after a chunk waits for the text after it."""
 
-def read(raw, default_max_tokens):
+
+def read(raw, default_max_tokens, *, reuses=True):
     """Translates a body.
 
     Args:
         raw: the request's bytes.
         default_max_tokens: tokens to generate where the body names no limit.
+        reuses: whether the beginning of a past prompt may be used again. It tells others, by the time, what was asked.
 
     Returns:
         The Chat to run.
@@ -76,6 +80,7 @@ def read(raw, default_max_tokens):
         "stream_options": {"include_usage": True},
         # One chunk per batch of the prompt: the only moment at which a cancellation can be seen before the first token.
         "return_progress": True,
+        "cache_prompt": reuses,
     }
     body |= {name: _number(request, name, *span) for name, span in _NUMBERS.items() if request.get(name) is not None}
     if request.get("seed") is not None:
@@ -92,6 +97,7 @@ def read(raw, default_max_tokens):
         must_call=must_call,
         json_answer=answer is not None,
         stops="stop" in body,
+        interval_s=_number(request, "chunk_interval_ms", 0, 1000) / 1000 if request.get("chunk_interval_ms") else 0.0,
     )
 
 

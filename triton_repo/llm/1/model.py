@@ -41,6 +41,7 @@ class TritonPythonModel:
         parameters = {key: entry["string_value"] for key, entry in configured.items()}
         self._default_max_tokens = int(parameters["default_max_tokens"])
         self._queue_limit = int(parameters["queue"])
+        self._reuses = int(parameters["cache_mib"]) > 0
         self._server = _load(parameters)
         self._metrics = _Metrics(args["model_name"])
         self._waiting = collections.deque()
@@ -60,7 +61,7 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             raw = pb_utils.get_input_tensor_by_name(request, "request").as_numpy().reshape(-1)[0]
             try:
-                wanted = chat.read(raw, self._default_max_tokens)
+                wanted = chat.read(raw, self._default_max_tokens, reuses=self._reuses)
             except chat.BadRequest as error:
                 _fail(sender, f"invalid_request: {error}", pb_utils.TritonError.INVALID_ARG)
                 continue
@@ -197,6 +198,8 @@ def _load(parameters):
     for pool in (settings.cpuparams, settings.cpuparams_batch):
         pool.n_threads = threads
         pool.poll = 0
+    # It would load the model twice to see how much of it fits into a GPU.
+    settings.fit_params = False
     settings.verbosity = 1
     settings.n_threads_http = 1
     # llama.cpp always opens its HTTP server, which shows prompts. A socket file that is gone cannot be reached.

@@ -1,7 +1,9 @@
 """Turns llama.cpp's chunks into the chunks a caller gets."""
 
 import json
+import math
 import secrets
+import time
 
 _JSON_STARTS = tuple('{["-0123456789tfn')
 
@@ -18,13 +20,17 @@ class GenerationFailed(Exception):
 class Reply:
     """The state of one answer, fed chunk by chunk.
 
-    Text leaves as it comes. A tool call leaves whole, when its last token has come, as one OpenAI `tool_calls` delta.
-    The last chunk carries `finish_reason` and `usage` together.
+    Text leaves as it comes, or with the text after it where the request asks for that. A tool call leaves whole, when
+    its last token has come, as one OpenAI `tool_calls` delta. The last chunk has `finish_reason` and `usage`.
     """
 
-    def __init__(self, chat):
+    def __init__(self, chat, clock=time.monotonic):
         """Begins the answer to a chat.Chat."""
         self._chat = chat
+        self._clock = clock
+        self._sent_at = -math.inf
+        self._early = ""
+        """Text that came too soon after a chunk."""
         # A call and a constrained answer both begin with "{": only the whole text tells them apart.
         self._hold = chat.must_call or bool(chat.tools and chat.json_answer)
         self._text = ""
@@ -62,7 +68,19 @@ class Reply:
         else:
             # Only that there was text matters from here on.
             self._text = content
-        return [] if self._hold else [raw]
+        return [] if self._hold else self._paced(chunk, raw)
+
+    def _paced(self, chunk, raw):
+        """The chunk with the text that waits for it, or none: its text waits, too."""
+        delta, now = chunk["choices"][0]["delta"], self._clock()
+        if now - self._sent_at < self._chat.interval_s:
+            self._early += delta["content"]
+            return []
+        self._sent_at = now
+        if self._early:
+            delta["content"], self._early = self._early + delta["content"], ""
+            raw = json.dumps(chunk)
+        return [raw]
 
     def _begin(self, content):
         """Looks at the first text: is it a call, and does the constraint hold?"""
@@ -77,6 +95,8 @@ class Reply:
         last["usage"] = usage["usage"]
         last.pop("timings", None)
         self.done = True
+        if self._early:
+            last["choices"][0]["delta"] = {"content": self._early}
         sent = []
         if self._hold or self._chat.json_answer:
             sent = self._close(last)

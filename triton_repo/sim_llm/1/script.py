@@ -5,6 +5,9 @@ import json
 from dataclasses import dataclass
 
 _MARKER = "#sim "
+_LONGEST_INTERVAL_MS = 1000
+_MOST_HELD = 1000
+"""Characters of text that wait for what comes next; a script without delays may be endless."""
 # Field → type of its value. A misspelt field must not silently play something else.
 _FIELDS = {
     "deltas": list,
@@ -103,6 +106,13 @@ def _check(script, field):
         raise BadRequest(f"{field}: each of the #sim field 'tool_calls' needs a name")
 
 
+def _interval_ms(request):
+    interval = request.get("chunk_interval_ms", 0)
+    if not isinstance(interval, int | float) or not 0 <= interval <= _LONGEST_INTERVAL_MS:
+        raise BadRequest(f"chunk_interval_ms: must be a number from 0 to {_LONGEST_INTERVAL_MS}")
+    return interval
+
+
 def _text(message):
     """Returns the text of a message, of a string or of content parts."""
     content = message.get("content") or ""
@@ -118,10 +128,33 @@ class _Player:
         self._request = request
         self._script = script
         self._depth = depth
+        self._interval_s = _interval_ms(request) / 1000
         self._head = {"id": answer_id, "object": "chat.completion.chunk", "created": 0, "model": "sim"}
 
     def steps(self):
-        """Yields the steps in order. One delta of text counts as one token, as does one tool call."""
+        """Yields the steps in order: text that comes too soon after a chunk goes with what comes next."""
+        held, ago_s = "", 0.0
+        for wait_s, delta, ending in self._parts():
+            ago_s += wait_s
+            text = held + delta.get("content", "")
+            if delta.keys() == {"content"} and ago_s < self._interval_s and len(text) <= _MOST_HELD:
+                held = text
+                continue
+            if text:
+                delta["content"] = text
+            error = ending.pop("error", "")
+            if delta or not error:
+                yield Step(ago_s, self._chunk(delta, **ending), final=bool(ending))
+                ago_s = 0.0
+            if error:
+                yield Step(ago_s, error=error, final=True)
+            held, ago_s = "", 0.0
+
+    def _parts(self):
+        """Yields what the script says, delta by delta: the wait before it, the delta, and how it ends the answer.
+
+        One delta of text counts as one token, as does one tool call.
+        """
         first = self._script.get("first_ms", 0) / 1000
         later = self._script.get("delay_ms", 20 if self._script.get("forever") else 0) / 1000
         limit = self._request.get("max_completion_tokens") or self._request.get("max_tokens")
@@ -131,18 +164,16 @@ class _Player:
             if sent == fails:
                 break
             if sent == limit:
-                yield self._last("length", sent, later)
+                yield later, {}, self._ending("length", sent)
                 return
-            if not sent:
-                delta = {"role": "assistant"} | delta
-            yield Step(later if sent else first, self._chunk(delta))
+            yield (later, delta, {}) if sent else (first, {"role": "assistant"} | delta, {})
             sent += 1
         if fails is not None:
-            yield Step(later if sent else first, error=self._script["error"], final=True)
+            yield later if sent else first, {}, {"error": self._script["error"]}
             return
         reason = "tool_calls" if self._script.get("tool_calls") else "stop"
         # Without a wait: a real model's last chunk follows its last token at once.
-        yield self._last(self._script.get("finish_reason", reason), sent, 0 if sent else first)
+        yield 0 if sent else first, {}, self._ending(self._script.get("finish_reason", reason), sent)
 
     def _deltas(self):
         texts = self._texts()
@@ -171,10 +202,10 @@ class _Player:
             return ["This is a simulated ", "answer to ", f"the {len(messages)} messages ", "it was given."]
         return texts
 
-    def _last(self, reason, sent, wait_s):
+    def _ending(self, reason, sent):
         prompt = sum(len(_text(message).split()) for message in self._request["messages"])
         usage = {"prompt_tokens": prompt, "completion_tokens": sent, "total_tokens": prompt + sent}
-        return Step(wait_s, self._chunk({}, reason, usage | self._script.get("usage", {})), final=True)
+        return {"reason": reason, "usage": usage | self._script.get("usage", {})}
 
     def _chunk(self, delta, reason=None, usage=None):
         chunk = self._head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
