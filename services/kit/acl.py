@@ -88,9 +88,11 @@ ROWS = (
             *_queues(*RUN_QUEUES, CALLBACK_QUEUE),
             *_keys("owners sessions:*", "{!owners}"),
             *_keys("records approvals outbox requests request_times callback:* dead_letters dead_letter_texts"),
+            *_keys("begun:*"),  # of a run that is taken back
         ),
         commands=tuple(
-            f"{_OF_ALL} {_OF_QUEUES} hsetnx pttl sadd smembers spop srem subscribe unsubscribe xrange".split()
+            f"{_OF_ALL} {_OF_QUEUES} hrandfield hsetnx pttl sadd smembers spop srem subscribe unsubscribe "
+            "xrange".split()
         ),
         channels=(STOPS, _RUNS),
     ),

@@ -32,7 +32,8 @@ class KitConfig:
     """Port of gRPC. 0: the service's own of the topology."""
 
     metrics_port: int = 0
-    """Port of Prometheus metrics, on `host`. 0: the service's own of the topology. -1: none."""
+    """Port of Prometheus metrics and of probes (`/livez`, `/readyz`), on `host`. 0: the service's own of the topology.
+    -1: none."""
 
     auth: str = "mesh"
     """`mesh`: identity headers count only beside the mesh token; where none is configured, from a peer with a
@@ -60,7 +61,7 @@ class KitConfig:
     breaker_failures: int = 5
     """After so many failures in a row a model, Milvus or a tool is left alone."""
 
-    breaker_rest_s: float = 2.0
+    breaker_rest_s: float = 1.0
     """For so many seconds; then one call tries it."""
 
     log_level: str = "info"

@@ -51,7 +51,7 @@ class Rules:
     """
 
     failures: int = 5
-    rest_s: float = 2.0
+    rest_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,7 +361,7 @@ class Internal(ServiceError):
 
 
 class CheckpointBroken(Internal):
-    """What was kept of a run is not what was written."""
+    """What was kept of a run is not what was written, or of a format that is not read here."""
 
     reason = "CHECKPOINT_BROKEN"
 

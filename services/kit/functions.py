@@ -23,6 +23,7 @@ _FILES = (
     "runs",
     "owners",
     "queue",
+    "queue_claims",
     "dead_letters",
     "tools",
     "executions",

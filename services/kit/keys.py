@@ -10,7 +10,7 @@ one sort of tag only, so a session and a user of the same name never share a key
 | `myriad:{t/s}:work` | hash | what was asked of the run at work, its checkpoint | until the run ends |
 | `myriad:{t/s}:line` | sorted set | runs that have not begun, by when they are due | until they begin |
 | `myriad:{t/s}:records` | hash | what was asked of each run in the line | until it begins |
-| `myriad:{t/s}:approvals` | hash | SHA-256 of an approval's token to what it is good for | `log_ttl` |
+| `myriad:{t/s}:approvals` | hash | SHA-256 of a token to what it approves | `log_ttl`; each till a while after expiry |
 | `myriad:{t/s}:outbox` | hash | `settle:<n>…`: what run n has spent, until its user and tenant know | as the session |
 | `myriad:{t/s}:history` | list | messages, serialised, oldest first | with the session |
 | `myriad:{t/s}:requests` | hash | request id to the run it began | 24 h, each entry |
@@ -81,16 +81,6 @@ def encode(text: str) -> str:
     if len(encoded) <= _LONGEST:
         return encoded
     return "%-" + hashlib.sha256(encoded.encode()).hexdigest()
-
-
-def user_text(user: str) -> bytes:
-    """A user's name as the store has it: one that is no text keeps its bytes apart from all others."""
-    return user.encode("utf-8", "surrogatepass")
-
-
-def read_user(text: bytes) -> str:
-    """The user's name that the store has as this."""
-    return text.decode("utf-8", "surrogatepass")
 
 
 def read_session(key: str) -> tuple[str, str] | None:

@@ -99,7 +99,7 @@ class Queue(Protocol):
     async def put(self, queue: str, items: Sequence[Item], *, must: bool = False) -> None:
         """Puts items, all or none of up to 500; more go in parts.
 
-        What belongs to something that was accepted `must` be put, however much the tenant has there.
+        What belongs to something that was accepted `must` be put, however much the tenant has there. It does not count.
 
         An id that waits there already changes nothing, except that it is due earlier if it is so now. One that is
         claimed waits anew, as it is put now, when that claim is given up or done: what it hints at may have changed

@@ -19,6 +19,8 @@ class _Entry:
     item: Item
     order: int
     since: float
+    free: bool
+    """It does not count."""
     deliveries: int = 0
     ticket: str = ""
     """Empty: nobody holds it."""
@@ -54,13 +56,13 @@ class InMemoryQueue:
         entries = self._shared.entries
         new = {item.id: item for item in reversed(items) if (queue, item.id) not in entries}
         for tenant in set() if must or not self._max else {item.tenant for item in new.values()}:
-            there = [entry.item for (name, _), entry in entries.items() if name == queue]
+            there = [entry.item for (name, _), entry in entries.items() if name == queue and not entry.free]
             if sum(item.tenant == tenant for item in (*there, *new.values())) > self._max:
                 raise QueueFull("as many items of the tenant wait in the queue as may", retry_after=1)
         for item in map(_fixed, items):
             entry = entries.get((queue, item.id))
             if entry is None:
-                entries[queue, item.id] = _Entry(item, next(self._shared.order), time.time())
+                entries[queue, item.id] = _Entry(item, next(self._shared.order), time.time(), must)
             elif entry.item.tenant != item.tenant:
                 continue
             elif entry.ticket:

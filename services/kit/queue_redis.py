@@ -1,14 +1,13 @@
-"""Queues in Redis: the functions of `lua/queue.lua`, and how a worker waits."""
+"""Queues in Redis: the functions of `lua/queue.lua` and `lua/queue_claims.lua`, and how a worker waits."""
 
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from services.kit.errors import ServiceError
 from services.kit.functions import Argument
 from services.kit.keys import QueueKeys
-from services.kit.queue import Claimed, Item, Stats
+from services.kit.queue import MOST_DEAD, Claimed, Item, Stats
 from services.kit.redis import Redis
 
 _AT_ONCE = 500
@@ -37,7 +36,7 @@ class RedisQueue:
             consumer: The worker's name, no other's.
             idle_s: What a worker claimed and was silent about for so long, others claim; they notice in half of that
                 again.
-            max_of_a_tenant: Items a tenant may have in a queue. 0: any number.
+            max_of_a_tenant: Items a tenant may have in a queue, but for those that must be put. 0: any number.
         """
         self._redis = redis
         self._me = consumer
@@ -76,15 +75,15 @@ class RedisQueue:
 
     async def done(self, claimed: Claimed) -> bool:
         """Takes it out of the queue."""
-        return await self._about("queue_end", claimed, _DONE, 1)
+        return await self._about("queue_end", claimed, _DONE, 1, MOST_DEAD)
 
     async def bury(self, claimed: Claimed) -> bool:
         """Takes out what nobody can read, and keeps it."""
-        return await self._about("queue_end", claimed, _DEAD, 1)
+        return await self._about("queue_end", claimed, _DEAD, 1, MOST_DEAD)
 
     async def put_back(self, claimed: Claimed, delay_s: float, *, counts: bool = True) -> bool:
         """Lets it wait again, due after a while."""
-        return await self._about("queue_end", claimed, max(0, int(delay_s * 1000)), int(counts))
+        return await self._about("queue_end", claimed, max(0, int(delay_s * 1000)), int(counts), MOST_DEAD)
 
     async def remove(self, queue: str, id: str) -> bool:
         """Takes out what waits."""
@@ -107,7 +106,8 @@ class RedisQueue:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            with contextlib.suppress(ServiceError):  # then they are free after the idle time
+            # What cannot be given back is free after the idle time. Whatever the store says, this one is cancelled.
+            with contextlib.suppress(Exception):
                 for claimed in (await task)[0]:
                     await self.put_back(claimed, 0, counts=False)
             raise
@@ -130,7 +130,8 @@ class RedisQueue:
         now = asyncio.get_running_loop().time()
         looks = now - self._looked.get(queue, float("-inf")) >= self._idle_s / _LOOKS
         idle_ms = int(self._idle_s * 1000) if looks else 0
-        next_ms, self._wakes[queue], *found = await self._call("queue_claim", queue, self._me, limit, idle_ms)
+        arguments = (self._me, limit, idle_ms, MOST_DEAD)
+        next_ms, self._wakes[queue], *found = await self._call("queue_claim", queue, *arguments)
         if looks:
             self._looked[queue] = now
         return [_read(queue, each) for each in found], next_ms / 1000 if next_ms >= 0 else float("inf")

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import grpc
-import prometheus_client
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -23,6 +22,7 @@ from services.kit.chain import Endpoint, Registry
 from services.kit.config import ConfigError, describe, load
 from services.kit.errors import ServiceError, Unavailable
 from services.kit.lag import watch_lag
+from services.kit.probes import Vitals, serve_probes
 from services.kit.status import to_status
 from services.kit.telemetry import log_to_stdout
 
@@ -46,9 +46,11 @@ _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Heal
 _NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),  # gRPC's 4 MiB are too few for documents, or a turn's end
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 1_000),  # on a connection, as Envoy assumes: with more calls, it opens another
     ("grpc.max_connection_age_ms", 600_000),  # callers look the name up again, and find new replicas
+    ("grpc.max_connection_age_grace_ms", 960_000),  # the longest stream, `STREAM_TIMEOUT_S`, ends by itself
     ("grpc.http2.max_ping_strikes", 0),  # callers ping while calls wait: counted, that ends a call after 4 s
     ("grpc.keepalive_permit_without_calls", 1),
 ]
@@ -107,6 +109,7 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         for app in apps:
             for closer in app.closers:
                 closing.push_async_callback(closer)
+        vitals = Vitals()
         registries = [kit.registry(app) for app in apps]
         row = topology.PROCESSES[apps[0].name]
         server, status = grpc_server(registries)
@@ -124,14 +127,14 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         if config.metrics_port >= 0:
             port = config.metrics_port or row.metrics_port
             with _binding(f"{config.host}:{port}"):
-                metrics, _ = prometheus_client.start_http_server(port, config.host, kit.telemetry.metrics)
-            closing.callback(metrics.shutdown)
+                closing.callback(serve_probes(config.host, port, vitals, kit.telemetry.metrics))
         # What was made until here stays to the end, and calls leave few cycles: the collector looks less often.
         gc.freeze()
         gc.set_threshold(_GC_EVERY)
-        watch = asyncio.create_task(_watch_readiness(apps, status))
+        gc.enable()  # our programs begin without: looking for it among what they import costs a sixth of the start
+        watch = asyncio.create_task(_watch_readiness(apps, status, vitals))
         closing.callback(watch.cancel)
-        closing.callback(watch_lag(kit.telemetry.load.lag.observe))
+        closing.callback(_watch_loop(vitals, kit.telemetry.load.lag.observe))
         if kit.certificates is not None:
             following = kit.certificates.follow(taken=lambda: _knock(config.host, config.port or row.port))
             closing.callback(asyncio.create_task(following).cancel)
@@ -142,6 +145,7 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
             for drain in app.drainers:
                 drain()
         watch.cancel()
+        vitals.say(ready=False)
         await status.enter_graceful_shutdown()
         await asyncio.sleep(config.notice_s)  # gRPC breaks calls off that arrive while it stops to listen
         left_s = max(config.drain_s - config.notice_s, 0.0)
@@ -178,8 +182,18 @@ def _binding(address: str) -> Iterator[None]:
         raise CannotStart(f"cannot listen on {address}") from error
 
 
-async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthServicer) -> None:
-    """Keeps the health service true: overall (``) and per proto service."""
+def _watch_loop(vitals: Vitals, observe: Callable[[float], None]) -> Callable[[], None]:
+    """Has the loop tell that it turns, and how late; what it returns ends that."""
+
+    def turned(late_s: float) -> None:
+        vitals.moved()
+        observe(late_s)
+
+    return watch_lag(turned)
+
+
+async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthServicer, vitals: Vitals) -> None:
+    """Keeps what is said of health true: overall (``) and per proto service, and to probes."""
     said: dict[str, str] | None = None
     while True:
         waiting = {}
@@ -194,6 +208,7 @@ async def _watch_readiness(apps: Sequence[App], status: health.aio.HealthService
             serving = _NOT_SERVING if app.name in waiting else _SERVING
             if service := topology.PROCESSES[app.name].proto_service:
                 await status.set(service, serving)
+        vitals.say(ready=not waiting)
         await status.set("", _NOT_SERVING if waiting else _SERVING)
         if waiting != said:
             log.info("not ready" if waiting else "ready", **waiting)

@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -141,6 +140,9 @@ def open_telemetry(service: str, otlp_endpoint: str, sample_ratio: float) -> Tel
     """
     provider = exporter = None
     if otlp_endpoint:
+        # Here, because it brings all of the SDK's metrics and logs: who has no collector does not wait for them.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
         # Which traces are recorded is decided before a span is made: all that are made are kept.
         provider = TracerProvider(resource=Resource({SERVICE_NAME: service}), shutdown_on_exit=False)
         exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))

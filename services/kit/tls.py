@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-import structlog
 from grpc.aio import Channel
-
-log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
 
@@ -60,6 +57,9 @@ class Certificates:
 
     async def follow(self, every_s: float = LOOK_EVERY_S, taken: Callable[[], Awaitable[None]] | None = None) -> None:
         """Reads the files again and again, and takes what is whole; awaits `taken` then. Ends only by cancellation."""
+        import structlog  # here: the command line calls, follows nothing, and does not wait for it
+
+        log = structlog.get_logger(__name__)
         complaint = ""
         while True:
             await asyncio.sleep(every_s)

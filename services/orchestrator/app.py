@@ -128,19 +128,21 @@ def _serving(config: Config, parts: _Parts) -> App:
 
 def _open(config: Config, kit: Kit, classes: Sequence[str] = ()) -> _Parts:
     memory = kit.network.client("memory", config.memory_address)
-    redis = Redis(config.redis_url, replicas=config.redis_replicas, disk=config.redis_disk)
+    open_redis = partial(Redis, config.redis_url, replicas=config.redis_replicas, disk=config.redis_disk)
+    redis = open_redis()
     triton = Triton(
         kit.network.client("triton", config.triton_address),
         breakers=kit.breakers(MODELS),
         first_chunk_s=config.first_chunk_s,
     )
     run_log = RedisRunLog(redis, config.log_ttl_s, config.lease_s)
+    codec = EventCodec()
     notices = RedisNotices(redis)
     queue = RedisQueue(redis, uuid.uuid4().hex, config.queue_idle_s, config.max_queued)
     tools = ToolExecClient(kit.network.client("toolexec", config.toolexec_address))
     callbacks = Callbacks(RedisCallbackStore(redis), queue, tools)
     dead_letters = RedisDeadLetters(redis)
-    for_events = Redis(config.redis_url, connections=_EVENT_CONNECTIONS)
+    for_events = open_redis(connections=_EVENT_CONNECTIONS)
     events = RedisEvents(for_events)
     bus = EventBus(events, kit.telemetry.events)
     bus.register(EventType.FEEDBACK_RECEIVED, "feedback metrics", count_feedback(kit.telemetry.events))
@@ -152,9 +154,9 @@ def _open(config: Config, kit: Kit, classes: Sequence[str] = ()) -> _Parts:
             kit.network.client("retrieval", config.retrieval_address), config.retrieval_timeout_s
         ),
         tools=tools,
-        model=TritonModel(triton),
+        model=TritonModel(triton, config.coalesce_s),
         run_log=run_log,
-        codec=EventCodec(),
+        codec=codec,
         events=RunEvents(bus, RedisRunEnds(redis), read_end, callbacks.send_again),
         owners=RedisOwners(redis, config.owner_s),
         notices=notices,
@@ -177,7 +179,7 @@ def _open(config: Config, kit: Kit, classes: Sequence[str] = ()) -> _Parts:
         bus=bus,
         events=events,
         feedback=Feedback(RedisFeedbackStore(redis), bus),
-        letters=Letters(DeadLetterBox(dead_letters, runs.begin)),
+        letters=Letters(DeadLetterBox(dead_letters, runs.begin, run_log, codec)),
         checks={"redis": run_log.check},
         closers=closers,
     )

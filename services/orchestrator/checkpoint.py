@@ -59,11 +59,13 @@ def read_progress(data: bytes) -> Progress:
         **{
             **found,
             "understanding": found["understanding"] and _understanding(found["understanding"]),
-            "facts": None if found["facts"] is None else tuple(Citation(**each) for each in found["facts"]),
+            "facts": None
+            if found["facts"] is None
+            else tuple(Citation(**_known(Citation, each)) for each in found["facts"]),
             "calls": None if found["calls"] is None else _calls(found["calls"]),
             "effects": _calls(found["effects"]),
             "messages": tuple(_message(each) for each in found["messages"]),
-            "usage": Usage(**{**found["usage"], "remaining": NO_AMOUNTS}),
+            "usage": Usage(**{**_known(Usage, found["usage"]), "remaining": NO_AMOUNTS}),
         }
     )
 
@@ -75,15 +77,15 @@ def write_answer(answer: Answer) -> bytes:
 
 def read_answer(data: bytes) -> Answer:
     """The answer that `write_answer`, or toolexec, wrote."""
-    return Answer(**orjson.loads(data))
+    return Answer(**_known(Answer, orjson.loads(data)))
 
 
 def _understanding(found: Mapping[str, Any]) -> Understanding:
     return Understanding(
         intents=tuple((name, confidence) for name, confidence in found["intents"]),
         out_of_scope=found["out_of_scope"],
-        entities=tuple(Entity(**each) for each in found["entities"]),
-        complexity=Complexity(**found["complexity"]),
+        entities=tuple(Entity(**_known(Entity, each)) for each in found["entities"]),
+        complexity=Complexity(**_known(Complexity, found["complexity"])),
         language=found["language"],
     )
 
@@ -93,10 +95,10 @@ def _message(found: Mapping[str, Any]) -> Message:
 
 
 def _calls(found: Any) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(**each) for each in found)
+    return tuple(ToolCall(**_known(ToolCall, each)) for each in found)
 
 
-def _known(kind: type[Record | Progress], found: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {each.name: found[each.name] for each in fields(kind) if each.name in found}
 
 
@@ -107,7 +109,7 @@ def _sealed(data: bytes) -> bytes:
 
 def _opened(data: bytes) -> bytes:
     kept = data[_SUM_BYTES:]
-    if data[:_SUM_BYTES] != zlib.crc32(kept).to_bytes(_SUM_BYTES):
+    if not kept or data[:_SUM_BYTES] != zlib.crc32(kept).to_bytes(_SUM_BYTES):
         raise CheckpointBroken("what was kept of the run is damaged: it cannot go on")
     if kept[0] != FORMAT:
         raise CheckpointBroken(f"what was kept of the run is of format {kept[0]}, and this release reads {FORMAT} only")

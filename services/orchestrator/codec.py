@@ -69,6 +69,10 @@ class EventCodec:
         """Whether a log ends with this entry."""
         return run_event_pb2.RunEvent.FromString(entry).WhichOneof("event") in _LAST
 
+    def is_failed(self, entry: bytes) -> bool:
+        """Whether an entry says that the run failed."""
+        return run_event_pb2.RunEvent.FromString(entry).HasField("failed")
+
     def is_delta(self, entry: bytes) -> bool:
         """Whether an entry is a piece of the answer."""
         return run_event_pb2.RunEvent.FromString(entry).HasField("text_delta")

@@ -55,7 +55,8 @@ class Config:
     """Seconds to wait for facts; after that the turn goes on without."""
 
     coalesce_s: float = 0.05
-    """The first piece of an answer is shown at once, later ones together after this many seconds."""
+    """The first piece of an answer is shown at once, later ones together after this many seconds; models are asked to
+    gather so, too."""
 
     heartbeat_s: float = 15.0
     """A stream that has been silent for so many seconds sends a heartbeat."""
@@ -97,6 +98,10 @@ class Config:
 
     worker_drain_s: float = 5.0
     """When a worker is told to stop, its runs may take so long to end, seconds; then others go on with them."""
+
+    drain_tool_s: float = 4.0
+    """When a process is told to stop, a tool call under way may take so long to end, seconds; then others go on with
+    its result. One that is cut is made again under its key, or asked about."""
 
     queue_idle_s: float = 10.0
     """What a worker claimed and was silent about for so long, seconds, others claim."""

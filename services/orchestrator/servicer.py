@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 import protovalidate
 import structlog
@@ -28,6 +27,7 @@ from services.kit.run_ids import write_run_id
 from services.orchestrator import budgets
 from services.orchestrator.codec import callback_of, run_of
 from services.orchestrator.core.runs import Runs
+from services.orchestrator.directory import Directory
 from services.orchestrator.domain.run import Standing
 from services.orchestrator.happenings import Happenings, copy_request
 from services.orchestrator.letters import Letters
@@ -38,37 +38,6 @@ log = structlog.get_logger(__name__)
 _RUNS_A_PAGE = 50
 _AT_ONCE = 32
 """Runs of a batch that are accepted at the same time."""
-
-
-class Directory(Protocol):
-    """Sessions and agents, which memory owns: its messages pass through untouched."""
-
-    async def create_session(self, request: memory_pb2.CreateSessionRequest) -> memory_pb2.CreateSessionResponse:
-        """Makes a session."""
-
-    async def get_session(self, request: memory_pb2.GetSessionRequest) -> memory_pb2.GetSessionResponse:
-        """Reads one."""
-
-    async def list_sessions(self, request: memory_pb2.ListSessionsRequest) -> memory_pb2.ListSessionsResponse:
-        """Lists the caller's."""
-
-    async def copy_session(self, request: memory_pb2.CopySessionRequest) -> memory_pb2.CopySessionResponse:
-        """Copies one."""
-
-    async def delete_session(self, request: memory_pb2.DeleteSessionRequest) -> memory_pb2.DeleteSessionResponse:
-        """Deletes one."""
-
-    async def get_budget(self, request: memory_pb2.GetBudgetRequest) -> memory_pb2.GetBudgetResponse:
-        """Reads a budget."""
-
-    async def set_budget(self, request: memory_pb2.SetBudgetRequest) -> memory_pb2.SetBudgetResponse:
-        """Writes one."""
-
-    async def get_agent(self, request: memory_pb2.GetAgentRequest) -> memory_pb2.GetAgentResponse:
-        """Reads an agent."""
-
-    async def list_agents(self, request: memory_pb2.ListAgentsRequest) -> memory_pb2.ListAgentsResponse:
-        """Lists the tenant's."""
 
 
 class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
@@ -198,7 +167,9 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     async def GetRun(self, request: run_pb2.GetRunRequest, context: object) -> run_pb2.GetRunResponse:
         """Reads how far a run is."""
-        return run_pb2.GetRunResponse(run=await self._describe(current_principal(), request.run_id))
+        run = await self._describe(current_principal(), request.run_id)
+        budgets.tell(run.usage.remaining if run.usage.HasField("remaining") else None)
+        return run_pb2.GetRunResponse(run=run)
 
     async def CancelRun(self, request: run_pb2.CancelRunRequest, context: object) -> run_pb2.CancelRunResponse:
         """Stops a run."""
@@ -294,7 +265,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
         async def stop() -> None:
             try:
-                await self._runs.cancel(principal, run_id)
+                await self._runs.leave(principal, run_id)
             except ServiceError as error:
                 log.warning("run not stopped", run_id=run_id, reason=error.reason)
 

@@ -40,7 +40,7 @@ FOREIGN = {
     },
     "orchestrator": {
         "{t/s}": "tool execution effects history",
-        "{t/u}": "sessions created begun user_budget user_reservations",
+        "{t/u}": "sessions created user_budget user_reservations",
         "{t}": "tenant_budget tenant_reservations agents agent",
     },
     "toolexec": {

@@ -106,6 +106,16 @@ def is_there(named: str) -> bool:
     return any(not test or f"def {test}(" in (ROOT / name).read_text() for name in found)
 
 
+def test_each_protection_names_the_tests_that_show_it() -> None:
+    """A file shows nothing in particular."""
+    section = (
+        (ROOT / "docs" / "security.md").read_text().partition("## What is protected by what")[2].partition("\n## ")[0]
+    )
+    _, _, *rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 30
+    assert [row[0] for row in rows if not all("::" in shown for shown in INLINE.findall(row[3]))] == []
+
+
 @pytest.mark.parametrize("name", [name for name in files() if name.endswith(".md")])
 def test_what_a_document_names_is_there(name: str) -> None:
     assert missing(name, (ROOT / name).read_text()) == []

@@ -16,7 +16,6 @@ import yaml
 from services.kit.acl import ROWS
 from services.kit.app import KitConfig
 from services.kit.config import load
-from services.kit.serve import LIVENESS
 from services.kit.topology import ENDPOINTS, PROCESSES, SERVICES, WORKER, Service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +99,9 @@ def test_a_worker_is_the_orchestrators_image_told_to_work_with_the_same_settings
     assert ports == {"grpc": WORKER.port, "metrics": WORKER.metrics_port}
     annotations = objects["Deployment", "worker"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(WORKER.metrics_port)
-    drain = float(variables(objects, pods, WORKER)["MYRIAD_ORCHESTRATOR_WORKER_DRAIN_S"])
-    assert pods["worker"]["terminationGracePeriodSeconds"] >= drain + 15
+    environ = variables(objects, pods, WORKER)
+    drain, tool = (float(environ[f"MYRIAD_ORCHESTRATOR_{name}_S"]) for name in ("WORKER_DRAIN", "DRAIN_TOOL"))
+    assert pods["worker"]["terminationGracePeriodSeconds"] >= drain + tool + 15
 
 
 def test_everything_is_in_a_namespace_that_enforces_the_restricted_profile(objects: dict[tuple[str, str], Any]) -> None:
@@ -180,9 +180,9 @@ def test_a_service_listens_where_the_topology_says(
 @each_process
 def test_liveness_asks_for_the_process_alone_and_readiness_for_all(pods: dict[str, Any], service: Service) -> None:
     spec = container(pods[service.name])
-    alive = {"port": service.port, "service": LIVENESS}
-    assert (spec["livenessProbe"]["grpc"], spec["startupProbe"]["grpc"]) == (alive, alive)
-    assert spec["readinessProbe"]["grpc"] == {"port": service.port}
+    alive = {"path": "/livez", "port": "metrics"}  # which a thread of its own answers, however full the loop is
+    assert (spec["livenessProbe"]["httpGet"], spec["startupProbe"]["httpGet"]) == (alive, alive)
+    assert spec["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
 
 
 @each_service
@@ -236,10 +236,12 @@ def test_identity_is_believed_only_beside_the_mesh_token_which_is_a_mounted_secr
 def test_a_pod_is_given_the_time_its_calls_may_take_to_drain(
     objects: dict[tuple[str, str], Any], pods: dict[str, Any], service: Service
 ) -> None:
-    drain = float(variables(objects, pods, service)["MYRIAD_DRAIN_S"])
+    environ = variables(objects, pods, service)
+    drain = float(environ["MYRIAD_DRAIN_S"])
+    tool = float(environ.get("MYRIAD_ORCHESTRATOR_DRAIN_TOOL_S", 0))
     before = container(pods[service.name])["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert drain >= service.timeout_s
-    assert pods[service.name]["terminationGracePeriodSeconds"] >= before + drain + 5
+    assert pods[service.name]["terminationGracePeriodSeconds"] >= before + drain + tool + 5
 
 
 @each_process

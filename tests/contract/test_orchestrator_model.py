@@ -239,7 +239,7 @@ async def test_the_model_is_asked_in_its_own_form(stub):
     said = [*HELLO, Message(Role.ASSISTANT, "", (call,)), Message(Role.TOOL, "{}", tool_call_id="call_0_0")]
     async for _ in TritonModel(triton).chat("llm", said, (Tool("status", "Looks it up.", {}, 5.0),), 64, 0.5):
         pass
-    async for _ in TritonModel(triton).chat("llm", HELLO, (), 64, 0.5):
+    async for _ in TritonModel(triton, 0.05).chat("llm", HELLO, (), 64, 0.5):
         pass
     function = {"name": "status", "arguments": '{"id": 7}'}
     offered = {"name": "status", "description": "Looks it up.", "parameters": {"type": "object"}}
@@ -259,7 +259,7 @@ async def test_the_model_is_asked_in_its_own_form(stub):
         "temperature": 0.5,
         "tools": [{"type": "function", "function": offered}],
     }
-    assert bare == {"messages": body["messages"][:2], "max_tokens": 64, "temperature": 0.5}
+    assert bare == {"messages": body["messages"][:2], "max_tokens": 64, "temperature": 0.5, "chunk_interval_ms": 50}
 
 
 async def test_the_fake_keeps_what_it_was_asked():

@@ -24,6 +24,7 @@ from services.kit.errors import (
 from services.orchestrator.adapters.inmemory_services import InMemoryTools
 from services.orchestrator.adapters.toolexec import ToolExecClient
 from services.orchestrator.domain.agent import Agent, Tool, ToolCall
+from services.orchestrator.domain.agent import SideEffect as OrchestratorSideEffect
 from services.orchestrator.domain.turn import ToolResult
 from services.orchestrator.ports.services import Tools
 from services.toolexec.adapters.clock import SystemClock
@@ -37,7 +38,7 @@ from services.toolexec.domain import AgentTools, FunctionCall, HttpCall, SideEff
 from services.toolexec.domain import Tool as ToolOf
 from services.toolexec.servicer import ToolExecServicer
 from tests.support.orchestrator import ALICE, MALLORY, Hanging, act_as, served
-from tests.support.toolexec import ANN, Process, Shared
+from tests.support.toolexec import ANN, Process, Shared, call_key
 from tests.support.waiting import until
 
 SCHEMA = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
@@ -227,6 +228,35 @@ async def test_toolexec_that_does_not_answer_in_time_is_given_up_a_second_after_
         await client_of(hanging).execute(AURA, ToolCall("c", "status", "{}"), RUN, "0.0.a", 0.1)
     assert 1.0 < asyncio.get_running_loop().time() - started < 1.5
     assert hanging.cut.is_set()
+
+
+async def test_a_slow_tool_that_is_begun_again_under_its_approval_goes_on_and_answers_once(kind):
+    pay = Tool("pay", "Takes long.", SCHEMA, 5.0, side_effect=OrchestratorSideEffect.SIDE_EFFECT, background=True)
+    agent, call = Agent("aura", 3, "You help.", tools={"pay": pay}), ToolCall("c1", "pay", '{"id": 7}')
+    ran = []
+
+    async def work(arguments):
+        ran.append(arguments)
+        return {"paid": True}
+
+    shared = Shared()
+    shared.add(tool("pay", SideEffect.SIDE_EFFECT, background=True))
+    name = call_key("pay", call.arguments_json, RUN)
+    approval, key = shared.approve(name), name.idempotency_key
+    async with Process(shared, {"pay": work}) as process:
+        tools = InMemoryTools() if kind == "inmemory" else client_of(process.servicer)
+        act_as(ANN)
+        assert await tools.start(agent, call, RUN, key, approval) is None
+        await tools.start(agent, call, RUN, key, approval)
+        if kind == "inmemory":
+            tools.answered["pay"] = ToolResult('{"paid":true}', is_error=False)
+
+        async def is_there():
+            return await tools.result(call, RUN, key) is not None
+
+        await until(is_there)
+        assert await tools.start(agent, call, RUN, key, approval) == ToolResult('{"paid":true}', is_error=False)
+    assert len(ran) == (kind == "toolexec")
 
 
 async def test_a_slow_tool_has_no_result_until_it_has_answered(kind):

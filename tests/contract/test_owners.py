@@ -1,6 +1,7 @@
 """Owners: one list of behaviours for the fake, one Redis and a cluster of three primaries."""
 
 import asyncio
+import time
 import uuid
 
 import pytest
@@ -128,3 +129,13 @@ async def test_what_was_given_back_is_not_taken_over(process):
     await taker.beat()
     await taker.take(gone._me)
     assert await taker.mine() == []
+
+
+async def test_its_time_is_the_stores_from_the_first_beat_on(process):
+    owners = process.make()
+    assert owners.now() == pytest.approx(time.time(), abs=1)
+    await owners.beat()
+    since = owners.now()
+    assert since == pytest.approx(time.time(), abs=1)  # the servers of these tests have this machine's clock
+    await asyncio.sleep(0.05)
+    assert owners.now() - since >= 0.05

@@ -7,13 +7,11 @@ from collections import Counter
 
 import pytest
 
-from services.kit.errors import QueueFull, StoreUnavailable
+from services.kit.errors import QueueFull
 from services.kit.keys import QueueKeys
 from services.kit.queue import MOST_DEAD, Item, Stats
 from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
 from services.kit.queue_redis import RedisQueue
-from services.kit.redis import Redis
-from tests.support.proxy import running_proxy
 
 IDLE_S = 0.4
 MAX = 2000
@@ -415,6 +413,24 @@ async def test_what_must_be_put_is_put_into_a_full_queue(workers):
         await worker.put(workers.q, [item("more")])
 
 
+@pytest.mark.parametrize("how", ["done", "bury", "remove", "put back"])
+async def test_what_must_be_put_leaves_no_less_room_for_the_rest_and_leaves_no_more_when_it_goes(workers, how):
+    worker = workers()
+    for at in range(0, MAX - 1, 500):
+        await worker.put(workers.q, [item(f"a{n}", priority=0) for n in range(at, min(at + 500, MAX - 1))])
+    later = 60_000 if how == "remove" else 0
+    await worker.put(workers.q, [item(f"must{n}", after_ms=later) for n in range(3)], must=True)
+    if how == "remove":
+        assert [await worker.remove(workers.q, f"must{n}") for n in range(3)] == [True] * 3
+    for claimed in await worker.claim([workers.q], 3, 0) if how != "remove" else ():
+        await worker.put(workers.q, [claimed.item])  # it is there already, and counts no more than before
+        put_back = how == "put back"
+        assert await (worker.put_back(claimed, 60.0) if put_back else getattr(worker, how)(claimed))
+    await worker.put(workers.q, [item("last")])
+    with pytest.raises(QueueFull):
+        await worker.put(workers.q, [item("more")])
+
+
 async def test_the_figures_are_what_is_there(workers):
     worker = workers()
     await worker.put(workers.q, [item(f"a{n}") for n in range(3)])
@@ -447,57 +463,3 @@ async def test_a_claim_that_is_cancelled_has_claimed_nothing(workers):
         await other.put(workers.q, [item("a")])
         (claimed,) = await other.claim([workers.q], 1, 1.0)
         assert await other.done(claimed)
-
-
-async def test_a_worker_whose_store_goes_away_says_so_and_waits_again_when_it_is_back(valkey_url):
-    async with running_proxy(valkey_url) as (proxy, url):
-        redis = Redis(url)
-        queue, q = RedisQueue(redis, "worker", 60.0), uuid.uuid4().hex
-        try:
-            waiting = asyncio.create_task(queue.claim([q], 1, 5.0))
-            await asyncio.sleep(0.1)
-            proxy.reset()
-            with pytest.raises(StoreUnavailable):
-                await waiting
-            await redis.check()
-            assert await queue.claim([q], 1, 0.01) == []
-            proxy.reset()  # while nobody waits
-            await asyncio.sleep(0.05)
-            waiting = asyncio.create_task(queue.claim([q], 1, 5.0))
-            await asyncio.sleep(0.1)
-            await queue.put(q, [item("a")])
-            assert ids(await waiting) == ["a"]
-        finally:
-            await queue.close()
-            await redis.close()
-
-
-@pytest.mark.parametrize("state", ["waiting", "delayed", "claimed"])
-async def test_a_record_that_is_damaged_is_put_aside_and_holds_up_nobody(one, state):
-    q, idle_s = uuid.uuid4().hex, 0.02
-    worker, keys = RedisQueue(one, "worker", idle_s), QueueKeys(q)
-    due_ms = int((time.time() + 0.05) * 1000) if state == "delayed" else 0
-    await worker.put(q, [item("a", due_ms=due_ms)])
-    if state == "claimed":
-        await worker.claim([q], 1, 0)
-    await one.execute("HSET", keys.all[0], "a", b"\xc1 broken")
-    await worker.put(q, [item("b")])
-    await asyncio.sleep(0.06)
-    assert ids(await worker.claim([q], 2, 0)) == ["b"]
-    (kept,) = await one.execute("LRANGE", keys.dead, 0, -1)
-    assert b"\xc1 broken" in kept
-    assert 0 < await one.execute("PTTL", keys.dead) <= 14 * 86_400_000
-    await one.execute("UNLINK", *keys.all)
-
-
-async def test_workers_that_are_gone_are_forgotten(one):
-    q, idle_s = uuid.uuid4().hex, 0.02
-    gone, lives = RedisQueue(one, "gone", idle_s), RedisQueue(one, "lives", idle_s)
-    for worker in (gone, lives):
-        await worker.put(q, [item("a")])
-        (claimed,) = await worker.claim([q], 1, 0)
-        await worker.done(claimed)
-    await asyncio.sleep(21 * idle_s)
-    await lives.claim([q], 1, 0)
-    names = [known[1] for known in await one.execute("XINFO", "CONSUMERS", QueueKeys(q).claimed, "workers")]
-    assert names == [b"lives"]

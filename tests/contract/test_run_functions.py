@@ -20,10 +20,10 @@ from services.kit.errors import (
     SessionBusy,
     SessionNotFound,
 )
-from services.kit.keys import SessionKeys, UserKeys, encode
+from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
 from services.memory.adapters.redis import RedisSessionStore
-from services.memory.domain import Concurrency, Ending, Lifetimes, Message, Next, Order, Request, Resumed, Role
+from services.memory.domain import Concurrency, Ending, Lifetimes, Next, Order, Request, Resumed
 from services.orchestrator.adapters.redis import RedisRunLog
 from tests.support.proxy import running_proxy
 
@@ -283,6 +283,20 @@ async def test_an_approval_is_good_once_and_for_its_run_only(run: Run) -> None:
         await run.respond(answer="alice: no")
 
 
+async def test_approvals_are_forgotten_a_while_after_they_expired(run: Run) -> None:
+    now, key = int(time.time() * 1000), run.keys.approvals
+    ages_s = {**{f"old{n}": 660 for n in range(15)}, "just": 60, "good": -60}
+    for name, age_s in ages_s.items():
+        entry = {"run": run.number, "state": "approved", "answer": "alice: yes", "expires_ms": now - 1000 * age_s}
+        await run.redis.execute("HSET", key, name, json.dumps(entry))
+    assert await run.respond("old0") == b"alice"  # the control: it is there
+    await run.park(1, b"asks")
+    assert set(await run.redis.execute("HKEYS", key)) == {b"just", b"good", b"digest"}
+    assert await run.respond("just") == b"alice"
+    with pytest.raises(ApprovalInvalid):
+        await run.respond("old0")
+
+
 async def test_the_same_answer_again_is_taken_as_the_first_also_when_the_run_is_over(run: Run) -> None:
     await run.park(1, b"asks")
     await run.respond()
@@ -429,38 +443,6 @@ async def test_a_run_in_the_line_is_announced_once_and_dropped_once(run: Run) ->
     assert await run.redis.call("run_drop", dropped, "alice", second.number, 60_000, 3, b"gone") == []
     assert await second.read() == ("OVER", [b"1", b"2", b"gone"])
     assert await run.end(1) == Next(third.number, b"third")
-
-
-async def _keys_of(url: str, tenant: str) -> dict[str, int]:
-    """Every key of a tenant, and its time to live in milliseconds."""
-    port = int(url.rpartition(":")[2])
-    async with Client(port=port, protocol=2) as client:
-        names = [name.decode() async for name in client.scan_iter(f"*{encode(tenant)}*", count=1000)]
-        return {name: await client.pttl(name) for name in names}
-
-
-async def test_every_key_has_a_lifetime_and_a_deleted_session_leaves_none(valkey_url: str) -> None:
-    redis = Redis(valkey_url)
-    principal = Principal(f"tenant-{uuid.uuid4().hex}", "alice")
-    store = RedisSessionStore(redis, LIFETIMES)
-    session = await store.create(principal, "s1", "aura", Request("r", b"d"))
-    for i in range(3):
-        turn = await store.begin(principal, "s1", Request(f"r{i}", b"d"), LEASE_MS, 5)
-        ending = Ending(turn.run, turn.token, 1, [b"over"], [Message(Role.USER, 2, b"\x08\x02\x12\x02hi")])
-        await store.end(principal, "s1", ending)
-        assert all(ttl > 0 for ttl in (await _keys_of(valkey_url, principal.tenant)).values())
-    await store.begin(principal, "s1", None, 50, 5)
-    keys = await _keys_of(valkey_url, principal.tenant)
-    kinds = {name.rpartition("}:")[2] for name in keys}
-    assert kinds == {
-        "session", "lease", "history", "requests", "request_times", "log:1", "log:2", "log:3", "sessions", "created:r",
-        "begun:r0", "begun:r1", "begun:r2",
-    }  # fmt: skip
-    assert all(ttl > 0 for ttl in keys.values()), keys
-    await asyncio.sleep(0.06)
-    await store.delete(principal, session.session_id)
-    assert await _keys_of(valkey_url, principal.tenant) == {}
-    await redis.close()
 
 
 async def test_beginning_a_turn_is_one_round_trip_of_two_calls(valkey_url: str) -> None:

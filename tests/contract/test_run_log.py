@@ -244,6 +244,41 @@ async def test_a_run_waits_for_an_answer_and_goes_on_with_it(store):
         await store.log.append(store.owner, turn, 3, [b"late"])
 
 
+@pytest.mark.parametrize(("what", "kept"), [("again", b"yes"), ("tool:call_2_0", b"")])
+async def test_an_answer_is_kept_for_who_goes_on_until_the_run_waits_for_something_else(store, what, kept):
+    turn = await store.begin(record=b"asked")
+    await store.log.park(store.owner, turn, 1, [b"asks"], b"so far", ANSWER)
+    await store.log.respond(store.owner, turn.run_id, "digest", "approved", b"yes", any_user=False)
+    taken = await store.turns.resume_turn(store.session_id, 30.0)
+    await store.log.park(store.owner, taken.turn, 2, [], b"so far", Waiting(what, 0.01))
+    await asyncio.sleep(0.02)
+    assert (await store.turns.resume_turn(store.session_id, 30.0)).response == kept
+
+
+async def test_a_run_that_is_not_due_says_when_it_is_and_one_that_is_behind_another_does_not(store):
+    """A worker's queue has a clock of its own: what is due by that may not be due yet by the session's."""
+    first = await store.begin(record=b"asked")
+    due_ms = int((time.time() + 20) * 1000)
+    for request in (
+        Request(store.session_id, "later", queue="SIMPLE", due_ms=due_ms),
+        Request(store.session_id, "behind", queue="SIMPLE"),
+    ):
+        await store.turns.begin_turn(request, b"", 30.0, b"asked")
+    assert 0 < await busy(store, 0) <= 30  # when its owner counts as gone
+    assert 15 < await busy(store, 2) <= 20
+    assert await busy(store, 3) is None
+    await store.log.park(store.owner, first, 1, [b"asks"], b"so far", ANSWER)
+    assert 15 < await busy(store, 2) <= 20
+    assert await busy(store, 3) is None
+
+
+async def busy(store, run):
+    """In how many seconds it may help to ask for a run again."""
+    with pytest.raises(SessionBusy) as refused:
+        await store.turns.resume_turn(store.session_id, 30.0, run)
+    return refused.value.retry_after
+
+
 async def test_a_run_told_to_stop_does_not_wait_and_one_that_waits_can_be_stopped(store):
     turn = await store.begin(record=b"asked")
     assert await store.log.request_cancel(store.owner, turn.run_id) is Standing.AT_WORK
@@ -267,6 +302,17 @@ async def test_a_second_run_tells_the_first_to_stop_as_it_asks(store, concurrenc
     assert await store.turns.abandon_turn(turn, [b"end"], 2) == Next(waits.run_id, b"second")
 
 
+@pytest.mark.parametrize("then", ["INTERRUPT", "CancelRun"])
+async def test_a_run_that_was_told_to_leave_no_trace_leaves_none_whoever_else_stops_it(store, then):
+    turn = await store.begin(record=b"asked")
+    await store.turns.begin_turn(Request(store.session_id, "2", concurrency=Concurrency.ROLLBACK), b"", 30.0, b"2")
+    if then == "CancelRun":
+        await store.log.request_cancel(store.owner, turn.run_id)
+    else:
+        await store.turns.begin_turn(Request(store.session_id, "3", concurrency=Concurrency.INTERRUPT), b"", 30.0, b"3")
+    assert await store.log.append(store.owner, turn, 1, [b"one"]) is Stop.ROLL_BACK
+
+
 async def test_a_run_in_the_line_is_shown_and_can_be_ended_there(store):
     turn = await store.begin(record=b"asked")
     second = (await store.turns.begin_turn(Request(store.session_id, "2"), b"", 30.0, b"second")).run_id
@@ -287,7 +333,6 @@ async def test_a_run_in_the_line_that_is_taken_back_leaves_nothing_and_its_reque
     asked = Request(store.session_id, "2", "once")
     second = (await store.turns.begin_turn(asked, b"2", 30.0, b"second")).run_id
     third = (await store.turns.begin_turn(Request(store.session_id, "3"), b"", 30.0, b"third")).run_id
-    await store.log.announce(store.owner, second, [b"one", b"two"])
     with pytest.raises(RunNotFound):
         await store.log.undo(Principal(store.owner.tenant, "mallory"), second, "once")
     assert (await store.turns.begin_turn(asked, b"2", 30.0, b"second")).attached  # the control
@@ -300,6 +345,16 @@ async def test_a_run_in_the_line_that_is_taken_back_leaves_nothing_and_its_reque
     assert (again.queued, again.attached, again.run_id != second) == (True, False, True)
     assert await store.turns.abandon_turn(turn, [b"end"], 1) == Next(third, b"third")
     assert await store.log.undo(store.owner, turn.run_id, "") is None
+
+
+async def test_a_run_in_the_line_whose_log_has_begun_is_not_taken_back(store):
+    await store.begin(record=b"asked")
+    asked = Request(store.session_id, "2", "once")
+    second = (await store.turns.begin_turn(asked, b"2", 30.0, b"second")).run_id
+    await store.log.announce(store.owner, second, [b"one"])
+    assert await store.log.undo(store.owner, second, "once") is None
+    assert (await store.turns.begin_turn(asked, b"2", 30.0, b"second")).run_id == second
+    assert await store.log.bounds(store.owner, second) == (b"one", b"one", Standing.QUEUED)
 
 
 async def test_who_waits_behind_a_run_that_is_taken_back_is_next(store):

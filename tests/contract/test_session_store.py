@@ -421,8 +421,9 @@ async def test_a_run_waits_in_the_line_and_comes_when_the_one_before_has_ended(
     assert (await store.begin(alice, session_id, Request("r2", b"d"), LEASE_MS, 5, Order(b"second"))).attached
     assert await store.end(alice, session_id, ending) == Next(second.run, b"second")
     assert await store.end(alice, session_id, ending) == Next(second.run, b"second")
-    with pytest.raises(SessionBusy):
+    with pytest.raises(SessionBusy) as behind:
         await store.resume(alice, session_id, LEASE_MS, 5, third.run)
+    assert behind.value.retry_after is None  # whoever ends the one before it goes on with it
     begun = await store.resume(alice, session_id, LEASE_MS, 5)
     assert (begun.turn.run, begun.record, begun.attempts) == (second.run, b"second", 0)
     with pytest.raises(RunNotFound):  # it is over, though its session is busy: who looks for it need not come again
@@ -436,13 +437,30 @@ async def test_a_run_that_is_due_later_holds_up_nobody(store: SessionStore, alic
     due_ms = int(time.time() * 1000) + 300
     later = await store.begin(alice, session_id, None, LEASE_MS, 5, Order(b"later", defer=True, due_ms=due_ms))
     assert later.position == 0
-    with pytest.raises(SessionBusy):
-        await store.resume(alice, session_id, LEASE_MS, 5, later.run)
-    ending = await begin(store, alice, await store.get(alice, session_id))
+    for held in (False, True):
+        with pytest.raises(SessionBusy) as early:
+            await store.resume(alice, session_id, LEASE_MS, 5, later.run)
+        assert 0 < (early.value.retry_after or 0) <= 0.3
+        if not held:
+            ending = await begin(store, alice, await store.get(alice, session_id))
     assert ending.token > 0
     assert await store.end(alice, session_id, ending) is None
     await asyncio.sleep(0.35)
     assert (await store.resume(alice, session_id, LEASE_MS, 5)).turn.run == later.run
+
+
+async def test_what_was_said_is_kept_until_a_run_that_is_due_later_has_begun(
+    open_store: Open, alice: Principal
+) -> None:
+    store = open_store(SHORT)
+    session = await make(store, alice)
+    await store.end(alice, session.session_id, saying(await begin(store, alice, session), "hello"))
+    due_ms = int(time.time() * 1000) + 400
+    await store.begin(alice, session.session_id, None, LEASE_MS, 5, Order(b"later", defer=True, due_ms=due_ms))
+    await store.end(alice, session.session_id, saying(await begin(store, alice, session), "and now?"))
+    await asyncio.sleep(0.45)
+    resumed = await store.resume(alice, session.session_id, LEASE_MS, 5)
+    assert list(resumed.turn.history) == [message("hello"), message("and now?")]
 
 
 async def test_a_full_line_takes_no_more(store: SessionStore, alice: Principal) -> None:

@@ -14,6 +14,7 @@ from services.kit.errors import (
     RunNotFound,
     StoreUnavailable,
     Unauthenticated,
+    Unavailable,
 )
 from tests.support.transport import Scripted, reached
 
@@ -113,6 +114,16 @@ async def test_an_answer_is_not_asked_for_again(service):
     with pytest.raises(StoreUnavailable):
         await client.unary(stub.GetRun, run_pb2.GetRunRequest(run_id=RUN), timeout=5)
     assert asked == [RUN]
+
+
+async def test_a_callee_that_took_too_long_is_unavailable_while_the_caller_has_time(service):
+    servicer, client, stub = service
+    servicer.get_run = raising(DeadlineExceeded("memory did not answer in time"))
+    with pytest.raises(Unavailable, match="memory did not answer in time") as raised:
+        await client.unary(stub.GetRun, run_pb2.GetRunRequest(run_id=RUN), timeout=5)
+    assert raised.value.retry_after == 1.0
+    with pytest.raises(DeadlineExceeded):
+        await client.unary(stub.GetRun, run_pb2.GetRunRequest(run_id=RUN), timeout=0.15)
 
 
 async def test_a_strangers_exception_leaves_without_detail(service):

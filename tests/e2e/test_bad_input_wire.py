@@ -35,6 +35,7 @@ from services.kit.contracts import contract
 from services.kit.interceptors.identity import metadata_of
 from services.vertical.app import build, load_configs
 from tests.support.hostile import Known, examples, field, requests, wrong_with
+from tests.support.ports import free_address
 from tests.support.requests import ROWS
 
 pytestmark = pytest.mark.timeout(120)
@@ -260,6 +261,32 @@ async def test_a_request_broken_on_the_wire_breaks_nothing(way, service, method)
     assert way.complaints() == []
     assert counts.get("INVALID_ARGUMENT"), counts
     assert len(counts) > 1, f"every request was refused as malformed: {counts}"
+
+
+async def test_control_a_handler_without_our_checks_breaks():
+    """What a method of gRPC does with the same requests when it stands alone."""
+
+    async def bare(request, _context):
+        session, number = request.run_id.split(".")
+        return run_pb2.GetRunResponse(run=run_pb2.Run(run_id=f"{session}.{int(number)}"))
+
+    (method,) = [each for each in methods("orchestrator") if each.name == "GetRun"]
+    handler = grpc.unary_unary_rpc_method_handler(
+        bare, run_pb2.GetRunRequest.FromString, run_pb2.GetRunResponse.SerializeToString
+    )
+    server, address = grpc.aio.server(), free_address()
+    service = topology.SERVICES["orchestrator"].proto_service
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"GetRun": handler}),))
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            alone = Way("alone", {"orchestrator": channel}, [], list, {})
+            bodies = examples(requests(method.input_type, {"run_id": ["s.1"]}), COUNT["sockets"])
+            found = {(await alone.send("orchestrator", method, body))[0] for body in bodies}
+    finally:
+        await server.stop(0)
+    assert {"OK", "UNKNOWN"} <= found
 
 
 @pytest.mark.chaos

@@ -78,6 +78,9 @@ async def test_a_second_a_late_and_a_returning_watcher_see_the_same_byte_for_byt
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     assert kinds(events)[-1] == "completed"
     assert first == events[1:]  # what the call that began it was sent
+    told_anew = [run_event_pb2.RunEvent.FromString(message) for message in messages]
+    told_anew[-1].time.nanos ^= 1
+    assert [event.SerializeToString() for event in told_anew] != messages  # the control: as if each watch told its own
     assert as_events(lines) == events
     for after in range(len(events) + 1):
         again = await asyncio.gather(over_grpc(user, run_id, after), over_sse(user, run_id, after))

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from services.dev.environment import without_proxy
-from services.dev.plan import ROOT
+from services.dev.state import ROOT
 from services.toolexec.core.signing import Signer
 from tests.support.client import face
 

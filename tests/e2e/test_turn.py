@@ -171,7 +171,9 @@ async def test_json_clients_manage_sessions_and_see_runs_and_agents(user, player
     agents = (await user.http.get("/v1/agents")).json()["agents"]
     assert {"aura", "player"} <= {each["name"] for each in agents}
     assert (await user.http.get("/v1/agents/aura")).json()["agent"]["display_name"] == "Aura"
-    assert (await user.http.delete(f"/v1/sessions/{session_id}")).status_code == 200
+    for _ in range(2):  # who was not told that it is gone asks again
+        assert (await user.http.delete(f"/v1/sessions/{session_id}?request_id=gone")).status_code == 200
+    assert (await user.http.delete(f"/v1/sessions/{session_id}")).status_code == 404
     assert (await user.http.get(f"/v1/sessions/{session_id}")).status_code == 404
 
 

@@ -44,7 +44,7 @@ def _command(pid: int, work: Path) -> tuple[list[str], int]:
     """How to start it, and where it will listen."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     config = command.index("-c") + 1
-    document = yaml.safe_load(Path(command[config]).read_text())
+    document = yaml.load(Path(command[config]).read_text(), Loader=yaml.CSafeLoader)
     _without_retries(document)
     for cluster in document["static_resources"]["clusters"]:
         if "common_lb_config" in cluster:
@@ -54,7 +54,7 @@ def _command(pid: int, work: Path) -> tuple[list[str], int]:
         listener["address"]["socket_address"]["port_value"] = port
     document["admin"]["address"]["socket_address"]["port_value"] = free_port()
     command[config] = str(work / "envoy.yaml")
-    Path(command[config]).write_text(yaml.safe_dump(document, sort_keys=False))
+    Path(command[config]).write_text(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
     return command, port
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from services.dev import supervisor
 from tests.faults.alone import Alone, memory_alone
 from tests.faults.bare_envoy import running_bare_envoy
+from tests.faults.lines import ALL_LINKS
 from tests.faults.orders import Customers, customers_of
 from tests.faults.rig import CALLS_SHOP, Rig, desk_turn, running_rig, whole
 from tests.support.client import Face, face
@@ -36,14 +38,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def running_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     """The stack, warm."""
     async with running_rig(tmp_path_factory.mktemp("faults")) as started:
-        async with face(started.stack) as warming:
-            sessions = await asyncio.gather(*(warming.session("desk") for _ in range(WARM)))
-            await asyncio.gather(*(warming.turn(session, CALLS_SHOP) for session in sessions))
-            # On a slow machine they were too many for a model that has just started, and its circuit is open.
-            await until(lambda: all_whole(warming, WARM), 60)
-        await started.settled()
-        await started.rest()
+        await warm(started)
         yield started
+
+
+@pytest.fixture(scope="module")
+async def running_lines(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """A stack without replicas in which every line can be cut, warm."""
+    async with running_rig(tmp_path_factory.mktemp("lines"), links=ALL_LINKS, replicas={}) as started:
+        await warm(started)
+        yield started
+
+
+async def warm(started: Rig) -> None:
+    """Opens connections, and takes down what is open then."""
+    async with face(started.stack) as warming:
+        sessions = await asyncio.gather(*(warming.session("desk") for _ in range(WARM)))
+        await asyncio.gather(*(warming.turn(session, CALLS_SHOP) for session in sessions))
+        # On a slow machine they were too many for a model that has just started, and its circuit is open.
+        await until(lambda: all_whole(warming, WARM), 60)
+    await started.settled()
+    await started.rest()
 
 
 @pytest.fixture(scope="package")
@@ -69,16 +84,30 @@ async def answers_whole(user: Face) -> bool:
         return False
 
 
+@asynccontextmanager
+async def as_found(stack: Rig) -> AsyncIterator[Rig]:
+    """A stack, all of which is back from the case before; nothing of this one is left in it afterwards."""
+    async with face(stack.stack) as asking:
+        await until(lambda: answers_whole(asking), BACK_S)
+    yield stack
+    stack.points.disarm()
+    for proxy in stack.links.values():
+        proxy.resume()
+    await stack.settled()
+
+
 @pytest.fixture
 async def rig(running_stack: Rig) -> AsyncIterator[Rig]:
-    """The stack, all of which is back from the case before; nothing of this one is left in it afterwards."""
-    async with face(running_stack.stack) as asking:
-        await until(lambda: answers_whole(asking), BACK_S)
-    yield running_stack
-    running_stack.points.disarm()
-    for proxy in running_stack.links.values():
-        proxy.resume()
-    await running_stack.settled()
+    """The stack."""
+    async with as_found(running_stack) as found:
+        yield found
+
+
+@pytest.fixture
+async def lines(running_lines: Rig) -> AsyncIterator[Rig]:
+    """The stack of which every line can be cut."""
+    async with as_found(running_lines) as found:
+        yield found
 
 
 @pytest.fixture

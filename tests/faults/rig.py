@@ -6,9 +6,10 @@ model answers. Its agent `clerk` orders and pays by tools that keep a ledger.
 The orchestrator and toolexec are test builds: they have failpoints, which do nothing until a test arms one.
 """
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from services.kit import topology
 from services.kit.call import Principal
 from services.kit.interceptors.identity import metadata_of
 from tests.faults.ledger import ORDER, PAY, Ledger
+from tests.faults.lines import LINKS, Link, put_between, with_variables
 from tests.support import failing
 from tests.support.cgroup import descriptors
 from tests.support.client import Face, kinds, metric, put_agent, sim
@@ -42,18 +44,10 @@ from tests.support.waiting import until
 
 Events = list[run_event_pb2.RunEvent]
 
-Link = tuple[str, str]
-"""Who calls whom."""
-
-LINKS: Sequence[Link] = (
-    ("memory", "valkey"),
-    ("orchestrator", "valkey"),
-    ("orchestrator", "toolexec"),
-    ("retrieval", "milvus"),
-)
 REPLICAS: Mapping[str, int] = {"orchestrator": 2, "memory": 2}
 """What Envoy balances, and what a service does."""
 
+IN_FLIGHT = "myriad_calls_in_flight"
 TOOL_TIMEOUT_S = 1.0
 RETRY_S = 10.0
 """A run of the queue is tried again after so long; a model that was killed is back before the last time."""
@@ -116,10 +110,29 @@ class Rig:
         """The parts that run a service; another part is its own."""
         return [name for name in self.stack.state.parts if name.partition("-")[0] == service]
 
+    @contextmanager
+    def cut_off(self, part: str) -> Iterator[None]:
+        """While the block runs a part is a black hole to the others, and they to it: nothing passes, nobody is told."""
+        lines = [line for link, line in self.links.items() if part in link]
+        assert lines, f"no line of {part} can be cut"
+        for line in lines:
+            line.stall()
+        try:
+            yield
+        finally:
+            for line in lines:
+                line.resume()
+
     async def metrics(self, service: str) -> Metrics:
         """What all replicas of a service show together."""
-        shown = [await metrics_at(self.stack.address(f"{name}_metrics")) for name in self.replicas(service)]
+        names = self.replicas(service)
+        shown = await asyncio.gather(*(metrics_at(self.stack.address(f"{name}_metrics")) for name in names))
         return Metrics([sample for each in shown for sample in each.samples])
+
+    async def idle(self, *services: str) -> bool:
+        """Whether none of the services has a call under way."""
+        shown = await asyncio.gather(*map(self.metrics, services))
+        return all(each.sum(IN_FLIGHT) == 0 for each in shown)
 
     async def ready_again(self, part: str, restarts: int, seconds: float = 60.0) -> float:
         """Returns once a part that was killed is ready; how long that took."""
@@ -182,25 +195,20 @@ async def running_rig(
         for link in links:
             proxies[link] = await closing.enter_async_context(running_proxy(""))
 
+        own = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector_url.replace("tcp:", "http:")}
+        of_service = {
+            "worker": {"MYRIAD_ORCHESTRATOR_RETRY_S": f"{RETRY_S:g}"},
+            "toolexec": {"MYRIAD_TOOLEXEC_ENDPOINTS": f"shop={shop.url()}"},
+        }
+
         async def interpose(stack: Stack) -> None:
-            for (_, callee), (proxy, _) in proxies.items():
-                proxy.port = int(stack.address(callee).rpartition(":")[2])
+            for link, (proxy, url) in proxies.items():
+                put_between(stack, link, proxy, url.rpartition("/")[2])
             parts = stack.supervisor.parts
             for name, part in parts.items():
                 service = name.partition("-")[0]
-                if service not in topology.PROCESSES:
-                    continue
-                moved = {
-                    stack.address(callee): url.rpartition("/")[2]
-                    for (caller, callee), (_, url) in proxies.items()
-                    if caller == service
-                }
-                own = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector_url.replace("tcp:", "http:")}
-                if service == "worker":
-                    own["MYRIAD_ORCHESTRATOR_RETRY_S"] = f"{RETRY_S:g}"
-                if service == "toolexec":
-                    own["MYRIAD_TOOLEXEC_ENDPOINTS"] = f"shop={shop.url()}"
-                parts[name] = _with(part, moved, own)
+                if service in topology.PROCESSES:
+                    parts[name] = with_variables(part, {**part.launch.env, **own, **of_service.get(service, {})})
                 if service in _FAILING:
                     parts[name] = _test_build(parts[name], points)
 
@@ -211,23 +219,12 @@ async def running_rig(
         yield Rig(stack, shop, lines, collector, points, Ledger(shop))
 
 
-def _with(part: Part, moved: dict[str, str], own: dict[str, str]) -> Part:
-    """A part with other addresses and more variables."""
-    variables = dict(part.launch.env)
-    for name, value in variables.items():
-        if not name.endswith("_PORT"):
-            for before, after in moved.items():
-                value = value.replace(before, after)
-            variables[name] = value
-    return dataclasses.replace(part, launch=dataclasses.replace(part.launch, env=variables | own))
-
-
 def _test_build(part: Part, points: Arming) -> Part:
     """The same part, with failpoints."""
     python, _, *module = part.launch.argv
     argv = (python, "-m", failing.__name__, *module)
-    launch = dataclasses.replace(part.launch, argv=argv, env={**part.launch.env, **points.variables})
-    return dataclasses.replace(part, launch=launch)
+    part = with_variables(part, {**part.launch.env, **points.variables})
+    return dataclasses.replace(part, launch=dataclasses.replace(part.launch, argv=argv))
 
 
 async def calm(load: Load, since: float, within: float) -> None:
@@ -241,7 +238,10 @@ async def calm(load: Load, since: float, within: float) -> None:
         recent = load.between(max(since, load.now - CALM_S))
         return load.now - since > CALM_S and bool(recent) and all(each.code == OK for each in recent)
 
-    await until(well, max(within - (load.now - since), 0.0) + CALM_S)
+    try:
+        await until(well, max(within - (load.now - since), 0.0) + CALM_S)
+    except AssertionError as error:
+        raise AssertionError(f"{error}, calm since {since:.1f}: {load.failures()}") from None
 
 
 def recovery(load: Load, since: float) -> float:

@@ -13,13 +13,19 @@ from pymilvus import AsyncMilvusClient, MilvusException
 
 from myriad.common.v1 import agent_pb2
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
-from services.kit.errors import ResourceExhausted, Unavailable
+from services.kit.app import Kit
+from services.kit.errors import ModelUnavailable, ResourceExhausted, Unavailable
 from services.kit.status import from_proto
+from services.kit.telemetry import open_telemetry
+from services.kit.triton import Triton
+from services.orchestrator.adapters.triton import TritonModel
+from services.orchestrator.domain.agent import Message, Role
 from tests.faults.rig import TOOL_TIMEOUT_S, calm, desk_turn, only, recovery, whole
 from tests.support import http_server
 from tests.support.client import kinds, sim
 from tests.support.load import steady
 from tests.support.proxy import running_proxy
+from tests.support.triton import ModelError, collect, running_triton
 from tests.support.waiting import until
 
 LATE_S = 0.1
@@ -27,7 +33,7 @@ NOTED_S = 0.05
 """An event is logged so much after it happened, at most."""
 
 BACK_S = 5.0
-"""After a model is back: its circuit rests for two seconds, and a channel waits up to one between attempts."""
+"""After a model is back: its circuit rests for a second, and a channel waits up to one between attempts."""
 
 MARGIN_S = 1.0
 """The orchestrator waits so much longer for toolexec than the tool may take."""
@@ -54,7 +60,7 @@ async def test_control_without_a_fault_a_turn_is_whole(user):
     assert whole(await desk_turn(user))
 
 
-async def held_by_a_line_that_drops(port, seconds):
+async def held_by_a_line_that_stands_still(port, seconds):
     """Whether such a line to toolexec holds a caller who has no deadline longer than this."""
     async with running_proxy(f"tcp://127.0.0.1:{port}") as (proxy, url):
         proxy.asking.stall()
@@ -68,12 +74,12 @@ async def held_by_a_line_that_drops(port, seconds):
             return False
 
 
-async def test_a_line_to_toolexec_that_drops_what_is_sent_costs_its_deadline_and_heals(rig, user):
+async def test_a_line_to_toolexec_that_holds_what_is_sent_costs_its_deadline_and_heals(rig, user):
     line = rig.links["orchestrator", "toolexec"]
     line.asking.stall()
     within = TOOL_TIMEOUT_S + MARGIN_S + LATE_S
     held, *turns = await asyncio.gather(
-        held_by_a_line_that_drops(line.port, within), *(desk_turn(user) for _ in range(5))
+        held_by_a_line_that_stands_still(line.port, within), *(desk_turn(user) for _ in range(5))
     )
     assert held  # the control
     for events in turns:
@@ -137,12 +143,44 @@ async def test_a_shop_that_misbehaves_is_cut_at_the_tools_own_deadline(rig, user
     assert await whole_within(user, 5) < 5
 
 
-def stubs(rig, model):
-    """Processes that run a model's Python."""
-    for each in rig.stack.state.processes():
-        command = Path(f"/proc/{each.pid}/cmdline").read_bytes()
-        if b"triton_python_backend_stub" in command.split(b"\0")[0] and f"/{model}/".encode() in command:
-            yield each.pid
+def stubs(pids, model):
+    """Those of these processes that run a model's Python."""
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"triton_python_backend_stub" in command.split(b"\0")[0] and f"/{model}/".encode() in command:
+                yield pid
+
+
+def grandchildren():
+    """Processes of those that this one has started."""
+    parent = {}
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent[int(each.parent.name)] = int(each.read_text().rpartition(")")[2].split()[1])
+    return [pid for pid, its in parent.items() if parent.get(its) == os.getpid()]
+
+
+@pytest.mark.chaos
+async def test_a_model_without_its_process_is_unavailable_to_us_and_to_others_an_error_of_its_own(tmp_path):
+    kit = Kit(open_telemetry("test", "", 0.0), None)
+    said = sim(tokens=2)
+    async with running_triton(tmp_path, ["sim_llm"]) as address, grpc.aio.insecure_channel(address) as bare:
+        model = TritonModel(Triton(kit.network.client("triton", address)))
+
+        async def ask():
+            return [chunk async for chunk in model.chat("sim_llm", [Message(Role.USER, said)], (), 100, 0.0)]
+
+        assert await ask()
+        (pid,) = stubs(grandchildren(), "sim_llm")
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ModelError, match="Stub process"):  # the control
+            await collect(bare, "sim_llm", {"messages": [{"role": "user", "content": said}]})
+        for _ in range(10):
+            with pytest.raises(ModelUnavailable) as raised:
+                await ask()
+            assert raised.value.retry_after
+    await kit.network.close()
 
 
 @pytest.mark.parametrize("within", [math.inf, pytest.param(5.0, marks=pytest.mark.chaos)])
@@ -153,7 +191,7 @@ async def test_a_models_process_that_dies_is_never_an_internal_error_and_comes_b
         if kinds(events)[-1] == "failed":
             raise from_proto(events[-1].failed.error)
 
-    (pid,) = stubs(rig, "sim_llm")
+    (pid,) = stubs([each.pid for each in rig.stack.state.processes()], "sim_llm")
     restarts = rig.part("triton").restarts
     async with steady(10, one) as load:
         await asyncio.sleep(1)

@@ -70,9 +70,10 @@ async def latencies(alone, session, calls):
 
 
 @pytest.mark.parametrize(
-    ("rounds", "calls", "late"), [(3, 400, 0.05), pytest.param(40, 2000, 0.002, marks=pytest.mark.chaos)]
+    ("rounds", "calls", "share", "most"),
+    [(3, 400, 0.5, 1.25), pytest.param(40, 2000, 0.99, 1.05, marks=pytest.mark.chaos)],
 )
-async def test_a_silent_collector_costs_nobody_anything(tmp_path, rounds, calls, late):
+async def test_a_silent_collector_costs_nobody_anything(tmp_path, rounds, calls, share, most):
     async with memory_with("well", tmp_path / "well") as well, memory_with("silent", tmp_path / "silent") as silent:
         rows = [(alone, await alone.create(), []) for alone in (well, silent)]
         for alone, session, _ in rows:
@@ -82,7 +83,7 @@ async def test_a_silent_collector_costs_nobody_anything(tmp_path, rounds, calls,
             for alone, session, taken in rows:
                 taken += await latencies(alone, session, calls)
         (_, _, fast), (_, _, slow) = rows
-        assert percentile(slow, 0.99) < percentile(fast, 0.99) * 1.05 + late
+        assert percentile(slow, share) < percentile(fast, share) * most
         grown = [resident_bytes(alone.pid) - then for (alone, _, _), then in zip(rows, before, strict=True)]
         assert grown[1] < grown[0] + 20 * MIB
 

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from myriad.orchestrator.v1 import run_event_pb2, run_pb2
+from services.dev.environment import DRAIN_S
 from services.kit.failpoints import Point
 from services.orchestrator.checkpoint import read_progress
 from tests.faults.orders import ANSWER, customers_of, store_of
+from tests.support.client import kinds
 from tests.support.waiting import until
 
 long = pytest.mark.chaos
@@ -25,6 +27,7 @@ KEPT = {
     Point.RETRIEVED: lambda at: at.facts is not None and at.calls is None,
     Point.AFTER_INTENT: lambda at: [call.tool for call in at.calls] == ["order"] and at.answered == 0,
     Point.TOLD: lambda at: at.answered == 1 and at.messages[-1].tool_call_id == at.calls[0].id,
+    Point.BEFORE_COMMIT: lambda at: (at.step, at.calls, at.said) == (2, (), ANSWER),
 }
 """How far a run has come, by its checkpoint, that stands at a point: a step each, also a call of the model."""
 
@@ -128,6 +131,8 @@ async def test_a_run_whose_process_is_killed_at_a_crash_point_is_whole(after_the
     for order in after_the_kill.at[point]:
         await customers.check(order)
         assert rig.ledger.requests(order.item) == 1
+        # The model is asked again only for what nobody had noted yet.
+        assert ("restarted" in kinds(order.seen.events)) == (point is Point.SAID)
 
 
 async def test_control_without_its_checkpoint_a_run_begins_again(after_the_kill, customers):
@@ -191,6 +196,26 @@ async def test_twenty_processes_killed_at_a_crash_point_lose_and_double_nothing(
         await customers.check(order)
         assert rig.ledger.requests(order.item) == 1
         await rig.ready_again(dead, restarts)
+
+
+@long
+async def test_a_process_told_to_stop_lets_a_payment_under_way_end_and_another_goes_on_with_its_result(
+    rig, customers, quick_restarts
+):
+    rig.points.arm(f"{Point.BEFORE_TOOL_RESULT}=hold")
+    payment = await customers.pay()
+    await customers.happened(payment)
+    restarts = {name: rig.part(name).restarts for name in rig.replicas("orchestrator")}
+    for name in restarts:
+        os.kill(rig.pid(name), signal.SIGTERM)
+    await asyncio.sleep(DRAIN_S - 0.5)  # runs are handed over a second before their time is over
+    rig.points.release()
+    await asyncio.wait_for(customers.read_on(payment), WHOLE_S)
+    assert payment.seen.state == "completed"
+    assert kinds(payment.seen.events).count("approval_required") == 1
+    assert rig.ledger.payments[payment.item] == 1
+    for name, count in restarts.items():
+        await rig.ready_again(name, count)
 
 
 async def test_the_client_of_an_undisturbed_run_sees_the_same(rig, customers):

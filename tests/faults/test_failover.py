@@ -22,6 +22,7 @@ from services.memory import app as memory
 from services.memory import config as memory_config
 from services.orchestrator import app as orchestrator
 from services.orchestrator import config as orchestrator_config
+from services.orchestrator.domain.agent import ToolCall
 from services.orchestrator.domain.turn import Chunk
 from tests.support.client import kinds
 from tests.support.events import counted
@@ -172,7 +173,9 @@ class Served:
         self.memory = memory_pb2_grpc.MemoryServiceStub(channels[0])
         self.stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channels[1])
         work_as(Principal("acme", "alice", frozenset({"admin"})), name="test", timeout=60)
-        await self.memory.PutAgent(memory_pb2.PutAgentRequest(agent={"name": "aura", "persona": "You help."}))
+        tool = {"name": "sign", "description": "Signs.", "side_effect": "SIDE_EFFECT_READ", "client": {}}
+        agent = {"name": "aura", "persona": "You help.", "tools": [tool], "model": {"tool_choice": "TOOL_CHOICE_MODEL"}}
+        await self.memory.PutAgent(memory_pb2.PutAgentRequest(agent=agent))
         return self
 
     async def __aexit__(self, *_error):
@@ -184,7 +187,7 @@ class Served:
         return (await self.stub.CreateSession(sessions_pb2.CreateSessionRequest(agent="aura"))).session.session_id
 
     async def turn(self, session_id, text):
-        """All events of a turn, with its stream taken up again by its cursor whenever it is lost."""
+        """All events of a turn, its stream taken up again whenever it is lost; what it asks for it is given."""
         request = run_pb2.RunTurnRequest(
             session_id=session_id, input=text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE
         )
@@ -193,6 +196,8 @@ class Served:
             try:
                 async for event in stream:
                     events += [event] if event.sequence else []
+                if events and events[-1].HasField("approval_required"):
+                    await self.stub.RespondToRun(answer_to(events[-1]))
             except (grpc.aio.AioRpcError, ServiceError) as error:
                 if not events or error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
@@ -215,10 +220,20 @@ class Served:
         return time.monotonic() - since
 
 
+def answer_to(event):
+    """What the client says that ran the tool."""
+    token = event.approval_required.approval_token
+    return run_pb2.RespondToRunRequest(run_id=event.run_id, approval_token=token, tool_result={"result_json": "{}"})
+
+
 class SlowModel:
-    """Answers in four seconds, or at once when `short` is asked."""
+    """Answers in four seconds, or at once when `short` is asked. `ask`: it asks for a tool once the primary is gone."""
 
     async def chat(self, model, messages, tools, max_tokens, temperature):
+        if messages[-1].content == "ask":
+            await asyncio.sleep(WARM_S + 0.2)
+            yield Chunk(tool_calls=(ToolCall("", "sign", "{}"),))
+            return
         for word in WORDS if messages[-1].content == "long" else ("Done.",):
             yield Chunk(word)
             await asyncio.sleep(0.1 if messages[-1].content == "long" else 0.0)
@@ -227,11 +242,12 @@ class SlowModel:
 @pytest.mark.parametrize("replicas", [1, pytest.param(0, marks=chaos)])
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=chaos)])
 def test_runs_go_on_and_no_kept_write_is_lost_while_the_primary_dies(trio, writing, monkeypatch, times, replicas):
-    monkeypatch.setattr(orchestrator, "TritonModel", lambda _triton: SlowModel())
+    monkeypatch.setattr(orchestrator, "TritonModel", lambda *_: SlowModel())
 
     async def scenario():
         async with Served(trio.url, replicas) as served:
-            running = [asyncio.create_task(served.turn(await served.session(), "long")) for _ in range(3)]
+            texts = ("long", "long", "long", "ask")
+            running = [asyncio.create_task(served.turn(await served.session(), text)) for text in texts]
             await asyncio.sleep(WARM_S)
             primary = await trio.primary()
             await asyncio.to_thread(primary.kill)
@@ -252,7 +268,8 @@ def test_runs_go_on_and_no_kept_write_is_lost_while_the_primary_dies(trio, writi
         for events in whole:
             assert [event.sequence for event in events] == list(range(1, len(events) + 1))
             assert kinds(events)[-1] == "completed", events[-1]
-            assert counted(events) == "".join(WORDS)
+        assert [counted(events) for events in whole] == [*["".join(WORDS)] * 3, "Done."]
+        assert kinds(whole[-1]).count("approval_required") == 1
         assert again == whole
         assert writer.gap(killed) <= AGAIN_S, writer.refused[-3:]
         assert len(writer.between(0, killed)) > 50

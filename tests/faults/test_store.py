@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -11,10 +12,10 @@ import redis.asyncio as stock
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.exceptions import MaxConnectionsError
 
-from myriad.orchestrator.v1 import run_pb2
-from services.kit.errors import StoreUnavailable, Unavailable
+from myriad.orchestrator.v1 import run_pb2, sessions_pb2
+from services.kit.errors import DeadlineExceeded, StoreUnavailable, Unavailable
 from services.kit.serve import LIVENESS
-from services.kit.status import from_rpc_error
+from services.kit.status import from_proto, from_rpc_error
 from tests.faults.rig import calm, recovery
 from tests.support.cgroup import frozen
 from tests.support.client import kinds
@@ -30,6 +31,8 @@ NOTICED_S = 4.0
 
 LATE_S = 0.1
 """How long after its deadline a call may end."""
+
+DEADLINES_S = (0.5, 1.0, 2.0)
 
 
 class Attempts:
@@ -187,7 +190,7 @@ async def test_without_its_store_a_service_lives_and_is_not_ready_until_the_stor
 
 
 class Turns:
-    """Turns of the scripted model, one session each; what a run that failed says is its code."""
+    """Turns of the scripted model, one session each."""
 
     def __init__(self, user):
         self.user = user
@@ -200,12 +203,43 @@ class Turns:
         self.completed[events[0].run_id] = events
 
 
-def understood(load):
-    """Errors of a load: each of them ours, UNAVAILABLE, and with a time to wait."""
+class Impatient:
+    """Turns of which each call has a deadline of its own."""
+
+    def __init__(self, user):
+        self.user = user
+        self.late = []
+        """How much later than its deadline each call ended."""
+
+    async def one(self, number):
+        deadline = DEADLINES_S[number % len(DEADLINES_S)]
+        create, run = self.user.stub.CreateSession, self.user.stub.RunTurn
+        created = await self._timed(deadline, create, sessions_pb2.CreateSessionRequest(agent="player"))
+        request = run_pb2.RunTurnRequest(session_id=created.session.session_id, input="hello")
+        last = (await self._timed(deadline, lambda *call, **kw: listed(run(*call, **kw)), request))[-1]
+        if last.HasField("failed"):
+            raise from_proto(last.failed.error)
+
+    async def _timed(self, deadline, method, request):
+        began = time.monotonic()
+        try:
+            return await method(request, metadata=self.user.metadata, timeout=deadline)
+        finally:
+            self.late.append(time.monotonic() - began - deadline)
+
+
+async def listed(stream):
+    """All of a stream."""
+    return [message async for message in stream]
+
+
+def understood(load, *also):
+    """Errors of a load: each of them ours, UNAVAILABLE with a time to wait, or one of those that may also be."""
     for outcome in load.outcomes:
-        if outcome.code != OK:
-            assert isinstance(outcome.error, grpc.aio.AioRpcError), f"{outcome} {load.tenths()}"
-            error = from_rpc_error(outcome.error, "orchestrator")
+        error = outcome.error
+        if isinstance(error, grpc.aio.AioRpcError):
+            error = from_rpc_error(error, "orchestrator")
+        if error is not None and not isinstance(error, also):
             assert isinstance(error, Unavailable), f"{outcome} {load.tenths()}"
             assert error.retry_after, f"{outcome} {load.tenths()}"
 
@@ -232,17 +266,20 @@ async def test_a_killed_store_is_unavailable_for_a_while_and_has_all_that_was_an
 
 @pytest.mark.parametrize(("rps", "seconds"), [(10, 2), pytest.param(50, 5, marks=pytest.mark.chaos)])
 async def test_a_store_that_stands_still_under_load_costs_each_call_its_deadline_and_no_more(rig, user, rps, seconds):
-    turns = Turns(user)
-    async with steady(rps, turns.one) as load:
-        await asyncio.sleep(1)
-        stopped = load.now
-        with frozen(rig.pid("valkey")):
+    calls = Impatient(user)
+    with ExitStack() as still:
+        async with steady(rps, calls.one) as load:
+            await asyncio.sleep(1)
+            stopped = load.now
+            still.enter_context(frozen(rig.pid("valkey")))
             await asyncio.sleep(seconds)
-        went_on = load.now
-        await calm(load, went_on, BACK_S)
+        took = await until(lambda: rig.idle("orchestrator", "memory"), 10)
+    async with steady(rps, Turns(user).one) as after:
+        await calm(after, 0, BACK_S)
     assert load.share_ok(0, stopped - 0.5) == 1.0, load.failures()
-    assert recovery(load, went_on) <= BACK_S, load.failures()
-    understood(load)
-    assert load.slowest() < 7, load.failures()
-    run = next(iter(turns.completed))
-    assert (await user.stub.GetRun(run_pb2.GetRunRequest(run_id=run), metadata=user.metadata)).run.run_id == run
+    assert load.codes(stopped)[OK] == 0, load.failures()  # the control
+    understood(load, DeadlineExceeded)
+    assert took < LATE_S
+    assert max(calls.late) < LATE_S, load.failures()
+    understood(after)
+    assert recovery(after, 0) <= BACK_S, after.failures()

@@ -134,7 +134,7 @@ class World:
         redis = StoreClient(self.redis_url)
         record = Record("What is the secret?", names.agent, 1, (), queue="SIMPLE")
         letter = DeadLetter(
-            names.run, principal.user, record, 3, Internal("internal error"), time.time_ns() // 1_000_000
+            names.given_up, principal.user, record, 3, Internal("internal error"), time.time_ns() // 1_000_000
         )
         await RedisDeadLetters(redis).put(principal, letter)
         await redis.close()

@@ -116,7 +116,7 @@ class Guarded:
             record = Record("hello", names.agent, 1, (), queue="SIMPLE")
             lost = Internal("internal error")
             redis = Redis(self.store)
-            letter = DeadLetter(names.run, owner.user, record, 3, lost, time.time_ns() // 1_000_000)
+            letter = DeadLetter(names.given_up, owner.user, record, 3, lost, time.time_ns() // 1_000_000)
             await RedisDeadLetters(redis).put(owner, letter)
             await redis.close()
         elif method.name == "WatchEvents":

@@ -1,6 +1,10 @@
 """Time that passes while nothing happens, skipped: who sleeps a minute wakes at once, a minute later by every clock.
 
 For tests that open no sockets: whatever they wait for is a timer, or a thread or a process that works for them.
+
+The selector and the clocks are replaced, and not `asyncio.sleep`, so that deadlines, timers and what is measured agree
+however they are written. Threads and processes are followed, since the time in which they work is not idle: skipped,
+it would cut deadlines that nobody missed.
 """
 
 import asyncio

@@ -24,9 +24,11 @@ from tests.support.netns import NoNamespace
 
 T = TypeVar("T")
 
-# Sources: setns(2), netdevice(7), rtnetlink(7), veth(4), and linux/if_link.h, linux/sockios.h for the numbers.
+# Sources: setns(2), netdevice(7), arp(7), rtnetlink(7), veth(4), and linux/if_link.h, linux/sockios.h for the numbers.
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _UP_AND_RUNNING = 0x8914, 0x8916, 0x891C, 0x41
+_SIOCDARP, _SIOCSARP, _ETHERNET, _FOR_GOOD = 0x8953, 0x8955, 1, 0x2 | 0x4
+_NOBODYS = b"\x02\0\0\0\0\1"
 _SIOCBRADDBR, _SIOCBRADDIF, _SIOCBRDELIF = 0x89A0, 0x89A2, 0x89A3
 _RTM_NEWLINK, _REQUEST_ACK_CREATE = 16, 0x1 | 0x4 | 0x600
 _IFNAME, _LINKINFO, _NET_NS_FD = 3, 18, 28
@@ -55,6 +57,14 @@ class Machine:
     def heal(self) -> None:
         """Puts it on the wire again."""
         _inside(self._wire, self._bridge, _SIOCBRADDIF)
+
+    def lose(self, other: "Machine") -> None:
+        """What it sends to the other is lost from now on; what the other sends arrives. Nobody is told."""
+        _inside(self.namespace, _neighbour, _SIOCSARP, other.address)
+
+    def find(self, other: "Machine") -> None:
+        """What it sends to the other arrives again."""
+        _inside(self.namespace, _neighbour, _SIOCDARP, other.address)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs what is asynchronous on this machine, in a thread with a loop of its own, to its end."""
@@ -174,6 +184,14 @@ def _called(name: str, *arguments: int) -> None:
 def _control(what: int, device: str, value: bytes) -> None:
     with socket.socket() as control:
         fcntl.ioctl(control, what, struct.pack("16s24s", device.encode(), value))
+
+
+def _neighbour(what: int, address: str) -> None:
+    """Says that an address is at an Ethernet address that nobody has, or forgets that."""
+    at = struct.pack("=H14s", _ETHERNET, _NOBODYS)
+    entry = struct.pack("=16s16si16s16s", _ipv4(address), at, _FOR_GOOD, b"", _DEVICE.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, what, entry)
 
 
 def _ipv4(address: str) -> bytes:

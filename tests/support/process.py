@@ -1,10 +1,11 @@
 """A process that serves, and for such a process a scripted service, told what to do by files where it runs.
 
-File `ready`: its check passes. File `answer`: GetRun answers. It writes `called` when GetRun is called, `drained` when
-it is told to take no new work, and `closed`: its closers that ran, in order.
+File `ready`: its check passes. File `answer`: GetRun answers. It writes `called` when GetRun is called, and into it
+that it `collects` garbage, `drained` when it is told to take no new work, and `closed`: its closers that ran, in order.
 """
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -39,6 +40,11 @@ class Process:
         """
         async with asyncio.timeout(at_most):
             return await self.process.wait()
+
+    @property
+    def probes(self) -> str:
+        """Address of its probes, `host:port`."""
+        return self.metrics_url.removeprefix("http://").partition("/")[0]
 
     @property
     def output(self) -> str:
@@ -88,7 +94,7 @@ class Config:
 
 class _Scripted(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def GetRun(self, request: run_pb2.GetRunRequest, context: object) -> run_pb2.GetRunResponse:
-        await asyncio.to_thread(Path("called").touch)
+        await asyncio.to_thread(Path("called").write_text, "collects" if gc.isenabled() else "")
         await appeared(Path("answer"))
         return run_pb2.GetRunResponse(run=run_pb2.Run(run_id=request.run_id))
 
@@ -124,4 +130,5 @@ def _note_closed(name: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # as the services do
     serve.main("orchestrator", Config, build)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.dev.plan import ROOT
+from services.dev.state import ROOT
 
 CLIENTS = ROOT / "examples" / "clients"
 BUILD_S = 240

@@ -2,11 +2,11 @@
 
 -- owner_beat: says that a process lives, and finds those that no longer do.
 -- KEYS owners   ARGV owner ttl_ms
--- Reply: up to 10 owners that were not heard of in time
+-- Reply: {the server's time, up to 10 owners that were not heard of in time}
 local function owner_beat(keys, args)
   local now = now_ms()
   redis.call('ZADD', keys[1], text(now + tonumber(args[2])), args[1])
-  return redis.call('ZRANGEBYSCORE', keys[1], '-inf', '(' .. text(now), 'LIMIT', 0, 10)
+  return {now, redis.call('ZRANGEBYSCORE', keys[1], '-inf', '(' .. text(now), 'LIMIT', 0, 10)}
 end
 
 -- owner_take: gives sessions of a process that is gone to another.

@@ -1,5 +1,7 @@
 -- The log of a run, and what a run waits for.
 
+local APPROVALS_TRIED, APPROVAL_KEPT_MS = 20, 10 * MINUTE_MS
+
 -- Whether the session has a run of this number and belongs to this owner.
 local function has_run(session, owner, run)
   local found = redis.call('HMGET', session, 'owner', 'runs')
@@ -46,6 +48,17 @@ local function run_append(keys, args)
   return stop
 end
 
+-- Forgets approvals that expired a while ago, of some that are taken by chance: each wait adds only one. Whoever answers
+-- again, not having been told that the answer was taken, does so soon.
+local function forget_approvals(approvals)
+  local found = redis.call('HRANDFIELD', approvals, APPROVALS_TRIED, 'WITHVALUES')
+  for i = 1, #found, 2 do
+    if cjson.decode(found[i + 1]).expires_ms + APPROVAL_KEPT_MS < now_ms() then
+      redis.call('HDEL', approvals, found[i])
+    end
+  end
+end
+
 -- run_park: appends events to the log of a run and lets it wait, holding the session but no owner. What it has spent is
 -- counted, and nothing is reserved for it while it waits.
 -- KEYS session lease log work approvals outbox
@@ -71,10 +84,13 @@ local function run_park(keys, args)
   end
   local kept_ms = text(tonumber(args[4]) + tonumber(args[7])) -- what it wrote outlives what it waits for
   redis.call('PEXPIRE', log, kept_ms)
-  redis.call('HDEL', work, 'response')
+  if args[6] ~= 'again' then -- else it may have its answer, and only waits for who is to go on with it
+    redis.call('HDEL', work, 'response')
+  end
   redis.call('HSET', work, 'checkpoint', args[5], 'waiting', args[6], 'until', text(now_ms() + tonumber(args[7])),
     'wake', args[8])
   if args[9] ~= '' then
+    forget_approvals(approvals)
     local good_for = cjson.decode(args[10])
     good_for.expires_ms = now_ms() + tonumber(args[7])
     redis.call('HSET', approvals, args[9], cjson.encode(good_for))
@@ -216,19 +232,20 @@ local function run_drop(keys, args)
   return leave_line(session, line, records, work, args[2])
 end
 
--- run_undo: takes a run that stands in the line back, as if it had never been asked for, but that its number is used.
+-- run_undo: takes back a run that stands in the line and whose log has not begun, as if it had never been asked for;
+-- but its number is used.
 -- KEYS session log line records work requests request_times callback   ARGV owner run request_id
--- Reply: as run_drop
+-- Reply: as run_drop; {} also when its log has begun
 -- RUN_NOT_FOUND
 local function run_undo(keys, args)
   local session, log, line, records, work, requests, times, callback = unpack(keys)
   if not has_run(session, args[1], args[2]) then
     return refuse('RUN_NOT_FOUND')
   end
-  if standing(session, line, args[2]) ~= 'line' then
+  if standing(session, line, args[2]) ~= 'line' or redis.call('EXISTS', log) == 1 then
     return {}
   end
-  redis.call('UNLINK', log, callback)
+  redis.call('UNLINK', callback)
   redis.call('HDEL', requests, args[3])
   redis.call('ZREM', times, args[3])
   return leave_line(session, line, records, work, args[2])

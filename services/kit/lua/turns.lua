@@ -71,13 +71,13 @@ local function turn_begin(keys, args)
   local agent = redis.call('HGET', session, 'agent')
   redis.call('HSET', session, 'updated', text(now))
   redis.call('PEXPIRE', session, kept_ms, 'GT')
-  redis.call('PEXPIRE', history, kept_ms)
+  redis.call('PEXPIREAT', history, redis.call('PEXPIRETIME', session))
   remember_request(requests, times, request, run .. ':' .. args[3], now, args[7])
   if waits then
     if taken and concurrency ~= 'ENQUEUE' and due <= now then
       local how = concurrency == 'ROLLBACK' and ROLL_BACK or STOP
       local current = redis.call('HGET', session, 'current')
-      redis.call('HSET', session, 'stopped', current, 'stop', how)
+      redis.call('HSET', session, 'stopped', current, 'stop', math.max(how, told_to_stop(session, current)))
       tell_stop(session, current)
     end
     redis.call('ZADD', line, text(due), run)
@@ -122,7 +122,7 @@ end
 local function not_ready(session, work, wanted)
   local current = redis.call('HGET', session, 'current')
   if wanted ~= '0' and wanted ~= current then
-    return 'SESSION_BUSY', TAKEOVER_MS
+    return 'SESSION_BUSY'
   end
   local found = redis.call('HMGET', work, 'waiting', 'until')
   if not found[1] or told_to_stop(session, current) > 0 then
@@ -142,7 +142,8 @@ end
 -- Reply: {run, token, agent, record, checkpoint, attempts, response, {newest messages, oldest first},
 --   {left of its budget}, {outbox}, the reservation before, {four amounts of its spending that are counted already}}
 --   attempts: how often an owner was lost; left, outbox: as turn_begin; what is not there is empty
--- SESSION_NOT_FOUND; RUN_NOT_FOUND: there is nothing to go on with; SESSION_BUSY: not now
+-- SESSION_NOT_FOUND; RUN_NOT_FOUND: there is nothing to go on with; SESSION_BUSY: not now. It says when to ask again,
+-- unless that run is due and another is before it: whoever ends the other goes on with it
 local function turn_resume(keys, args)
   local session, lease, history, work, line, records, outbox = unpack(keys)
   if not owns(session, args[1]) then
@@ -151,9 +152,13 @@ local function turn_resume(keys, args)
   if args[5] ~= '0' and standing(session, line, args[5]) == 'over' then
     return refuse('RUN_NOT_FOUND')
   end
+  local early_ms = tonumber(redis.call('ZSCORE', line, args[5]) or 0) - now_ms()
+  if early_ms > 0 then
+    return refuse('SESSION_BUSY', early_ms)
+  end
   local held_ms = redis.call('PTTL', lease)
   if held_ms > 0 then
-    return refuse('SESSION_BUSY', held_ms)
+    return refuse('SESSION_BUSY', args[5] == '0' and held_ms)
   end
   local run
   if redis.call('EXISTS', work) == 1 then
@@ -168,7 +173,7 @@ local function turn_resume(keys, args)
   else
     run = next_in_line(line)
     if not run or args[5] ~= '0' and args[5] ~= run then
-      return refuse(args[5] == '0' and 'RUN_NOT_FOUND' or 'SESSION_BUSY', args[5] ~= '0' and TAKEOVER_MS or 0)
+      return refuse(args[5] == '0' and 'RUN_NOT_FOUND' or 'SESSION_BUSY')
     end
     redis.call('HSET', work, 'record', redis.call('HGET', records, run), 'attempts', 0)
     redis.call('PEXPIRE', work, args[4])
@@ -229,13 +234,13 @@ local function turn_end(keys, args)
     return refuse(reason)
   end
   redis.call('PEXPIRE', log, args[6])
+  redis.call('PEXPIRE', session, args[5], 'GT')
   if #args > 12 + count then
     redis.call('RPUSH', history, unpack(args, 13 + count))
     redis.call('LTRIM', history, -tonumber(args[7]), -1)
-    redis.call('PEXPIRE', history, args[5])
+    redis.call('PEXPIREAT', history, redis.call('PEXPIRETIME', session))
   end
   local unsettled = close_account(session, outbox, run, args, 7, args[5])
-  redis.call('PEXPIRE', session, args[5], 'GT')
   redis.call('UNLINK', lease, work)
   tell(session, run)
   return {unsettled, unpack(next_run(work, line, records))}

@@ -160,7 +160,7 @@ class InMemorySessionStore:
             Grant() if waits else await self._reserve(principal, session_id, kept, strict=True, wanted=order.wanted)
         )
         run = kept.session.run_count + 1
-        expires = max(now, order.due_ms) + self._lifetimes.session_ms
+        expires = max(kept.session.expires_ms, max(now, order.due_ms) + self._lifetimes.session_ms)
         kept.session = replace(kept.session, run_count=run, updated_ms=now, expires_ms=expires)
         if request:
             kept.requests[request.request_id] = Seen(request.digest, str(run), now + self._lifetimes.request_ms)
@@ -178,10 +178,13 @@ class InMemorySessionStore:
         kept = self._find(principal, session_id)
         if run and run != kept.current and run not in kept.line:
             raise RunNotFound("no such run")
-        self._check_free(kept)
+        early_ms = kept.line[run].due_ms - self._clock() if run in kept.line else 0
+        if early_ms > 0:
+            raise SessionBusy("the run is not due yet", retry_after=early_ms / 1000)
+        self._check_free(kept, says_when=not run)
         if kept.record:
             if run not in (0, kept.current):
-                raise SessionBusy("another run holds the session", retry_after=1.0)
+                raise SessionBusy("another run holds the session")
             kept.attempts += 1
             granted = await self._reserve(principal, session_id, kept, strict=False)
             turn = self._take(kept, kept.current, lease_ms, max_messages, granted)
@@ -189,7 +192,7 @@ class InMemorySessionStore:
         due = self._due(kept)
         if due is None or run not in (0, due.run):
             if run in kept.line:
-                raise SessionBusy("another run holds the session", retry_after=1.0)
+                raise SessionBusy("another run holds the session")
             raise RunNotFound("no such run")
         kept.record, kept.attempts = kept.line.pop(due.run).record, 0
         granted = await self._reserve(principal, session_id, kept, strict=False)
@@ -213,7 +216,8 @@ class InMemorySessionStore:
             raise LeaseLost("a later turn holds the session, or this one has ended")
         kept.endings[ending.run] = (ending.first_sequence, tuple(ending.last_events))
         kept.history = [*kept.history, *ending.messages][-self._lifetimes.history_cap :]
-        kept.session = replace(kept.session, expires_ms=self._clock() + self._lifetimes.session_ms)
+        expires = max(kept.session.expires_ms, self._clock() + self._lifetimes.session_ms)
+        kept.session = replace(kept.session, expires_ms=expires)
         kept.lease_until_ms = kept.current = 0
         kept.record = b""
         await self.budgets.spend_of_session(principal, session_id, ending.spent)
@@ -266,10 +270,10 @@ class InMemorySessionStore:
     def _is_over(self, kept: Kept) -> bool:
         return kept.session.expires_ms <= self._clock()
 
-    def _check_free(self, kept: Kept) -> None:
+    def _check_free(self, kept: Kept, *, says_when: bool = True) -> None:
         held_ms = kept.lease_until_ms - self._clock()
         if held_ms > 0:
-            raise SessionBusy("another run holds the session", retry_after=held_ms / 1000)
+            raise SessionBusy("another run holds the session", retry_after=held_ms / 1000 if says_when else None)
 
     async def _repeated(self, principal: Principal, seen: Seen, request: Request) -> Kept:
         _check_digest(seen, request)

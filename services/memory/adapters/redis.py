@@ -10,9 +10,10 @@ from typing import Any
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import RequestIdReused, RunNotFound, ServiceError, SessionBusy
-from services.kit.keys import SessionKeys, UserKeys, user_text
+from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
+from services.kit.users import user_text
 from services.memory.adapters.redis_accounts import RedisAccounts, left_of, new_reservation
 from services.memory.adapters.redis_budgets import grant
 from services.memory.adapters.redis_index import SessionIndex, session_of

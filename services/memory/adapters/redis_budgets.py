@@ -5,9 +5,10 @@ from typing import Any
 
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
-from services.kit.keys import SessionKeys, TenantKeys, UserKeys, user_text
+from services.kit.keys import SessionKeys, TenantKeys, UserKeys
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
+from services.kit.users import user_text
 from services.memory.core.budgets import least
 from services.memory.domain import Budget, BudgetState, Grant, Reserving, Scope, Whose
 

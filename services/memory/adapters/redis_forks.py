@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from services.kit.call import Principal
 from services.kit.errors import RequestIdReused, SessionNotFound
-from services.kit.keys import SessionKeys, UserKeys, user_text
+from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
+from services.kit.users import user_text
 from services.memory.adapters.redis_index import SessionIndex, session_of
 from services.memory.codec import parse_message, run_that_wrote
 from services.memory.domain import Lifetimes, Message, Past, Request, Session

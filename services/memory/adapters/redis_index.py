@@ -6,8 +6,9 @@ from typing import Any
 
 from services.kit.call import Principal
 from services.kit.errors import ServiceError, SessionNotFound
-from services.kit.keys import SessionKeys, UserKeys, user_text
+from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
+from services.kit.users import user_text
 from services.memory.domain import Cursor, Lifetimes, Page, Request, Session
 
 _HOUR_MS = 3_600_000

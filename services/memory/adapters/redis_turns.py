@@ -1,9 +1,10 @@
 """Turns as commands of Redis: calls of the functions of `kit/lua/turns.lua`, which say what they reply."""
 
 from services.kit.call import Principal
-from services.kit.keys import SessionKeys, user_text
+from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
+from services.kit.users import user_text
 from services.memory.adapters.redis_budgets import amounts
 from services.memory.domain import Ending, Lifetimes, Order, Request
 

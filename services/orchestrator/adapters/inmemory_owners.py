@@ -1,5 +1,6 @@
 """Who owns which sessions, in this process: for tests and for trying things out."""
 
+import time
 from collections.abc import Sequence
 
 from services.kit.call import Principal
@@ -14,6 +15,10 @@ class InMemoryOwners:
         self._me = name
         self._gone = gone
         shared[name] = set()
+
+    def now(self) -> float:
+        """This process's time."""
+        return time.time()
 
     async def beat(self) -> Sequence[str]:
         """Says that this process lives."""

@@ -162,9 +162,10 @@ class InMemoryTools:
 
     async def start(self, agent: Agent, call: ToolCall, run_id: str, key: str, approval: str = "") -> ToolResult | None:
         """Begins a tool in the background. Its result comes when somebody says so."""
+        if (call, run_id, key) in self.begun:
+            return self.answered.get(call.tool)
         self._begin(agent, call, run_id, key, approval)
-        if (call, run_id, key) not in self.begun:
-            self.begun.append((call, run_id, key))
+        self.begun.append((call, run_id, key))
         return None
 
     async def stop(self, call: ToolCall, run_id: str, key: str) -> None:

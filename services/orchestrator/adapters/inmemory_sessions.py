@@ -52,7 +52,8 @@ class KeptRun:
     def check_ready(self, wanted: int) -> None:
         """Returns when somebody may go on with it who wants the run of this number; 0: any."""
         if self.lease_ends > now() or wanted not in (0, self.number):
-            raise SessionBusy("another run holds the session", retry_after=max(self.lease_ends - now(), 0.01))
+            ends_s = None if wanted else max(self.lease_ends - now(), 0.01)
+            raise SessionBusy("another run holds the session", retry_after=ends_s)
         if self.waiting is None or self.stop or self.waits_until <= now():
             return
         if self.waiting.what == "again":
@@ -84,6 +85,12 @@ class KeptSession:
     def due(self) -> list[KeptRun]:
         """Runs of the line that may begin, in their order."""
         return [run for run in self.runs if run.queued and run.due_ms <= time.time() * 1000]
+
+    def check_due(self, wanted: int) -> None:
+        """Returns unless the run of this number waits in the line and is not due yet."""
+        early_s = self.runs[wanted - 1].due_ms / 1000 - time.time() if wanted else 0.0
+        if early_s > 0 and self.runs[wanted - 1].queued:
+            raise SessionBusy("the run is not due yet", retry_after=early_s)
 
     def take(self, session_id: str, run: KeptRun, lease_s: float) -> Turn:
         """Gives the session to a run, under a new token."""

@@ -162,7 +162,7 @@ class MemoryAgents:
 
 
 class MemoryDirectory:
-    """`servicer.Directory`: what memory owns passes through."""
+    """`Directory`: what memory owns passes through."""
 
     def __init__(self, client: Client) -> None:
         """Calls over `client`."""

@@ -7,10 +7,11 @@ from typing import Any
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import RunNotFound, ServiceError
-from services.kit.keys import SessionKeys, read_user, user_text
+from services.kit.keys import SessionKeys, UserKeys
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
 from services.kit.run_ids import read_run_id, session_of, write_run_id
+from services.kit.users import read_user, user_text
 from services.orchestrator.domain.run import Dropped, Next, Page, Standing, Stop, Turn, Waiting
 
 _TOLD = (Standing.OVER, Standing.AT_WORK, Standing.WAITING, Standing.QUEUED)
@@ -90,7 +91,13 @@ class RedisRunLog:
         keys, run = _keys(principal, run_id)
         asked = (keys.requests, keys.request_times)
         names = (keys.session, keys.log(run), keys.line, keys.records, keys.work, *asked, keys.callback(run))
-        return _dropped(run_id, await self._redis.call("run_undo", names, user_text(principal.user), run, request_id))
+        # The mark that ties the request to this session goes first: the same request, made anew, sets it again.
+        begun = UserKeys(principal).begun(request_id) if request_id else ""
+        left_ms = (await self._redis.pipeline([("PTTL", begun), ("UNLINK", begun)]))[0] if begun else 0
+        undone = _dropped(run_id, await self._redis.call("run_undo", names, user_text(principal.user), run, request_id))
+        if undone is None and left_ms > 0:
+            await self._redis.execute("SET", begun, session_of(run_id), "NX", "PX", left_ms)
+        return undone
 
     async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
         """Runs of the line that are not due yet."""

@@ -3,9 +3,10 @@
 import orjson
 
 from services.kit.call import Principal
-from services.kit.keys import SessionKeys, user_text
+from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.kit.run_ids import read_run_id
+from services.kit.users import user_text
 
 
 class RedisFeedbackStore:

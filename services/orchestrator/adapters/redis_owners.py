@@ -1,5 +1,6 @@
 """Which process works in which sessions, in Redis."""
 
+import time
 import uuid
 from collections.abc import Sequence
 
@@ -22,10 +23,16 @@ class RedisOwners:
         self._ttl_ms = int(owner_s * 1000)
         self._me = uuid.uuid4().hex
         self._mine = OwnerKeys.sessions(self._me)
+        self._ahead_s = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """The store's time."""
+        return time.monotonic() + self._ahead_s
 
     async def beat(self) -> Sequence[str]:
         """Says that this process lives."""
-        gone = await self._redis.call("owner_beat", (OwnerKeys.owners,), self._me, self._ttl_ms)
+        now_ms, gone = await self._redis.call("owner_beat", (OwnerKeys.owners,), self._me, self._ttl_ms)
+        self._ahead_s = now_ms / 1000 - time.monotonic()
         return [name.decode() for name in gone if name.decode() != self._me]
 
     async def hold(self, principal: Principal, session_id: str) -> None:

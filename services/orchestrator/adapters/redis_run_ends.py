@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from services.kit.call import Principal
 from services.kit.errors import SessionNotFound
-from services.kit.keys import SessionKeys, user_text
+from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.kit.redis_connections import Command
+from services.kit.users import user_text
 
 
 class RedisRunEnds:

@@ -23,9 +23,10 @@ _MOST_TOKENS = 10_000_000
 class TritonModel:
     """`ports.Model` on Triton. A model takes and gives what OpenAI's chat completions do: triton_repo/README.md."""
 
-    def __init__(self, triton: Triton) -> None:
-        """Asks the models of `triton`."""
+    def __init__(self, triton: Triton, interval_s: float = 0.0) -> None:
+        """Asks the models of `triton`, to send text that comes sooner than `interval_s` after a chunk with the next."""
         self._triton = triton
+        self._interval_ms = round(interval_s * 1000)
 
     async def chat(
         self, model: str, messages: Sequence[Message], tools: Sequence[Tool], max_tokens: int, temperature: float
@@ -36,6 +37,8 @@ class TritonModel:
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
+        if self._interval_ms:
+            body["chunk_interval_ms"] = self._interval_ms
         if tools:
             body["tools"] = [_tool(tool) for tool in tools]
         pieces: dict[int, list[str]] = {}

@@ -9,7 +9,15 @@ import structlog
 
 from services.kit.amounts import NO_AMOUNTS
 from services.kit.call import Principal, current_traceparent
-from services.kit.errors import DeadlineExceeded, QueueFull, RequestIdReused, ServiceError, SessionBusy, Unavailable
+from services.kit.errors import (
+    DeadlineExceeded,
+    QueueFull,
+    RequestIdReused,
+    RunNotFound,
+    ServiceError,
+    SessionBusy,
+    Unavailable,
+)
 from services.orchestrator.config import Config
 from services.orchestrator.core.callbacks import Callbacks
 from services.orchestrator.core.dispatch import Dispatch
@@ -20,7 +28,7 @@ from services.orchestrator.core.resuming import analyze, succeeded
 from services.orchestrator.core.takeover import Takeover
 from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.log import Queued, Started
-from services.orchestrator.domain.run import Accepted, Concurrency, Record, Request, Turn
+from services.orchestrator.domain.run import Accepted, Concurrency, Record, Request, Standing, Turn
 from services.orchestrator.domain.turn import Progress
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import Memory, RunLog
@@ -28,6 +36,9 @@ from services.orchestrator.ports.services import Agents, Nlu
 
 log = structlog.get_logger(__name__)
 _KNOWN_SESSIONS = 50_000
+
+_UNSURE_S, _LOOK_S = 1.0, 0.02
+"""Whoever repeats a request waits at most so long for the first to be accepted or refused, and looks so often."""
 
 
 class Accepting:
@@ -91,6 +102,8 @@ class Accepting:
         record = _record(principal, request, agent)
         try:
             turn = await self._begin_turn(principal, request, agent, record)
+            if turn.attached and request.queue and not await self._is_accepted(principal, request, record, turn):
+                turn = await self._begin_turn(principal, request, agent, record)
         except BaseException:
             analysis.cancel()
             raise
@@ -118,35 +131,74 @@ class Accepting:
             self._takeover.go_on(principal, request.session_id, must=False)
             raise
 
+    async def _is_accepted(self, principal: Principal, request: Request, record: Record, turn: Turn) -> bool:
+        """Whether the run that the same request began before is accepted. False: it was taken back, or is forgotten.
+
+        Whoever asked first may be about to find that the queue is full. If that is not known in time, they may be gone:
+        then the run is accepted here, and nobody takes it back.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + _UNSURE_S
+        try:
+            while True:
+                page = await self._log.read(principal, turn.run_id, 0, 1)
+                if page.entries or page.standing is not Standing.QUEUED:
+                    return True
+                if clock() > end:
+                    await self._log.announce(principal, turn.run_id, self._first_entries(request, record, turn))
+                    return True
+                await asyncio.sleep(_LOOK_S)
+        except RunNotFound:
+            return False
+
     async def _wait_in_line(
         self, principal: Principal, request: Request, record: Record, turn: Turn
     ) -> tuple[bytes, ...]:
-        """Begins the log of a run that waits, which is returned, and sees to it that it gets its turn.
+        """Sees to it that a run that waits gets its turn, and begins its log, which is returned.
 
-        Whoever ends the run before it goes on with it. It is accepted by now, so that what fails here is made good
-        later, by whoever looks after the session. Only when the queue is full it is taken back: raises QueueFull.
+        Whoever ends the run before it goes on with it. What fails here is made good later, by whoever looks after the
+        session. Only when the queue is full the run is taken back, as it can be until its log is begun.
+
+        Raises:
+            QueueFull: it was.
         """
-        encode, run_id = self._codec.encode, turn.run_id
-        started, waits = Started(record.agent, record.revision), Queued(turn.position, request.queue)
-        entries: tuple[bytes, ...] = (encode(run_id, 1, started), encode(run_id, 2, waits))
+        entries: tuple[bytes, ...] = self._first_entries(request, record, turn)
+        placed = await self._place(principal, request, record, turn)
         try:
-            if not await self._log.announce(principal, run_id, entries):
+            if not await self._log.announce(principal, turn.run_id, entries):
                 entries = ()
-            if request.callback_url:
-                await self._callbacks.expect(principal, run_id, request.callback_url)
-            if request.queue and (request.due_ms or not turn.position):  # when one is due, no other may be before it
-                await self._dispatch.enqueue(principal, run_id, record, request.due_ms, must=False)
-                return entries
         except ServiceError as error:
-            if isinstance(error, QueueFull) and await self._dispatch.take_back(principal, run_id, request.request_id):
-                raise
-            log.warning("run not announced", run_id=run_id, reason=error.reason)
-            self._takeover.go_on(principal, request.session_id)
-            return ()
+            log.warning("run not announced", run_id=turn.run_id, reason=error.reason)
+            placed, entries = False, ()
         stops = request.concurrency is not Concurrency.ENQUEUE
-        if stops or not request.queue:
+        if not placed:
+            self._takeover.go_on(principal, request.session_id)
+        elif stops or not request.queue:
             self._takeover.look_after(principal, request.session_id, must=stops)
         return entries
+
+    async def _place(self, principal: Principal, request: Request, record: Record, turn: Turn) -> bool:
+        """Puts a run that waits into its queue, if nothing is before it. False: it could not be.
+
+        Raises:
+            QueueFull: there is no room, and the run was taken back.
+        """
+        try:
+            if request.callback_url:
+                await self._callbacks.expect(principal, turn.run_id, request.callback_url)
+            if request.queue and (request.due_ms or not turn.position):  # when one is due, no other may be before it
+                await self._dispatch.enqueue(principal, turn.run_id, record, request.due_ms, must=False)
+        except ServiceError as error:
+            is_full = isinstance(error, QueueFull)
+            if is_full and await self._dispatch.take_back(principal, turn.run_id, request.request_id):
+                raise
+            log.warning("run not put before the workers", run_id=turn.run_id, reason=error.reason)
+            return False
+        return True
+
+    def _first_entries(self, request: Request, record: Record, turn: Turn) -> tuple[bytes, bytes]:
+        started, waits = Started(record.agent, record.revision), Queued(turn.position, request.queue)
+        return self._codec.encode(turn.run_id, 1, started), self._codec.encode(turn.run_id, 2, waits)
 
 
 def _record(principal: Principal, request: Request, agent: Agent) -> Record:

@@ -8,7 +8,7 @@ import structlog
 
 from services.kit.call import Principal, current_traceparent
 from services.kit.callbacks import Callback
-from services.kit.errors import ServiceError
+from services.kit.errors import Overloaded, ServiceError
 from services.kit.queue import CALLBACK_QUEUE, Item, Queue
 from services.kit.run_ids import session_of
 from services.orchestrator.domain.log import Cancelled, Completed, Last
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 _RETRY_S, _LONGEST_S = 0.25, 30.0
 _MOST = 10_000
-"""Callbacks that wait here for their queue. Of more, the oldest are left to whoever takes their sessions over."""
+"""So many callbacks may wait here for their queue. Then no more runs are taken, so that none has to be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,15 @@ class Callbacks:
     def sessions(self) -> list[tuple[Principal, str]]:
         """Sessions with a callback that could not be put yet: should this process die, others put it."""
         return [(told.principal, session_of(told.run_id)) for told in self._unsent.values()]
+
+    def check_room(self) -> None:
+        """Returns when one more may have to wait here. Those of runs that are at work by now always may.
+
+        Raises:
+            Overloaded: too many do already.
+        """
+        if len(self._unsent) >= _MOST:
+            raise Overloaded("too many callbacks wait for their queue", retry_after=1.0)
 
     def close(self) -> None:
         """Tries no more."""
@@ -89,9 +98,6 @@ class Callbacks:
 
     def _keep(self, told: _Told) -> None:
         self._unsent[told.principal.tenant, told.run_id] = told
-        if len(self._unsent) > _MOST:
-            _, left = self._unsent.popitem(last=False)
-            log.error("callback left", run_id=left.run_id)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._send_later())
 

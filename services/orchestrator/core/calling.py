@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import json
 import secrets
-import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import orjson
 import structlog
@@ -12,8 +13,10 @@ import structlog
 from services.kit.errors import (
     ApprovalInvalid,
     ApprovalRequired,
+    Cancelled,
     DeadlineExceeded,
     ExecutionInProgress,
+    Internal,
     InvalidToolArguments,
     ResourceExhausted,
     ServiceError,
@@ -23,9 +26,10 @@ from services.kit.errors import (
     ToolNotFound,
     ToolResponseTooLarge,
     ToolTimeout,
+    ToolUnavailable,
 )
 from services.kit.run_ids import read_run_id
-from services.orchestrator.domain.agent import Agent, Tool, ToolCall
+from services.orchestrator.domain.agent import Agent, SideEffect, Tool, ToolCall
 from services.orchestrator.domain.log import ApprovalReason, Outcome, ToolFinished
 from services.orchestrator.domain.log import ApprovalRequired as Ask
 from services.orchestrator.domain.run import Answer, Waiting
@@ -34,6 +38,8 @@ from services.orchestrator.ports.services import Tools
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 _REFUSALS = (ApprovalRequired, InvalidToolArguments, ToolNotAllowed, ToolNotFound, ResourceExhausted)
 _LONGEST_TEXT = 16_000
 """Characters of a result."""
@@ -41,12 +47,16 @@ _LONGEST_TEXT = 16_000
 _AWAY = (ServiceUnavailable, StoreUnavailable, DeadlineExceeded, ExecutionInProgress)
 """What toolexec is when it, or its store, was away for a moment; what came of the call is not known."""
 
+_UNSURE = (*_AWAY, Cancelled, Internal, ToolUnavailable)
+"""As which calls fail that may have been made: a tool that took too long, or broke off its answer, is among them."""
+
 _AWAY_S = 10.0
 """Beyond a tool's own time, seconds that toolexec may be away, or hold a call that it was killed in to be running."""
 
 _RETRY_S = 0.25
 _TOKEN_BYTES = 32
-_INTERRUPTED = "EXECUTION_INTERRUPTED"
+_CUT = frozenset({"EXECUTION_INTERRUPTED", "EXECUTION_CANCELLED", *(each.reason for each in (*_UNSURE, ToolTimeout))})
+"""Why tools in the background end that were begun, and about which nothing else is known."""
 
 
 class OutcomeUnknown(Exception):
@@ -56,7 +66,9 @@ class OutcomeUnknown(Exception):
 class Calling:
     """The tool calls of one run."""
 
-    def __init__(self, tools: Tools, agent: Agent, run_id: str, wake: str, answer_s: float) -> None:
+    def __init__(
+        self, tools: Tools, agent: Agent, run_id: str, wake: str, answer_s: float, now: Callable[[], float]
+    ) -> None:
         """Calls an agent's tools.
 
         Args:
@@ -65,51 +77,45 @@ class Calling:
             run_id: The run.
             wake: Queue in which the run is put when it has what it waited for.
             answer_s: Seconds that somebody has to answer.
+            now: The store's time, seconds since 1970.
         """
         self._tools = tools
         self._agent = agent
         self._run_id = run_id
         self._wake = wake
         self._answer_s = answer_s
+        self._now = now
 
     async def execute(self, tool: Tool, call: ToolCall, key: str, approval: str) -> ToolFinished:
         """Runs a tool, and says how that ended.
 
         Raises:
-            OutcomeUnknown: it has side effects, and may have run under this approval before.
+            OutcomeUnknown: it has side effects, and may have run under this approval.
         """
-        try:
-            return _finished(call, await self._execute(tool, call, key, approval))
-        except ApprovalInvalid:
-            raise OutcomeUnknown from None
-        except ServiceError as error:
-            return failed(call, error)
 
-    async def _execute(self, tool: Tool, call: ToolCall, key: str, approval: str) -> ToolResult:
-        """Runs a tool. One that runs only once, however often it is called, is called again while toolexec is away."""
-        clock = asyncio.get_running_loop().time
-        give_up = clock() + tool.timeout_s + _AWAY_S
-        while True:
-            try:
-                return await self._tools.execute(self._agent, call, self._run_id, key, tool.timeout_s, approval)
-            except _AWAY as error:
-                if isinstance(error, ToolTimeout) or not (tool.repeatable or approval) or clock() > give_up:
-                    raise
-                wait_s = error.retry_after or _RETRY_S
-            await asyncio.sleep(wait_s)
+        async def work() -> ToolResult:
+            return await self._tools.execute(self._agent, call, self._run_id, key, tool.timeout_s, approval)
+
+        once = tool.repeatable or bool(approval)
+        try:
+            return _finished(call, await (_insistently(work, tool.timeout_s + _AWAY_S) if once else work()))
+        except ServiceError as error:
+            return _not_done(call, error, approval)
 
     async def start(self, call: ToolCall, key: str, approval: str) -> ToolFinished | None:
         """Begins a tool in the background. Returns how it ended, when it has or could not be begun.
 
         Raises:
-            OutcomeUnknown: it has side effects, and may have run under this approval before.
+            OutcomeUnknown: it has side effects, and may have run under this approval, or do so now.
         """
+
+        async def work() -> ToolResult | None:
+            return await self._tools.start(self._agent, call, self._run_id, key, approval)
+
         try:
-            result = await self._tools.start(self._agent, call, self._run_id, key, approval)
-        except ApprovalInvalid:
-            raise OutcomeUnknown from None
+            result = await _insistently(work, _AWAY_S)
         except ServiceError as error:
-            return failed(call, error)
+            return _not_done(call, error, approval)
         return _finished(call, result) if result else None
 
     async def stop(self, call: ToolCall, key: str) -> None:
@@ -141,7 +147,7 @@ class Calling:
         """
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         approval = hashlib.sha256(token.encode()).hexdigest()
-        expires_ms = int((time.time() + self._answer_s) * 1000)
+        expires_ms = int((self._now() + self._answer_s) * 1000)
         _, run = read_run_id(self._run_id)
         good_for = {"run": run, "tool": call.tool, "key": key, "state": "open"}  # the store adds when it expires
         good_for["client"] = reason is ApprovalReason.CLIENT_TOOL
@@ -149,15 +155,29 @@ class Calling:
         return waiting, Ask(call, token, reason, expires_ms)
 
 
-def answered(call: ToolCall, answer: Answer) -> ToolFinished:
+async def _insistently(work: Callable[[], Awaitable[T]], within_s: float) -> T:
+    """Makes a call that runs once, however often it is made: again while toolexec is away. Raises as the last."""
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + within_s
+    while True:
+        try:
+            return await work()
+        except _AWAY as error:
+            if isinstance(error, ToolTimeout) or clock() > give_up:
+                raise
+            wait_s = error.retry_after or _RETRY_S
+        await asyncio.sleep(wait_s)
+
+
+def answered(call: ToolCall, tool: Tool, answer: Answer) -> ToolFinished:
     """How a call ended that somebody else answered: the client, a tool in the background, or a person by saying no.
 
     Raises:
-        OutcomeUnknown: a tool with side effects was begun in the background, and its process is gone.
+        OutcomeUnknown: a tool with side effects was begun in the background, and cut; or its process is gone.
     """
     if answer.result_json:
         return _finished(call, ToolResult(answer.result_json, answer.is_error))
-    if answer.tool_call_id and answer.reason == _INTERRUPTED:
+    if answer.tool_call_id and tool.side_effect is SideEffect.SIDE_EFFECT and answer.reason in _CUT:
         raise OutcomeUnknown
     if answer.tool_call_id:
         return ToolFinished(call, Outcome.ERROR, _error("the tool could not be run"), answer.reason or "TOOL_ERROR")
@@ -165,9 +185,15 @@ def answered(call: ToolCall, answer: Answer) -> ToolFinished:
     return ToolFinished(call, Outcome.REFUSED, _error(told), "APPROVAL_DENIED")
 
 
-def unanswered(call: ToolCall, tool: Tool) -> ToolFinished:
-    """How a call ended that nobody answered in time."""
-    if tool.background:
+def unanswered(call: ToolCall, tool: Tool, *, begun: bool) -> ToolFinished:
+    """How a call ended that nobody answered in time; or, `begun` in the background, of which nobody heard in time.
+
+    Raises:
+        OutcomeUnknown: a tool with side effects was begun.
+    """
+    if begun and tool.side_effect is SideEffect.SIDE_EFFECT:
+        raise OutcomeUnknown
+    if begun:
         return ToolFinished(call, Outcome.ERROR, _error("the tool did not answer in time"), "TOOL_TIMEOUT")
     return ToolFinished(call, Outcome.REFUSED, _error("nobody answered in time"), "APPROVAL_EXPIRED")
 
@@ -177,6 +203,13 @@ def failed(call: ToolCall, error: ServiceError) -> ToolFinished:
     told = json.dumps({"error": error.message, "fields": error.fields} if error.fields else {"error": error.message})
     refused = isinstance(error, _REFUSALS) and not isinstance(error, ToolResponseTooLarge)
     return ToolFinished(call, Outcome.REFUSED if refused else Outcome.ERROR, told, error.reason)
+
+
+def _not_done(call: ToolCall, error: ServiceError, approval: str) -> ToolFinished:
+    """As `failed`, where that is how the call ended. Raises OutcomeUnknown: under its approval it may have run."""
+    if isinstance(error, ApprovalInvalid) or (approval and isinstance(error, _UNSURE)):
+        raise OutcomeUnknown
+    return failed(call, error)
 
 
 def _finished(call: ToolCall, result: ToolResult) -> ToolFinished:

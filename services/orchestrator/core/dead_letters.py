@@ -8,29 +8,44 @@ from typing import Protocol
 import structlog
 
 from services.kit.call import Principal, work_as
-from services.kit.errors import InvalidArgument, ServiceError
+from services.kit.errors import DeadLetterNotFound, InvalidArgument, RunNotFound, ServiceError
 from services.kit.run_ids import session_of
-from services.orchestrator.domain.run import DeadLetter, Request
+from services.orchestrator.core.patience import patiently
+from services.orchestrator.domain.run import DeadLetter, Request, Standing
+from services.orchestrator.ports.codec import Codec
+from services.orchestrator.ports.runs import RunLog
 from services.orchestrator.ports.store import DeadLetters
 
 log = structlog.get_logger(__name__)
 
 _PAGE = 50
-_RETRY_S = 0.25
 _REDRIVE_S = 20.0
 
 
 async def keep(letters: DeadLetters, principal: Principal, letter: DeadLetter, patience_s: float) -> None:
     """Keeps a letter before its run ends, and waits out a store that is away, up to `patience_s` seconds."""
-    end = asyncio.get_running_loop().time() + patience_s
-    while True:
-        try:
-            return await letters.put(principal, letter)
-        except ServiceError as error:
-            if asyncio.get_running_loop().time() > end:
-                log.error("dead letter not kept", run_id=letter.run_id, reason=error.reason)
-                return
-        await asyncio.sleep(_RETRY_S)
+    try:
+        await patiently(lambda: letters.put(principal, letter), (ServiceError,), patience_s)
+    except ServiceError as error:
+        log.error("dead letter not kept", run_id=letter.run_id, reason=error.reason)
+
+
+async def take_back(letters: DeadLetters, run_log: RunLog, codec: Codec, principal: Principal, run_id: str) -> None:
+    """Forgets the letter of a run that ended otherwise after all, in another process."""
+    try:
+        if await _failed(run_log, codec, principal, run_id) is False:
+            await letters.remove(principal, run_id)
+    except ServiceError as error:  # who reads the letters looks, too
+        log.warning("dead letter not looked after", run_id=run_id, reason=error.reason)
+
+
+async def _failed(run_log: RunLog, codec: Codec, user: Principal, run_id: str) -> bool | None:
+    """Whether a user's run failed. None: it has not ended. Of one whose log is gone its letter is believed."""
+    try:
+        _, newest, standing = await run_log.bounds(user, run_id)
+    except RunNotFound:
+        return True
+    return codec.is_failed(newest) if standing is Standing.OVER else None
 
 
 class Begin(Protocol):
@@ -43,13 +58,17 @@ class Begin(Protocol):
 class DeadLetterBox:
     """The dead letters of whoever's tenant asks."""
 
-    def __init__(self, letters: DeadLetters, begin: Begin) -> None:
-        """Reads `letters`; `begin` begins their runs anew."""
+    def __init__(self, letters: DeadLetters, begin: Begin, run_log: RunLog, codec: Codec) -> None:
+        """Reads `letters`, and how their runs ended; `begin` begins them anew."""
         self._letters = letters
         self._begin = begin
+        self._log, self._codec = run_log, codec
 
     async def page(self, principal: Principal, size: int, token: str) -> tuple[Sequence[DeadLetter], str]:
         """Letters, the newest first, and the token of the next page; empty: there is none.
+
+        A letter is written before its run ends, and another process may have gone on with the run just then. Those of
+        runs that have not failed are left out, so that a page may be short.
 
         Args:
             principal: Who asks.
@@ -62,7 +81,9 @@ class DeadLetterBox:
         size = size or _PAGE
         found = await self._letters.page(principal, _read_token(token), size + 1)
         page = found[:size]
-        return page, f"{page[-1].time_ms:x}-{_hex(page[-1].run_id)}" if len(found) > size else ""
+        failed = await asyncio.gather(*(self._failed(principal, letter) for letter in page))
+        shown = [letter for letter, has_failed in zip(page, failed, strict=True) if has_failed]
+        return shown, f"{page[-1].time_ms:x}-{_hex(page[-1].run_id)}" if len(found) > size else ""
 
     async def redrive(self, principal: Principal, run_id: str) -> str:
         """Asks again what a letter's run was asked, on behalf of its user, and forgets the letter. Returns the new run.
@@ -70,14 +91,23 @@ class DeadLetterBox:
         Twice at once, or again after a crash in the middle, it is the same new run.
 
         Raises:
-            DeadLetterNotFound: the tenant has no such letter.
+            DeadLetterNotFound: the tenant has no such letter, or its run did not fail after all; or has not ended yet.
             SessionNotFound: the session is gone; the letter stays.
         """
         letter = await self._letters.get(principal, run_id)
+        failed = await self._failed(principal, letter)
+        if failed is None:
+            raise DeadLetterNotFound("the run has not ended: another process went on with it")
+        if not failed:
+            await self._letters.remove(principal, run_id)
+            raise DeadLetterNotFound("the run did not fail: another process went on with it, and it ended otherwise")
         # In a task of its own: what it does, it does as the run's user.
         begun = await asyncio.create_task(self._again(Principal(principal.tenant, letter.user), letter))
         await self._letters.remove(principal, run_id)
         return begun
+
+    async def _failed(self, principal: Principal, letter: DeadLetter) -> bool | None:
+        return await _failed(self._log, self._codec, Principal(principal.tenant, letter.user), letter.run_id)
 
     async def _again(self, user: Principal, letter: DeadLetter) -> str:
         record = letter.record

@@ -10,6 +10,7 @@ from services.kit.hints import DEFAULT_QUEUE, RunHint
 from services.kit.queue import Item, Queue
 from services.kit.run_ids import read_run_id, session_of
 from services.orchestrator.core.job import Job
+from services.orchestrator.core.patience import patiently
 from services.orchestrator.domain.run import Dropped, Next, Record
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import RunLog
@@ -97,18 +98,30 @@ class Dispatch:
         for queue, items in hints.items():
             await self._queue.put(queue, items, must=True)
 
-    async def again(self, job: Job, after_s: float) -> None:
+    async def remind(self, job: Job, after_s: float, waits_for: str) -> None:
         """Has a worker look after a run in so many seconds: to try it again, or because nobody has answered.
 
-        By the clock of the queue: this process's own may be hours wrong, and who looks too early looks in vain.
+        By the clock of the queue: this process's own may be hours wrong, and who looks too early looks in vain. Waits
+        for a store that is away for a moment.
         """
         hint = RunHint(job.run.principal.tenant, job.run.principal.user, *read_run_id(job.run.turn.run_id))
-        item = self._item(hint, job.record, after_ms=int((after_s + _LATER_S) * 1000))
-        await self._queue.put(job.record.queue or DEFAULT_QUEUE, [item], must=True)
+        record, after_ms = job.record, int((after_s + _LATER_S) * 1000)
+        item = hint.reminder(waits_for, after_ms, record.priority, self._weight(hint), record.traceparent)
+        await patiently(lambda: self._queue.put(record.queue or DEFAULT_QUEUE, [item], must=True))
 
-    def _item(self, hint: RunHint, record: Record, due_ms: int = 0, after_ms: int = 0) -> Item:
-        weight = self._weights.get(hint.tenant, 1.0)
-        return hint.item(record.priority, due_ms, weight, record.traceparent, after_ms)
+    async def forget_reminder(self, principal: Principal, run_id: str, record: Record, waited_for: str) -> None:
+        """Takes out what `remind` put for a run that has what it waited for."""
+        hint = RunHint(principal.tenant, principal.user, *read_run_id(run_id))
+        try:
+            await self._queue.remove(record.queue or DEFAULT_QUEUE, hint.reminder_id(waited_for))
+        except ServiceError as error:  # whoever claims it finds that there is nothing to do
+            log.warning("reminder not taken out", run_id=run_id, reason=error.reason)
+
+    def _item(self, hint: RunHint, record: Record, due_ms: int = 0) -> Item:
+        return hint.item(record.priority, due_ms, self._weight(hint), record.traceparent)
+
+    def _weight(self, hint: RunHint) -> float:
+        return self._weights.get(hint.tenant, 1.0)
 
 
 def read_weights(settings: Sequence[str]) -> Mapping[str, float]:

@@ -67,10 +67,11 @@ class Driver:
         events: RunEvents,
         config: Config,
         ended: Callable[[Job, Last, Next | None], Awaitable[None]],
-        again: Callable[[Job, float], Awaitable[None]],
-        gives_up: Callable[[Job, ServiceError], Awaitable[None]],
+        remind: Callable[[Job, float, str], Awaitable[None]],
+        gives_up: Callable[[Job, ServiceError, Callable[[], Awaitable[None]]], Awaitable[None]],
         lost: Callable[[LiveRun], None],
         parked: Callable[[LiveRun], None],
+        now: Callable[[], float],
     ) -> None:
         """Works with these ports.
 
@@ -84,17 +85,19 @@ class Driver:
             events: Told what happens to runs.
             config: Limits.
             ended: Told when a run has its last event, and which run of its session is due.
-            again: Has a worker look after a run in so many seconds.
-            gives_up: Told when a run of a queue has failed for the last time, before it ends.
+            remind: Has a worker look after a run in so many seconds, that waits for this until then.
+            gives_up: Ends a run of a queue that failed for the last time, by the function it is given.
             lost: Told of a run that could not be brought to its end, and that nobody else has.
             parked: Told of a run that waits for somebody or something from now on.
+            now: The store's time, seconds since 1970.
         """
         self.live: dict[tuple[str, str], LiveRun] = {}
         self._memory = memory
         self._retrieval, self._tools, self._model = retrieval, tools, model
         self._events, self._config = events, config
         self._prices = read_prices(config.model_prices)
-        self._again, self._gives_up, self._lost, self._parked = again, gives_up, lost, parked
+        self._remind, self._gives_up, self._lost, self._parked = remind, gives_up, lost, parked
+        self._now = now
         self._finishing = Finishing(memory, codec, events, config.end_s, ended, lost)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_waves = StopWaves()
@@ -127,20 +130,29 @@ class Driver:
     def hear_of_stop(self, tenant: str, run_id: str) -> None:
         """There is word that a run is to stop; the store says whether that is so."""
         run = self.live.get((tenant, run_id))
-        if run is not None and not run.shown.left:
+        if run is not None:
             self._holding.ask(run)
 
     async def close(self) -> None:
-        """Hands all runs over to other processes."""
+        """Hands all runs over to other processes: now, or when the tool calls that are under way have ended.
+
+        A call that is cut may have had its effect all the same: somebody would have to be asked about it.
+        """
+        for run in self.live.values():
+            if not run.hand_back():
+                run.shown.lose(elsewhere())  # who watches goes on there
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._config.drain_tool_s)
         for run in self.live.values():
             run.interrupt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._holding.close()
 
     async def end(self, job: Job, error: ServiceError) -> None:
-        """Ends a run that cannot be worked on."""
+        """Ends a run that cannot be worked on. One of a queue becomes a dead letter."""
         loop = self._loop(job)
-        await self._finishing.end(job, loop, Failed(error, loop.answer, loop.usage))
+        end = partial(self._finishing.end, job, loop, Failed(error, loop.answer, loop.usage))
+        await (self._gives_up(job, error, end) if job.record.queue else end())
 
     async def _drive(self, job: Job) -> None:
         """Works on a run until its log has its last entry, or it goes on without this process."""
@@ -172,9 +184,10 @@ class Driver:
             retrieval=self._retrieval,
             tools=self._tools,
             model=self._model,
-            remind=lambda after_s: self._again(job, after_s),
+            remind=partial(self._remind, job),
             executed=partial(self._events.executed, job.run.principal, job.run.turn.run_id, job.agent.name),
             extend=partial(self._extend, job.run.turn),
+            now=self._now,
             prices=self._prices,
             config=self._config,
         )
@@ -211,13 +224,13 @@ class Driver:
         if isinstance(outcome, Cancelled):
             async with self._stop_waves.place():
                 await loop.abandon()
-                return await self._finishing.end(job, loop, outcome)
+                return await self._finishing.end(job, loop, _cancelled(job.run.stop_requested, loop))
         if isinstance(outcome, Failed) and job.record.queue and _may_pass(outcome.error):
             if await self._try_later(job, loop):
                 return
             if job.run.stop_requested:
                 return await self._finishing.end(job, loop, _cancelled(job.run.stop_requested, loop))
-            await self._gives_up(job, outcome.error)
+            return await self._gives_up(job, outcome.error, partial(self._finishing.end, job, loop, outcome))
         await self._finishing.end(job, loop, outcome)
 
     async def _try_later(self, job: Job, loop: TurnLoop) -> bool:
@@ -226,10 +239,14 @@ class Driver:
         if progress.failures >= self._config.max_attempts:
             return False
         try:
-            await self._again(job, self._config.retry_s)
+            await self._remind(job, self._config.retry_s, f"attempt {progress.failures + 1}")
             await job.run.park(Waiting("again", self._config.retry_s), progress, Queued(0, job.record.queue))
         except LeaseLost:  # it waits, and word of that was lost; or another process has it
             await self._hand_over(job.run)
+        except _AWAY as error:  # another attempt may come of that, but it is none that failed
+            log.warning("run not left to be tried again", run_id=job.run.turn.run_id, reason=error.reason)
+            await self._hand_over(job.run)
+            self._lost(job.run)
         except (ServiceError, asyncio.CancelledError):
             return False
         else:

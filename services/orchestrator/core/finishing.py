@@ -1,14 +1,12 @@
 """Brings runs to their last event, which frees their sessions."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 from services.kit import failpoints
 from services.kit.errors import (
-    Aborted,
     DeadlineExceeded,
     Internal,
     InvalidArgument,
@@ -21,18 +19,21 @@ from services.kit.errors import (
 from services.kit.failpoints import Point
 from services.orchestrator.core.job import Job
 from services.orchestrator.core.live import LiveRun
+from services.orchestrator.core.patience import patiently
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.spending import spent_of
 from services.orchestrator.core.turn import TurnLoop
 from services.orchestrator.domain.agent import Message, Role
-from services.orchestrator.domain.log import Completed, Failed, Last
+from services.orchestrator.domain.log import Cancelled, Completed, Failed, Last
 from services.orchestrator.domain.run import Next, Stop
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import Memory
 
 log = structlog.get_logger(__name__)
 
-_RETRY_S = 0.25
+_LATE_S = 0.25
+"""An end takes a few milliseconds. After so many seconds the answer is kept without it, should this process die."""
+
 _MOST_KEPT = 150
 """Messages of one turn beside the user's that enter the history."""
 
@@ -69,7 +70,6 @@ class Finishing:
         first = run.next_sequence
         try:
             try:
-                await failpoints.reached(Point.BEFORE_COMMIT)
                 due = await self._write_end(run, loop, last, entries, first)
                 await failpoints.reached(Point.AFTER_COMMIT)
             except InvalidArgument as error:
@@ -79,44 +79,50 @@ class Finishing:
                 due = await self._memory.abandon_turn(run.turn, entries, first, spent_of(loop.usage))
             run.shown.end(entries)
         except ServiceError as error:
-            level = log.warning if isinstance(error, LeaseLost) else log.error
+            is_anothers = isinstance(error, LeaseLost)
+            level = log.warning if is_anothers else log.error
             level("run not ended", run_id=run.turn.run_id, reason=error.reason)
-            run.shown.lose(elsewhere() if isinstance(error, LeaseLost) else error)
-            if not isinstance(error, LeaseLost):
+            run.shown.lose(elsewhere() if is_anothers else error)
+            if await self._pass_stop_on(run) or not is_anothers:  # in this order: who goes on with it is to know
                 self._lost(run)
-            else:
-                await self.stop_elsewhere(run)
         else:
             self._events.ended(run.principal, run.turn.run_id, job.agent.name, last)
             await self._ended(job, last, due)
 
     async def stop_elsewhere(self, run: LiveRun) -> None:
         """Has a run that was told to stop here do so where it goes on: another process has it, or it waits by now."""
-        if run.stop_requested:
-            try:
-                if await run.pass_stop_on():
-                    self._lost(run)
-            except ServiceError as error:
-                log.warning("stop not passed on", run_id=run.turn.run_id, reason=error.reason)
+        if await self._pass_stop_on(run):
+            self._lost(run)
+
+    async def _pass_stop_on(self, run: LiveRun) -> bool:
+        """Has the store know of a stop that may be known here only. Whether the run waits: nobody sees to it then."""
+        try:
+            return bool(run.stop_requested) and await run.pass_stop_on()
+        except ServiceError as error:
+            log.warning("stop not passed on", run_id=run.turn.run_id, reason=error.reason)
+            return False
 
     async def _write_end(
         self, run: LiveRun, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int
     ) -> Next | None:
         """Commits or abandons a turn; again while the store is away, since repeating it changes nothing."""
-        give_up = time.monotonic() + self._end_s - _RETRY_S
-        kept = isinstance(last, Completed) or (loop.answer and run.stop_requested is not Stop.ROLL_BACK)
+        rolls_back = last.rolled_back if isinstance(last, Cancelled) else run.stop_requested is Stop.ROLL_BACK
+        kept = isinstance(last, Completed) or (loop.answer and not rolls_back)
         spent = spent_of(loop.usage)
-        while True:
-            try:
-                if kept:
-                    return await self._memory.commit_turn(run.turn, _kept(loop), entries, first_sequence, spent)
-                return await self._memory.abandon_turn(run.turn, entries, first_sequence, spent)
-            except (Unavailable, DeadlineExceeded, Overloaded, Aborted) as error:
-                if isinstance(error, LeaseLost) or time.monotonic() > give_up:
-                    raise
-                if isinstance(error, Aborted):
-                    await run.mend()
-            await asyncio.sleep(_RETRY_S)
+
+        async def write() -> Next | None:
+            if kept:
+                return await self._memory.commit_turn(run.turn, _kept(loop), entries, first_sequence, spent)
+            return await self._memory.abandon_turn(run.turn, entries, first_sequence, spent)
+
+        is_whole = isinstance(last, Completed)
+        late = asyncio.get_running_loop().call_later(_LATE_S, run.keep_answer) if is_whole else None
+        try:
+            await failpoints.reached(Point.BEFORE_COMMIT)
+            return await patiently(lambda: run.mended(write), (Unavailable, DeadlineExceeded, Overloaded), self._end_s)
+        finally:
+            if late is not None:
+                late.cancel()
 
 
 def elsewhere() -> ServiceError:

@@ -1,14 +1,16 @@
 """A run at work in this process: its log, while it is written."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from services.kit.call import Principal
 from services.kit.errors import Aborted, LeaseLost, ServiceError
+from services.orchestrator.core.interruptible import Interruptible
 from services.orchestrator.core.patience import patiently
 from services.orchestrator.core.shown import Shown
 from services.orchestrator.core.spending import spent_of
@@ -21,8 +23,10 @@ from services.orchestrator.ports.runs import RunLog
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 
-class LiveRun:
+
+class LiveRun(Interruptible):
     """The log of one run while it is written.
 
     An entry is `shown` only after the store has it. What is not urgent waits a moment for company: a write for each
@@ -50,17 +54,17 @@ class LiveRun:
             entries: What the log has already.
             covered: How many of them the last checkpoint covers.
         """
+        super().__init__()
         self._coalesce_s = coalesce_s
         self._waiting: list[Event] = []
         self._unsent: list[bytes] = []
-        self._soon: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
+        self._due = math.inf
+        self._spoke_at = -math.inf
         self._heard_at = asyncio.get_running_loop().time()
         self._background: set[asyncio.Task[None]] = set()
         self.principal = principal
         self.turn = turn
-        self.stop_requested = Stop.NO
-        self._task: asyncio.Task[None] | None = None
-        self._interrupted = False
         self.shown = Shown(entries)
         self._progress: Progress | None = None
         self._sealed = 0
@@ -88,11 +92,17 @@ class LiveRun:
     def note(self, *events: Event) -> None:
         """Logs events soon: at the latest `coalesce_s` from now, together with what comes until then.
 
+        A piece of the answer waits so long only where one was logged just now: a model may have gathered it already.
         What goes wrong with that comes to light with the next `append`, or with the end of the run.
         """
         self._add(events)
-        if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(self._coalesce_s, self._in_background, self._log_at_once)
+        loop = asyncio.get_running_loop()
+        since = self._spoke_at if isinstance(events[-1], TextDelta) else loop.time()
+        due = since + self._coalesce_s
+        if due < self._due:
+            if self._soon is not None:
+                self._soon.cancel()
+            self._due, self._soon = due, loop.call_at(due, self._in_background, self._log_waiting)
 
     def checkpoint(self, progress: Progress) -> None:
         """Keeps how far the run has come, with the next entries that are logged: both, or neither.
@@ -115,17 +125,26 @@ class LiveRun:
         """
         self._add(events)
         covered = replace(progress, sequence=self._covered)
-        stop = await patiently(lambda: uncut(self._park(waiting, covered)))
+        stop = await patiently(lambda: self._park_at_once(waiting, covered))
         if stop:
             self.held(stop)
             raise asyncio.CancelledError
+
+    async def _park_at_once(self, waiting: Waiting, progress: Progress) -> Stop:
+        try:
+            return await uncut(self._park(waiting, progress))
+        except ServiceError:
+            if self.stop_requested:  # meanwhile: it does not wait
+                raise asyncio.CancelledError from None
+            raise
 
     async def _park(self, waiting: Waiting, progress: Progress) -> Stop:
         async with self._lock:
             first, entries = self.next_sequence, self._take()
             kept = self._codec.encode_progress(progress)
             spent = spent_of(progress.usage)
-            stop = await self._log.park(self.principal, self.turn, first, entries, kept, waiting, spent)
+            what = (self.principal, self.turn, first, entries, kept, waiting, spent)
+            stop = await self.mended(lambda: self._log.park(*what))
             if not stop:
                 self._closing = True
                 self.shown.end(entries)
@@ -141,9 +160,26 @@ class LiveRun:
             self._closing = True
             return self._take([last])
 
+    def keep_answer(self) -> None:
+        """Logs an answer that is whole, with its checkpoint: the turn's end, with which it leaves, is late.
+
+        Should this process die before that end is written, the model is not asked again.
+        """
+        self._in_background(self._log_answer)
+
+    async def _log_answer(self) -> None:
+        if self._progress is None:  # it is kept
+            return
+        kept, entries = self._codec.encode_progress(self._progress), self._unsent[:-1]
+        await self.mended(lambda: self._log.append(self.principal, self.turn, self.next_sequence, entries, kept))
+
     async def _log_at_once(self) -> None:
         # Not to be cut: an entry that the store has and we do not know of would make a second of its sequence.
-        await uncut(self._log_waiting())
+        try:
+            await uncut(self._log_waiting())
+        except ServiceError:
+            self.check_uncut()  # meanwhile: this counts more
+            raise
 
     async def _log_waiting(self) -> None:
         async with self._lock:
@@ -151,23 +187,26 @@ class LiveRun:
                 return
             first, entries, progress = self.next_sequence, self._take(), self._progress
             kept = self._codec.encode_progress(progress) if progress else b""
-            try:
-                stop = await self._log.append(self.principal, self.turn, first, entries, kept)
-            except Aborted as error:
-                if isinstance(error, LeaseLost):
-                    raise
-                await self.mend()
-                stop = await self._log.append(self.principal, self.turn, first, entries, kept)
+            stop = await self.mended(lambda: self._log.append(self.principal, self.turn, first, entries, kept))
             self._unsent = []
             if self._progress is progress:
                 self._progress = None
             self.shown.show(entries)
         self.held(stop)
 
-    async def mend(self) -> None:
-        """Gives a store that has lost the end of the log, as one may that failed over, all that was shown of it."""
+    async def mended(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Writes to the log. A store that has lost its end, as one may that failed over, first gets all that was shown.
+
+        Raises as `write`.
+        """
+        try:
+            return await write()
+        except Aborted as error:
+            if isinstance(error, LeaseLost):
+                raise
         log.warning("log written anew", run_id=self.turn.run_id, entries=len(self.shown.entries))
         await self._log.append(self.principal, self.turn, 1, self.shown.entries)
+        return await write()
 
     def _add(self, events: Sequence[Event]) -> None:
         """Puts events behind those that wait; a piece of the answer joins one that waits already."""
@@ -182,7 +221,9 @@ class LiveRun:
         """What waits, and more, as entries. Nobody need log them soon any more."""
         if self._soon is not None:
             self._soon.cancel()
-            self._soon = None
+            self._due, self._soon = math.inf, None
+        if any(isinstance(event, TextDelta) for event in self._waiting):
+            self._spoke_at = asyncio.get_running_loop().time()
         events, self._waiting, self._sealed = [*self._waiting, *more], [], 0
         first = self.next_sequence + len(self._unsent)
         encode, run_id = self._codec.encode, self.turn.run_id
@@ -197,7 +238,7 @@ class LiveRun:
     def resend(self) -> bool:
         """Sends again what the store did not take. False: there is nothing of that kind."""
         if self._unsent and not self._lock.locked():
-            self._in_background(self._log_at_once)
+            self._in_background(self._log_waiting)
         return bool(self._unsent)
 
     def held(self, answer: Stop | ServiceError) -> None:
@@ -210,7 +251,7 @@ class LiveRun:
             log.warning("session not held", run_id=self.turn.run_id, reason=answer.reason)
         else:
             self._heard_at = asyncio.get_running_loop().time()
-            if answer and not self.stop_requested:
+            if answer > self.stop_requested:
                 self.stop(answer)
 
     async def hand_over(self) -> None:
@@ -235,27 +276,3 @@ class LiveRun:
         task = asyncio.create_task(watched())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    def stop(self, how: Stop = Stop.STOP) -> None:
-        """Tells the run to stop. It ends with `cancelled`, unless it has ended."""
-        self.stop_requested = how
-        self.interrupt()
-
-    def interrupt(self) -> None:
-        """Cuts the run's work short. What becomes of it is for the run to say."""
-        self._interrupted = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def at_work(self) -> None:
-        """Says that the current task works on this run, and may be cut short from now on.
-
-        Before that nothing can be cut: a task that is cancelled before its first step never runs at all, and a run
-        always ends with an event.
-
-        Raises:
-            CancelledError: the run was told to stop before it began.
-        """
-        self._task = asyncio.current_task()
-        if self._interrupted:
-            raise asyncio.CancelledError

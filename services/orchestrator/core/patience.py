@@ -14,10 +14,17 @@ _RETRY_S = 0.25
 T = TypeVar("T")
 
 
-async def patiently(work: Callable[[], Awaitable[T]], away: tuple[type[ServiceError], ...] = (StoreUnavailable,)) -> T:
-    """Does work that changes nothing when it is repeated, again while it fails as `away`. Raises as the work."""
+async def patiently(
+    work: Callable[[], Awaitable[T]],
+    away: tuple[type[ServiceError], ...] = (StoreUnavailable,),
+    for_s: float = _AWAY_S,
+) -> T:
+    """Does work that changes nothing when it is repeated, again while it fails as `away`, for so many seconds.
+
+    Raises as the work.
+    """
     clock = asyncio.get_running_loop().time
-    give_up = clock() + _AWAY_S
+    give_up = clock() + for_s - _RETRY_S
     while True:
         try:
             return await work()

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Collection
 from typing import Any
 
 import structlog
@@ -40,7 +40,6 @@ class Resuming:
         codec: Codec,
         driver: Driver,
         dispatch: Dispatch,
-        gives_up: Callable[[Job, ServiceError], Awaitable[None]],
         config: Config,
         classes: Collection[str],
     ) -> None:
@@ -54,13 +53,12 @@ class Resuming:
             codec: Reads records and checkpoints.
             driver: Works on the runs.
             dispatch: Takes those that are not for this process.
-            gives_up: Told of a run of a queue that ends because it was lost too often.
             config: Limits.
             classes: Classes of the queue this process works on.
         """
         self._memory, self._agents, self._nlu = memory, agents, nlu
         self._log, self._codec, self._config = run_log, codec, config
-        self._driver, self._dispatch, self._gives_up = driver, dispatch, gives_up
+        self._driver, self._dispatch = driver, dispatch
         self._classes = classes
 
     async def resume(
@@ -104,6 +102,8 @@ class Resuming:
         run = LiveRun(
             principal, taken.turn, self._log, self._codec, self._config.coalesce_s, entries, progress.sequence
         )
+        if progress.waits_for:
+            await self._dispatch.forget_reminder(principal, taken.turn.run_id, record, progress.waits_for)
         if taken.checkpoint or taken.attempts:  # else it has just left the line, where it could not be told to stop
             await run.append()
         elsewhere = record.queue and record.queue not in self._classes and error is None
@@ -126,10 +126,7 @@ class Resuming:
         except AgentNotFound as gone:
             agent, error = Agent(record.agent, record.revision, ""), error or gone
         if error is not None:
-            job = Job(run, agent, record, progress, _no_analysis(), answer)
-            if record.queue:
-                await self._gives_up(job, error)
-            await self._driver.end(job, error)
+            await self._driver.end(Job(run, agent, record, progress, _no_analysis(), answer), error)
             return _nothing()
         analysis = asyncio.create_task(self._understanding(agent, record.text, progress))
         analysis.add_done_callback(succeeded)

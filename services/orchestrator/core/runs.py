@@ -1,12 +1,8 @@
 """Runs from acceptance to their last event: who may begin, watch, answer and stop them."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from dataclasses import replace
-
-import structlog
 
 from services.kit.call import Principal
 from services.kit.errors import ResourceExhausted, ServiceError, Unavailable
@@ -16,16 +12,17 @@ from services.kit.telemetry import QueueMetrics
 from services.orchestrator.config import Config
 from services.orchestrator.core.accepting import Accepting
 from services.orchestrator.core.callbacks import Callbacks
-from services.orchestrator.core.dead_letters import keep
+from services.orchestrator.core.dead_letters import keep, take_back
 from services.orchestrator.core.dispatch import Dispatch, read_weights
 from services.orchestrator.core.driver import Driver
+from services.orchestrator.core.intervening import Intervening
 from services.orchestrator.core.job import Job
 from services.orchestrator.core.live import LiveRun
-from services.orchestrator.core.resuming import Resuming, succeeded, whole_log
+from services.orchestrator.core.resuming import Resuming, succeeded
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.takeover import Takeover
 from services.orchestrator.core.watching import Watching
-from services.orchestrator.domain.log import Cancelled, Last
+from services.orchestrator.domain.log import Last
 from services.orchestrator.domain.run import (
     Accepted,
     Answer,
@@ -35,14 +32,10 @@ from services.orchestrator.domain.run import (
     Request,
     Standing,
 )
-from services.orchestrator.domain.turn import Usage
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import Memory, Notices, Owners, RunLog
 from services.orchestrator.ports.services import Agents, Model, Nlu, Retrieval, Tools
 from services.orchestrator.ports.store import DeadLetters
-
-log = structlog.get_logger(__name__)
-_TRIES = 5
 
 
 class Runs:
@@ -89,10 +82,11 @@ class Runs:
             events=events,
             config=config,
             ended=self._ended,
-            again=self._dispatch.again,
+            remind=self._dispatch.remind,
             gives_up=self._gives_up,
             lost=self._lost,
             parked=self._parked,
+            now=owners.now,
         )
         self._resuming = Resuming(
             memory=memory,
@@ -102,7 +96,6 @@ class Runs:
             codec=codec,
             driver=self._driver,
             dispatch=self._dispatch,
-            gives_up=self._gives_up,
             config=config,
             classes=classes,
         )
@@ -121,6 +114,7 @@ class Runs:
             takeover=self._takeover,
             config=config,
         )
+        self._intervening = Intervening(run_log, codec, events, callbacks, self._driver, self._dispatch, self._takeover)
 
     def start(self) -> None:
         """Begins to look for runs whose owner is gone, and to hear of those told to stop elsewhere."""
@@ -176,14 +170,22 @@ class Runs:
         return await self._resuming.resume(principal, session_id)
 
     async def take(self, principal: Principal, session_id: str, number: int) -> Awaitable[None]:
-        """Takes a run whose turn in the queue has come. As `resume`; others go on with it if this process dies."""
+        """Takes a run whose turn in the queue has come. As `resume`; others go on with it if this process dies.
+
+        Raises:
+            ServiceError: as `resume`.
+            Overloaded: too many callbacks wait here.
+            Unavailable: the service is stopping.
+        """
         if self._closing:
             raise Unavailable("the service is stopping", retry_after=1.0)
+        self._callbacks.check_room()
         await self._takeover.hold(principal, session_id)
         return await self._resuming.resume(principal, session_id, number)
 
     async def give_up(self, principal: Principal, session_id: str, number: int, error: ServiceError) -> None:
-        """Ends a run that no worker can take, as a dead letter. Raises as `resume`."""
+        """Ends a run that no worker can take, as a dead letter. Raises as `take`."""
+        self._callbacks.check_room()
         await self._takeover.hold(principal, session_id)
         await self._resuming.resume(principal, session_id, number, error)
 
@@ -219,59 +221,16 @@ class Runs:
         return await self._callbacks.outcome(principal, run_id)
 
     async def cancel(self, principal: Principal, run_id: str) -> None:
-        """Tells a run to stop, whoever works on it. One that nobody works on ends at once.
+        """Tells a run to stop. As `Intervening.cancel`."""
+        await self._intervening.cancel(principal, run_id)
 
-        Raises:
-            RunNotFound: the caller has no such run.
-        """
-        run = self._driver.find(principal, run_id)
-        if run is not None:
-            return run.stop()
-        # Before anything is done: should this process die in the middle of it, another goes on in the session.
-        await self._takeover.hold(principal, session_of(run_id))
-        for _ in range(_TRIES):  # it may begin, or end, just now
-            standing = await self._log.request_cancel(principal, run_id)
-            if standing is Standing.QUEUED and not await self._drop(principal, run_id):
-                continue
-            if standing is Standing.WAITING:
-                self._takeover.go_on(principal, session_of(run_id))
-            return
-
-    async def _drop(self, principal: Principal, run_id: str) -> bool:
-        """Ends a run that stands in the line. False: it does not any more."""
-        entries = await whole_log(self._log, principal, run_id)
-        sequence = len(entries) + 1
-        last = self._codec.encode(run_id, sequence, Cancelled("", Usage()))
-        dropped = await self._log.drop(principal, run_id, sequence, [last])
-        if dropped is None:
-            return False
-        await self._dispatch.left_line(principal, run_id, dropped)
-        self._events.ended_as_logged(principal, run_id, entries[0] if entries else last, last)
-        await self._callbacks.send(principal, run_id, "", Cancelled("", Usage()), int(time.time() * 1000))
-        return True
+    async def leave(self, principal: Principal, run_id: str) -> None:
+        """Stops a run whose client has gone. As `Intervening.leave`."""
+        await self._intervening.leave(principal, run_id)
 
     async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Principal:
-        """Gives a run the answer it waits for. Returns whose run it is; also when the same answer was taken before.
-
-        Args:
-            principal: Who answers: the run's user, or whoever of the tenant is an `approver`.
-            run_id: The run.
-            token: From the event that asks.
-            answer: The answer, without the approval, which is the token's.
-
-        Raises:
-            RunNotFound: the caller has no such run.
-            ApprovalInvalid: the token is another's, was used for another answer, or has expired.
-            RunNotWaiting: the run waits for no answer any more.
-        """
-        approval = hashlib.sha256(token.encode()).hexdigest()
-        kept = self._codec.encode_answer(replace(answer, tool_call_id="", approval=approval))
-        verdict = "approved" if answer.approved else "answered" if answer.result_json else "denied"
-        approver = "approver" in principal.roles
-        await self._takeover.hold(principal, session_of(run_id))  # should this process die before it has gone on
-        owner = await self._log.respond(principal, run_id, approval, verdict, kept, any_user=approver)
-        self._takeover.go_on(owner, session_of(run_id))
-        return owner
+        """Gives a run the answer it waits for. As `Intervening.respond`."""
+        return await self._intervening.respond(principal, run_id, token, answer)
 
     async def _ended(self, job: Job, last: Last, due: Next | None) -> None:
         """Goes on with the session of a run that has ended, and has its end told."""
@@ -300,10 +259,12 @@ class Runs:
         """Has the budgets of a run that waits told what it has spent: memory does that when asked to go on."""
         self._takeover.look_after(run.principal, session_of(run.turn.run_id), must=True)
 
-    async def _gives_up(self, job: Job, error: ServiceError) -> None:
-        """Keeps a run of a queue that failed for the last time as a dead letter."""
+    async def _gives_up(self, job: Job, error: ServiceError, end: Callable[[], Awaitable[None]]) -> None:
+        """Ends a run of a queue that failed for the last time, and keeps it as a dead letter."""
         principal, run_id = job.run.principal, job.run.turn.run_id
         now_ms = time.time_ns() // 1_000_000
         letter = DeadLetter(run_id, principal.user, job.record, job.progress.failures + 1, error, now_ms)
         self._metrics.dead_letters.labels(job.record.queue).inc()
         await keep(self._dead_letters, principal, letter, self._config.end_s)
+        await end()
+        await take_back(self._dead_letters, self._log, self._codec, principal, run_id)

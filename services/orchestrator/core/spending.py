@@ -1,6 +1,5 @@
 """What a run may still spend: by its agent's limits, and by what budgets have granted it."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,14 +72,18 @@ class Spending:
     conversation; so a run may spend more than it was granted by as much as a guess was too low, once.
     """
 
-    def __init__(self, agent: Agent, turn: Turn, price: Price, extend: Extend) -> None:
-        """Of a turn of an agent, whose model has a price. `extend` has more set apart, as far as there is more."""
+    def __init__(self, agent: Agent, turn: Turn, price: Price, extend: Extend, now: Callable[[], float]) -> None:
+        """Of a turn of an agent, whose model has a price.
+
+        `extend` has more set apart, as far as there is more; `now` is the store's time, by which budgets renew, seconds
+        since 1970.
+        """
         self._agent = agent
         self._granted = turn.granted
         self._renews_ms = turn.renews_ms
         self._left = turn.left
         self._price = price
-        self._extend = extend
+        self._extend, self._now = extend, now
         self._read: tuple[int, int] = (0, 0)
         """How many messages the last call read, and how many tokens they were."""
 
@@ -195,7 +198,7 @@ class Spending:
         return sum(map(_size, messages)) + sum(map(_schema_size, tools))
 
     def _exhausted(self, what: str) -> BudgetExhausted:
-        wait_s = max(0.0, self._renews_ms / 1000 - time.time()) if self._renews_ms else None
+        wait_s = max(0.0, self._renews_ms / 1000 - self._now()) if self._renews_ms else None
         return BudgetExhausted(f"the budget has not enough left for the next step: {what}", retry_after=wait_s)
 
 

@@ -37,7 +37,7 @@ class ToolSteps:
         spending: Spending,
         *,
         usage: Callable[[], Usage],
-        remind: Callable[[float], Awaitable[None]],
+        remind: Callable[[float, str], Awaitable[None]],
         executed: Callable[[ToolFinished], None],
     ) -> None:
         """Takes the steps of `run`.
@@ -50,7 +50,7 @@ class ToolSteps:
             calling: Calls the tools.
             spending: Says whether one more is covered.
             usage: What the run has used up to now.
-            remind: Has someone look after the run in so many seconds.
+            remind: Has someone look after the run in so many seconds, that waits for this until then.
             executed: Told of each call that ended.
         """
         self._run, self._agent, self._at, self._answer = run, agent, progress, answer
@@ -73,6 +73,7 @@ class ToolSteps:
             at.answered, at.started, at.approval = index + 1, False, ""
             self._run.checkpoint(at)
             await failpoints.reached(Point.TOLD)
+            self._run.end_step()
 
     async def _call_tool(self, call: ToolCall, key: str) -> ToolFinished:
         """One call. Raises Parked when the run must wait for somebody or something."""
@@ -93,9 +94,11 @@ class ToolSteps:
                 reason = ApprovalReason.CLIENT_TOOL if tool.client else ApprovalReason.SIDE_EFFECT
                 await self._ask(call, key, reason)
             await self._begin_call(call, background=tool.background)
-            if not tool.background:
-                return await self._calling.execute(tool, call, key, at.approval)
-            finished = await self._calling.start(call, key, at.approval)
+            with self._run.calling():
+                if tool.background:
+                    finished = await self._calling.start(call, key, at.approval)
+                else:
+                    finished = await self._calling.execute(tool, call, key, at.approval)
             if finished is None:
                 await self._park(call.id, self._calling.wait_for(tool, call))
             return finished
@@ -123,14 +126,15 @@ class ToolSteps:
 
     def _take_answer(self, call: ToolCall) -> ToolFinished | None:
         """How a call ended that the run waited for. None: it may run now."""
-        at, answer = self._at, self._answer
+        at, answer, tool = self._at, self._answer, self._agent.tools[call.tool]
+        begun = at.waits_for == call.id  # else it waited for somebody
         at.waits_for, self._answer = "", None
         if answer is None:
-            return unanswered(call, self._agent.tools[call.tool])
+            return unanswered(call, tool, begun=begun)
         if answer.approved:
             at.approval = answer.approval
             return None
-        return answered(call, answer)
+        return answered(call, tool, answer)
 
     async def _ask(self, call: ToolCall, key: str, reason: ApprovalReason) -> NoReturn:
         """Puts a call before somebody, and waits."""
@@ -140,7 +144,7 @@ class ToolSteps:
     async def _park(self, waits_for: str, waiting: Waiting, *events: Event) -> NoReturn:
         self._at.waits_for, self._at.approval = waits_for, ""
         self._at.usage = self._usage()  # up to now
-        await self._remind(waiting.wait_s)
+        await self._remind(waiting.wait_s, waits_for)
         await self._run.park(waiting, self._at, *events)
         raise Parked
 

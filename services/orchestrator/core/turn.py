@@ -25,6 +25,7 @@ from services.orchestrator.core.toolsteps import ToolSteps
 from services.orchestrator.domain.agent import Agent, Message, Role, ToolCall
 from services.orchestrator.domain.log import (
     Degraded,
+    Queued,
     Retrieved,
     Routed,
     Started,
@@ -65,16 +66,18 @@ class TurnLoop:
         retrieval: Retrieval,
         tools: Tools,
         model: Model,
-        remind: Callable[[float], Awaitable[None]],
+        remind: Callable[[float, str], Awaitable[None]],
         executed: Callable[[ToolFinished], None],
         extend: Extend,
+        now: Callable[[], float],
         prices: Mapping[str, Price],
         config: Config,
     ) -> None:
         """Prepares the turn of `run` in which a user asks an agent what the record says, from `progress` on.
 
         `answer` is what the run waited for; `remind` has someone look after the run in so many seconds;
-        `executed` is told of each tool call that ended; `extend` has more set apart of what budgets limit.
+        `executed` is told of each tool call that ended; `extend` has more set apart of what budgets limit; `now` is the
+        store's time, seconds since 1970.
         """
         self._began = time.monotonic() - progress.usage.elapsed_s
         self._at = progress
@@ -83,12 +86,14 @@ class TurnLoop:
         self._run = run
         self._agent = agent
         self._text = record.text
+        # Its worker may have been faster than who was to log that it waits.
+        self._waited = (Queued(0, record.queue),) if record.queue else ()
         self._retrieval = retrieval
         self._model = model
         self._model_name = agent.model or config.models[0]
         self._models = config.models + (config.gpu_models if record.queue == "GPU" else ())
-        self._spending = Spending(agent, run.turn, prices.get(self._model_name, Price()), extend)
-        calling = Calling(tools, agent, run.turn.run_id, record.queue or DEFAULT_QUEUE, config.answer_s)
+        self._spending = Spending(agent, run.turn, prices.get(self._model_name, Price()), extend, now)
+        calling = Calling(tools, agent, run.turn.run_id, record.queue or DEFAULT_QUEUE, config.answer_s, now)
         self._steps = ToolSteps(
             run,
             agent,
@@ -148,7 +153,7 @@ class TurnLoop:
         if self._model_name not in self._models:
             raise FailedPrecondition(f"the agent names a model that is not served: {self._model_name}")
         if not at.begun:
-            self._run.note(Started(self._agent.name, self._agent.revision))
+            self._run.note(Started(self._agent.name, self._agent.revision), *self._waited)
             at.begun = True
             self._run.checkpoint(at)
         if at.understanding is None:
@@ -212,6 +217,8 @@ class TurnLoop:
         at = self._at
         while True:
             await self._steps.take()
+            if at.step and not at.calls:  # the model has said all that it had to say
+                return
             if at.step == self._agent.max_steps:
                 raise RunLimitReached(f"the run used all of its {self._agent.max_steps} steps")
             said, calls = await self._ask_model(at.step + 1, [*opening, *at.messages])
@@ -219,12 +226,10 @@ class TurnLoop:
             at.step += 1
             if at.step > 1:
                 self._run.note(Used(replace(self.usage)))
-            if not calls:
-                return
             self._ask_tools(said, calls)
 
     def _ask_tools(self, said: str, calls: tuple[ToolCall, ...]) -> None:
-        """Takes what the model, or the intent, asks for."""
+        """Takes what the model, or the intent, asks for; nothing: the answer is whole."""
         at = self._at
         at.calls, at.answered = calls, 0
         at.said, self._saying = self.answer, []

@@ -159,7 +159,10 @@ class Reader:
         try:
             while self.end is None:
                 self.changed.clear()
-                page = await self._fetch(self._base + len(self._entries))
+                after = self._base + len(self._entries)
+                page = await self._fetch(after)
+                if after > self._base + len(self._entries):  # meanwhile somebody came who lacks what is before it
+                    continue
                 self._keep(page.entries)
                 if len(page.entries) >= _PAGE:
                     continue

@@ -50,7 +50,7 @@ class Take(Protocol):
 
         Raises:
             RunNotFound, SessionNotFound: it is over.
-            SessionBusy: it is at work elsewhere, or not its turn.
+            SessionBusy: it is at work elsewhere, or not its turn; it has a time to wait if it is not due yet.
         """
 
 
@@ -187,14 +187,18 @@ class Worker:
         """Begins a run, and says to the queue what became of that. None: it is not at work here."""
         taking = asyncio.create_task(self._taken(principal, hint))
         while not (await asyncio.wait({taking}, timeout=self._idle_s / _EXTENSIONS))[0]:
-            await self._queue.extend(claimed)
+            try:
+                await self._queue.extend(claimed)
+            except ServiceError as error:  # should others claim it meanwhile, they find its session busy
+                log.warning("claim not held on", item=claimed.item.id, reason=error.reason)
         try:
             at_work = taking.result()
         except (RunNotFound, SessionNotFound):
             at_work = None  # it is over
-        except SessionBusy:
-            # Whoever ends the run before it puts it again, which makes it due. Should that be missed, this is in time.
-            await self._queue.put_back(claimed, _BUSY_S, counts=False)
+        except SessionBusy as error:
+            # Not due by the session's clock, which says when. Else whoever ends the run before it puts it again, which
+            # makes it due. Should that be missed, this is in time.
+            await self._queue.put_back(claimed, min(error.retry_after or _BUSY_S, _BUSY_S), counts=False)
             return None
         except (Unavailable, ResourceExhausted) as error:
             log.warning("not begun yet", item=claimed.item.id, reason=error.reason)

@@ -16,6 +16,9 @@ class Codec(Protocol):
     def is_last(self, entry: bytes) -> bool:
         """Whether a log ends with this entry."""
 
+    def is_failed(self, entry: bytes) -> bool:
+        """Whether an entry says that the run failed."""
+
     def is_delta(self, entry: bytes) -> bool:
         """Whether an entry is a piece of the answer."""
 

@@ -129,6 +129,8 @@ class RunLog(Protocol):
         Nothing is set apart for it any more; `spent` is what the whole run has. Budgets hear of it when someone asks
         memory to go on in the session.
 
+        An answer that it was given is kept while it only waits to be gone on with, `again`; else it has been used.
+
         Returns:
             How someone asked for the run to stop: then it does not wait, and nothing was written.
 
@@ -176,9 +178,9 @@ class RunLog(Protocol):
         """
 
     async def undo(self, principal: Principal, run_id: str, request_id: str) -> Dropped | None:
-        """Takes a run that stands in the line back: nothing of it is left, and its request begins a new one.
+        """Takes a run back that stands in the line: nothing of it is left, and its request begins a new one anywhere.
 
-        Returns and raises as `drop`.
+        None also when its log has begun: then somebody may have been told that it was accepted. Raises as `drop`.
         """
 
     async def later(self, principal: Principal, session_id: str) -> Sequence[tuple[Next, int]]:
@@ -232,6 +234,9 @@ class Notices(Protocol):
 
 class Owners(Protocol):
     """Which process works in which sessions, so that others can go on when it is gone."""
+
+    def now(self) -> float:
+        """The store's time, seconds since 1970, as the last beat heard it; before the first, this process's own."""
 
     async def beat(self) -> Sequence[str]:
         """Says that this process lives. Returns those that were not heard of in time."""

@@ -19,7 +19,10 @@ save little, and all wait for the slowest."""
 
 
 class Together(Generic[Kind, Question, Answer]):
-    """Asks questions of one kind in few calls. Who stops waiting leaves the others' answers alone."""
+    """Asks questions of one kind in few calls. Who stops waiting leaves the others' answers alone.
+
+    A call that nobody waits for any more is cancelled.
+    """
 
     def __init__(
         self, ask: Callable[[Kind, Sequence[Question]], Coroutine[Any, Any, Sequence[Answer]]], refusal: type[Exception]
@@ -60,6 +63,9 @@ class Together(Generic[Kind, Question, Answer]):
         call = asyncio.create_task(self._answers(kind, questions))
         self._calls.add(call)
         call.add_done_callback(partial(self._answered, kind, batch))
+        answers = [answer for _, answer in batch]
+        for answer in answers:
+            answer.add_done_callback(lambda _: call.cancel() if all(each.done() for each in answers) else None)
 
     async def _answers(self, kind: Kind, questions: Sequence[Question]) -> Sequence[Answer]:
         answers = await self._ask(kind, questions)

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
+from tests.support.probing import probed
 from tests.support.process import appeared, running
 
 SERVICE = "myriad.orchestrator.v1.OrchestratorService"
@@ -53,18 +54,20 @@ def get_run(channel):
 
 
 async def test_health_is_what_the_checks_say_and_liveness_is_always_serving(tmp_path):
-    async with scripted(tmp_path) as (_, channel), watched(channel) as overall, watched(channel, SERVICE) as own:
-        assert (await overall(), await own()) == (NOT_SERVING, NOT_SERVING)
-        assert await status(channel, "liveness") == SERVING
+    async with scripted(tmp_path) as (process, channel), watched(channel) as overall, watched(channel, SERVICE) as own:
+
+        async def seen():
+            health = await overall(), await own(), await status(channel, "liveness")
+            return *health, *[await probed(process.probes, path) for path in ("readyz", "livez")]
+
+        assert await seen() == (NOT_SERVING, NOT_SERVING, SERVING, 503, 200)
         (tmp_path / "ready").touch()
-        assert (await overall(), await own()) == (SERVING, SERVING)
-        assert await status(channel, "liveness") == SERVING
+        assert await seen() == (SERVING, SERVING, SERVING, 200, 200)
         (tmp_path / "ready").unlink()
-        assert (await overall(), await own()) == (NOT_SERVING, NOT_SERVING)
-        assert await status(channel, "liveness") == SERVING
+        assert await seen() == (NOT_SERVING, NOT_SERVING, SERVING, 503, 200)
 
 
-async def test_reflection_lists_the_services_and_metrics_count_the_calls(tmp_path):
+async def test_reflection_lists_the_services_metrics_count_the_calls_and_garbage_is_looked_for(tmp_path):
     (tmp_path / "answer").touch()
     async with scripted(tmp_path) as (process, channel), httpx.AsyncClient(trust_env=False) as http:
         question = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -75,6 +78,7 @@ async def test_reflection_lists_the_services_and_metrics_count_the_calls(tmp_pat
         await get_run(channel)
         metrics = (await http.get(process.metrics_url)).text
     assert f'myriad_rpc_seconds_count{{method="/{SERVICE}/GetRun"}} 1.0' in metrics.splitlines()
+    assert (tmp_path / "called").read_text() == "collects"
 
 
 async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_have(tmp_path):
@@ -112,6 +116,7 @@ async def test_with_a_notice_it_is_not_serving_at_once_and_takes_calls_until_tha
             told = time.monotonic()
             process.process.send_signal(signal.SIGTERM)
             assert await overall() == NOT_SERVING
+        assert [await probed(process.probes, path) for path in ("readyz", "livez")] == [503, 200]
         while time.monotonic() - told < 0.7:
             assert (await get_run(channel)).run.run_id == "s.1"
             await asyncio.sleep(0.02)

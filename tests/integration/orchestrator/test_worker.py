@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.kit.call import Principal
-from services.kit.errors import ModelUnavailable, QueueFull
+from services.kit.errors import ModelUnavailable, QueueFull, RequestIdReused
 from services.kit.queue import Item, Stats
 from services.kit.queue_redis import RedisQueue
 from services.kit.redis import Redis
@@ -24,11 +24,13 @@ from services.orchestrator.adapters.redis import RedisRunLog
 from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
 from services.orchestrator.adapters.redis_notices import RedisNotices
 from services.orchestrator.adapters.redis_owners import RedisOwners
+from services.orchestrator.codec import EventCodec
 from services.orchestrator.config import Config
 from services.orchestrator.core import worker as core
 from services.orchestrator.core.dead_letters import DeadLetterBox
 from services.orchestrator.core.worker import MAX_DELIVERIES, Worker
 from services.orchestrator.domain.run import Request
+from tests.support.held_put import HeldPut
 from tests.support.memory import running_memory
 from tests.support.orchestrator import Bench, act_as, kinds
 from tests.support.ports import free_port
@@ -158,6 +160,26 @@ async def test_a_run_for_a_full_queue_is_refused_and_its_request_begins_one_once
     assert sorted(asked) == ["hello", "hello", "the control"]
 
 
+async def test_a_request_that_is_refused_twice_at_once_is_free_for_another_session(house):
+    runs, queue = house.process(most=1)
+    owner = await house.tenant()
+    first = await house.create(runs, owner, await house.session(owner))
+    full, other = [await house.session(owner) for _ in range(2)]
+    held = HeldPut(queue)
+    refused = [asyncio.create_task(house.create(runs, owner, full, request_id="r1"))]
+    await held.reached.wait()
+    refused.append(asyncio.create_task(house.create(house.process(most=1)[0], owner, full, request_id="r1")))
+    await asyncio.sleep(0.05)
+    with pytest.raises(RequestIdReused):  # the control
+        await house.create(runs, owner, other, request_id="r1")
+    held.go.set()
+    assert [type(each) for each in await asyncio.gather(*refused, return_exceptions=True)] == [QueueFull, QueueFull]
+    house.worker(SIMPLE)
+    assert (await asyncio.wait_for(house.ends(runs, owner, first), 10))[-1] == "completed"
+    run_id = await house.create(runs, owner, other, request_id="r1")
+    assert (await asyncio.wait_for(house.ends(runs, owner, run_id), 10))[-1] == "completed"
+
+
 async def test_a_run_that_is_cancelled_before_it_is_due_makes_room_in_its_queue(house):
     runs, queue = house.process(most=1)
     owner = await house.tenant()
@@ -240,7 +262,7 @@ async def test_a_run_that_fails_for_what_may_pass_is_tried_three_times_and_then_
     runs, queue = house.process()
     owner = await house.tenant()
     letters = RedisDeadLetters(house.store)
-    box = DeadLetterBox(letters, runs.begin)
+    box = DeadLetterBox(letters, runs.begin, RedisRunLog(house.store, 60.0, CONFIG.lease_s), EventCodec())
     away = ModelUnavailable("the model is away")
     house.bench.model.scripts = [(away,), (away,), (away,), ("Hello again.",)]
     house.worker(SIMPLE)

@@ -40,7 +40,7 @@ def rows() -> dict[str, Row]:
         ),
         "WatchEvents": Row(lambda _: events_pb2.WatchEventsRequest(after="0"), tenant, Answer.LEFT_OUT, most=1),
         "ListDeadLetters": Row(lambda _: queue_pb2.ListDeadLettersRequest(), tenant, Answer.LEFT_OUT),
-        "RedriveDeadLetter": Row(lambda names: queue_pb2.RedriveDeadLetterRequest(run_id=names.run), tenant),
+        "RedriveDeadLetter": Row(lambda names: queue_pb2.RedriveDeadLetterRequest(run_id=names.given_up), tenant),
         "GetBudget": Row(
             lambda names: budgets_pb2.GetBudgetRequest(scope="BUDGET_SCOPE_SESSION", session_id=names.session), user
         ),

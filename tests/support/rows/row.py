@@ -26,6 +26,11 @@ class Names:
     approval_token: str = "t1"
     """Of what the run asks, when it waits."""
 
+    @property
+    def given_up(self) -> str:
+        """A run that failed, of which only a letter tells any more."""
+        return f"{self.session}.99"
+
     @classmethod
     def absent(cls) -> "Names":
         """Names of nothing that is there, of the forms that are."""

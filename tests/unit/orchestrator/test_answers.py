@@ -8,9 +8,19 @@ from google.rpc import code_pb2
 
 from services.kit.amounts import Amounts
 from services.kit.call import Principal
-from services.kit.errors import ApprovalInvalid, RunNotFound, ServiceUnavailable
+from services.kit.errors import (
+    ApprovalInvalid,
+    DeadlineExceeded,
+    Internal,
+    RunNotFound,
+    ServiceUnavailable,
+    ToolNotAllowed,
+    ToolTimeout,
+    ToolUnavailable,
+)
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
+from services.orchestrator.core import calling
 from services.orchestrator.domain.agent import SideEffect, Tool
 from services.orchestrator.domain.run import Answer
 from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, kinds
@@ -20,6 +30,7 @@ YES = Answer(approved=True)
 OBJECT = {"type": "object", "required": ["order"]}
 QUICK = Config(coalesce_s=0.01, heartbeat_s=0.03, end_s=1.0)
 WAITING = 3
+OUTCOME_UNKNOWN = 2
 
 
 @pytest.fixture
@@ -30,6 +41,7 @@ async def b():
             model_chooses_tools=True,
             tools={
                 "refund": Tool("refund", "Pays back.", OBJECT, 5.0, SideEffect.SIDE_EFFECT),
+                "transfer": Tool("transfer", "Slow.", OBJECT, 50.0, SideEffect.SIDE_EFFECT, background=True),
                 "report": Tool("report", "Takes long.", OBJECT, 50.0, background=True),
                 "open_door": Tool("open_door", "At the client.", OBJECT, 5.0, client=True),
             },
@@ -163,9 +175,10 @@ async def test_an_answer_lets_the_run_go_on_in_another_process_when_its_own_is_g
     await other.close()
 
 
-async def test_nobody_answers_in_time(b):
+@pytest.mark.parametrize("tool", ["refund", "transfer"])
+async def test_nobody_answers_in_time(b, tool):
     b.runs = b.another(Config(coalesce_s=0.01, end_s=1.0, answer_s=0.05))
-    run_id, events = await asks(b, "refund")
+    run_id, events = await asks(b, tool)
     (claimed,) = await b.queue.claim(["SIMPLE"], 1, 2.0)
     await b.queue.done(claimed)
     act_as(ALICE)
@@ -201,6 +214,110 @@ async def test_a_side_effect_whose_outcome_is_unknown_is_not_repeated_but_asked_
     assert len(b.tools.calls) == 2
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ToolTimeout("it took longer than 5 s"),
+        ServiceUnavailable("toolexec is gone"),
+        DeadlineExceeded("no reply"),
+        ToolUnavailable("it broke off its answer"),
+        Internal("internal error"),
+    ],
+    ids=lambda error: error.reason,
+)
+@pytest.mark.parametrize("tool", ["refund", "transfer"])
+async def test_what_may_have_had_its_effect_under_an_approval_is_asked_about_and_not_told_as_an_error(
+    b, monkeypatch, tool, error
+):
+    monkeypatch.setattr(calling, "_AWAY_S", -10.0)
+    run_id, events = await asks(b, tool)
+
+    async def gone(*_):
+        raise error
+
+    b.tools.execute = b.tools.start = gone
+    act_as(ALICE)
+    await b.runs.respond(ALICE, run_id, token(events), YES)
+    rest = await ended(b, run_id, after=len(events))
+    assert kinds(rest)[-1] == "approval_required"
+    assert rest[-1].approval_required.reason == OUTCOME_UNKNOWN
+    assert len(b.model.asked) == 1
+
+
+@pytest.mark.parametrize("tool", ["refund", "transfer"])
+async def test_what_was_refused_under_an_approval_was_not_run_and_is_told(b, tool):
+    run_id, events = await asks(b, tool)
+
+    async def refused(*_):
+        raise ToolNotAllowed("the caller has none of the roles")
+
+    b.tools.execute = b.tools.start = refused
+    act_as(ALICE)
+    await b.runs.respond(ALICE, run_id, token(events), YES)
+    rest = await ended(b, run_id, after=len(events))
+    assert rest[1].tool_finished.reason == "TOOL_NOT_ALLOWED"
+    assert kinds(rest)[-1] == "completed"
+
+
+async def test_a_slow_tool_whose_beginning_was_not_heard_of_is_begun_again_and_runs_once(b):
+    run_id, events = await asks(b, "transfer")
+    start, lost = b.tools.start, []
+
+    async def loses_replies(*args):
+        await start(*args)
+        if len(lost) < 2:
+            lost.append(args)
+            raise ServiceUnavailable("toolexec is gone", retry_after=0.01)
+
+    b.tools.start = loses_replies
+    act_as(ALICE)
+    await b.runs.respond(ALICE, run_id, token(events), YES)
+    rest = await ended(b, run_id, after=len(events))
+    assert (kinds(rest), await state(b, run_id)) == (["tool_started"], WAITING)
+    assert (len(lost), len(b.tools.begun)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason", "last"),
+    [
+        ("transfer", "TOOL_TIMEOUT", "approval_required"),
+        ("transfer", "EXECUTION_INTERRUPTED", "approval_required"),
+        ("transfer", "TOOL_UNAVAILABLE", "approval_required"),
+        ("transfer", "TOOL_NOT_ALLOWED", "completed"),
+        ("report", "TOOL_TIMEOUT", "completed"),
+    ],
+)
+async def test_a_slow_tool_that_was_cut_is_asked_about_where_it_may_have_had_its_effect(b, tool, reason, last):
+    run_id, events = await asks(b, tool)
+    if tool == "transfer":
+        act_as(ALICE)
+        await b.runs.respond(ALICE, run_id, token(events), YES)
+        events += await ended(b, run_id, after=len(events))
+    call = events[-1].tool_started.call.tool_call_id
+    b.store.wake(ALICE, run_id, orjson.dumps({"tool_call_id": call, "reason": reason}))
+    act_as(ALICE)
+    await b.runs.take(ALICE, SESSION, 1)
+    assert kinds(await ended(b, run_id, after=len(events)))[-1] == last
+
+
+@pytest.mark.parametrize(("tool", "last"), [("transfer", "approval_required"), ("report", "completed")])
+async def test_a_slow_tool_that_is_not_heard_of_in_time_is_asked_about_where_it_may_have_had_its_effect(
+    b, monkeypatch, tool, last
+):
+    monkeypatch.setattr(calling, "_AWAY_S", -49.9)  # it may take 50 s
+    run_id, events = await asks(b, tool)
+    if tool == "transfer":
+        act_as(ALICE)
+        await b.runs.respond(ALICE, run_id, token(events), YES)
+        events += await ended(b, run_id, after=len(events))
+    await asyncio.sleep(0.15)
+    act_as(ALICE)
+    await b.runs.take(ALICE, SESSION, 1)
+    rest = await ended(b, run_id, after=len(events))
+    assert kinds(rest)[-1] == last
+    assert b.tools.ended == b.tools.begun
+
+
 async def test_the_client_runs_a_tool_and_says_what_came_of_it(b):
     run_id, events = await asks(b, "open_door")
     assert events[-1].approval_required.reason == 3
@@ -223,6 +340,29 @@ async def test_a_slow_tool_holds_no_process_and_its_result_wakes_the_run(b):
     rest = await ended(b, run_id, after=len(events))
     assert rest[0].tool_finished.result_json == '{"pages": 3}'
     assert len(b.tools.begun) == 1
+
+
+@pytest.mark.parametrize("tool", ["refund", "report"])
+async def test_a_worker_goes_on_with_the_answer_that_a_process_without_its_class_was_given(b, tool):
+    worker = b.another(QUICK, classes=("SIMPLE",))
+    b.model.scripts = [[b.calls(tool, '{"order": 1007}')], ["done."]]
+    run_id = await b.begin("please", queue="SIMPLE")
+    act_as(ALICE)
+    await worker.take(ALICE, SESSION, 1)
+    events = await ended(b, run_id)
+    await until(lambda: not worker._takeover._resuming)  # it looks after what waits, once
+    act_as(ALICE)
+    if tool == "refund":
+        await b.runs.respond(ALICE, run_id, token(events), YES)
+    else:
+        b.store.wake(ALICE, run_id, orjson.dumps({"tool_call_id": "call_1_0", "result_json": '{"paid": true}'}))
+        await (await b.runs.resume(ALICE, SESSION))
+    await until(lambda: not b.runs._takeover._resuming)
+    await worker.take(ALICE, SESSION, 1)
+    rest = await ended(b, run_id, after=len(events))
+    (finished,) = [event.tool_finished for event in rest if event.HasField("tool_finished")]
+    assert (finished.result_json, kinds(rest)[-1]) == ('{"paid": true}', "completed")
+    await worker.close()
 
 
 async def test_stopping_a_run_stops_the_slow_tool_it_waits_for(b):

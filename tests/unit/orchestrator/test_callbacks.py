@@ -5,11 +5,10 @@ import asyncio
 import orjson
 import pytest
 
-from services.kit.errors import InvalidArgument, StoreUnavailable
+from services.kit.errors import InvalidArgument, Overloaded, StoreUnavailable
+from services.orchestrator.core import callbacks
 from services.orchestrator.core.callbacks import Callbacks
-from services.orchestrator.domain.log import Completed
 from services.orchestrator.domain.run import CallbackOutcome
-from services.orchestrator.domain.turn import Usage
 from tests.support.orchestrator import ALICE, SESSION, act_as, bench
 from tests.support.waiting import until
 
@@ -57,6 +56,24 @@ async def test_the_address_is_told_once_the_run_has_ended(b):
     assert await b.runs.callback(ALICE, run_id) == CallbackOutcome("pending")
 
 
+async def test_a_run_cancelled_in_the_line_is_told_of_though_who_accepted_it_died_before_it_kept_the_address(b):
+    expect, b.called_back.expect = b.called_back.expect, lambda *_: asyncio.sleep(0)
+    run_id = await b.begin("hello", callback_url=URL, queue="SIMPLE")
+    b.called_back.expect = expect
+    act_as(ALICE)
+    await b.another().cancel(ALICE, run_id)
+    (told,) = await put(b)
+    assert (told["run_id"], told["url"], told["state"]) == (run_id, URL, "cancelled")
+
+
+async def test_a_run_whose_record_is_damaged_is_cancelled_in_the_line_and_told_of_all_the_same(b):
+    run_id = await b.begin("hello", callback_url=URL, queue="SIMPLE")
+    b.store._run(ALICE, run_id).record = b"damaged"
+    act_as(ALICE)
+    await b.runs.cancel(ALICE, run_id)
+    assert [told["state"] for told in await put(b)] == ["cancelled"]
+
+
 class Away:
     """A queue that takes no callback until it is back."""
 
@@ -91,13 +108,30 @@ async def test_a_queue_that_is_away_for_long_loses_no_callback_and_its_sessions_
     await worker.close()
 
 
-async def test_callbacks_that_wait_are_bounded_and_the_oldest_are_left_to_whoever_comes_next(b, monkeypatch):
-    monkeypatch.setattr("services.orchestrator.core.callbacks._MOST", 3)
-    b.queue.put = Away(b.queue)
-    for number in range(5):
-        await b.callbacks.send(ALICE, f"s{number}.1", URL, Completed("", Usage()), 1)
-    assert [session for _, session in b.callbacks.sessions()] == ["s2", "s3", "s4"]
-    b.callbacks.close()
+async def test_no_run_is_taken_while_as_many_callbacks_wait_as_may_and_none_is_forgotten(b, monkeypatch):
+    monkeypatch.setattr(callbacks, "_MOST", 1)
+    b.callbacks = Callbacks(b.called_back, b.queue, b.tools, retry_s=0.001)
+    b.queue.put = away = Away(b.queue)
+    worker = b.another(classes=("SIMPLE",))
+    runs = [await b.begin("hello", callback_url=URL, queue="SIMPLE") for _ in range(3)]
+    await (await worker.take(ALICE, SESSION, 1))  # the control: there is room
+    await until(lambda: len(worker._takeover._kept()) == 1)
+    refused = (
+        worker.take(ALICE, SESSION, 2),
+        worker.give_up(ALICE, SESSION, 2, StoreUnavailable("away")),
+        worker.cancel(ALICE, runs[2]),
+    )
+    for each in refused:
+        with pytest.raises(Overloaded) as error:
+            await each
+        assert error.value.retry_after
+    away.back.set()
+    await until(lambda: not worker._takeover._kept())
+    await worker.cancel(ALICE, runs[2])
+    await (await worker.take(ALICE, SESSION, 2))
+    told = {each["run_id"]: each["state"] for each in await put(b)}
+    assert told == dict(zip(runs, ("completed", "completed", "cancelled"), strict=True))
+    await worker.close()
 
 
 async def test_a_process_that_is_told_to_stop_while_the_queue_is_away_leaves_its_callbacks_to_others(b):

@@ -7,14 +7,27 @@ import pytest
 from myriad.common.v1.scheduling_pb2 import QUEUE_CLASS_COMPLEX
 from myriad.orchestrator.v1 import queue_pb2 as pb
 from services.kit.call import Principal, current_principal
-from services.kit.errors import DeadLetterNotFound, InvalidArgument, ModelUnavailable, SessionNotFound, StoreUnavailable
+from services.kit.errors import (
+    DeadLetterNotFound,
+    InvalidArgument,
+    ModelUnavailable,
+    RunNotFound,
+    SessionNotFound,
+    StoreUnavailable,
+)
 from services.kit.status import from_proto
 from services.orchestrator.adapters.inmemory_dead_letters import InMemoryDeadLetters
+from services.orchestrator.codec import EventCodec
+from services.orchestrator.config import Config
 from services.orchestrator.core.dead_letters import DeadLetterBox, keep
-from services.orchestrator.domain.run import DeadLetter, Record, Request
+from services.orchestrator.domain.log import Cancelled, Completed, Failed, Queued
+from services.orchestrator.domain.run import DeadLetter, Record, Request, Standing
+from services.orchestrator.domain.turn import Usage
 from services.orchestrator.letters import Letters
-from tests.support.orchestrator import act_as
+from tests.support.orchestrator import ALICE, SESSION, act_as, bench, kinds
+from tests.support.waiting import until
 
+CODEC = EventCodec()
 ADMIN = Principal("acme", "admin", frozenset({"admin"}))
 RECORD = Record("hello", "aura", 3, ("member",), queue="COMPLEX", priority=8, callback_url="https://a.b/c")
 
@@ -30,6 +43,21 @@ class Runs:
         return "s.9"
 
 
+class Late:
+    """Letters that are put no sooner than `go` says."""
+
+    def __init__(self, letters, go):
+        self._letters, self._go, self.waits = letters, go, False
+
+    async def put(self, principal, letter):
+        self.waits = True
+        await self._go.wait()
+        await self._letters.put(principal, letter)
+
+    def __getattr__(self, name):
+        return getattr(self._letters, name)
+
+
 @pytest.fixture
 def runs():
     return Runs()
@@ -40,9 +68,27 @@ def letters():
     return InMemoryDeadLetters(kept_s=float("inf"))
 
 
+class Log:
+    """How runs stand, and their last events. Of any other run nothing is known any more."""
+
+    def __init__(self):
+        self.runs = {}
+
+    async def bounds(self, user, run_id):
+        if (user.user, run_id) not in self.runs:
+            raise RunNotFound("no such run")
+        standing, event = self.runs[user.user, run_id]
+        return b"", CODEC.encode(run_id, 2, event), standing
+
+
 @pytest.fixture
-def box(letters, runs):
-    return DeadLetterBox(letters, runs.begin)
+def log():
+    return Log()
+
+
+@pytest.fixture
+def box(letters, runs, log):
+    return DeadLetterBox(letters, runs.begin, log, CODEC)
 
 
 def letter(run_id, time_ms):
@@ -73,7 +119,7 @@ async def test_a_run_is_given_up_in_spite_of_a_store_that_is_away_for_a_moment(l
             raise failures.pop()
         await put(*arguments)
 
-    monkeypatch.setattr("services.orchestrator.core.dead_letters._RETRY_S", 0.001)
+    monkeypatch.setattr("services.orchestrator.core.patience._RETRY_S", 0.001)
     letters.put = fails
     await keep(letters, ADMIN, letter("s.1", 1000), 5.0)
     assert (await letters.get(ADMIN, "s.1")).run_id == "s.1"
@@ -128,6 +174,58 @@ async def test_a_run_that_cannot_be_asked_for_again_keeps_its_letter(box, letter
     with pytest.raises(SessionNotFound):
         await box.redrive(ADMIN, "s.1")
     assert (await letters.get(ADMIN, "s.1")).run_id == "s.1"
+
+
+async def test_a_run_that_ended_otherwise_after_all_is_not_shown_and_not_asked_for_again(box, letters, runs, log):
+    for n, last in enumerate((Completed("done", Usage()), Cancelled("", Usage())), 1):
+        await letters.put(ADMIN, letter(f"s.{n}", 1000))
+        log.runs["bob", f"s.{n}"] = (Standing.OVER, last)
+        assert (await box.page(ADMIN, 0, ""))[0] == []
+        with pytest.raises(DeadLetterNotFound, match="did not fail"):
+            await box.redrive(ADMIN, f"s.{n}")
+        with pytest.raises(DeadLetterNotFound):
+            await letters.get(ADMIN, f"s.{n}")
+    assert runs.begun == []
+
+
+@pytest.mark.parametrize("standing", [Standing.AT_WORK, Standing.WAITING, Standing.QUEUED, Standing.LOST])
+async def test_a_run_that_has_not_ended_is_not_shown_and_keeps_its_letter(box, letters, runs, log, standing):
+    await letters.put(ADMIN, letter("s.1", 1000))
+    log.runs["bob", "s.1"] = (standing, Queued(0, "COMPLEX"))
+    assert (await box.page(ADMIN, 0, ""))[0] == []
+    with pytest.raises(DeadLetterNotFound, match="has not ended"):
+        await box.redrive(ADMIN, "s.1")
+    assert (runs.begun, (await letters.get(ADMIN, "s.1")).run_id) == ([], "s.1")
+
+
+async def test_control_a_run_that_failed_is_shown_and_asked_for_again(box, letters, log):
+    await letters.put(ADMIN, letter("s.1", 1000))
+    log.runs["bob", "s.1"] = (Standing.OVER, Failed(ModelUnavailable("away"), "", Usage()))
+    assert [each.run_id for each in (await box.page(ADMIN, 0, ""))[0]] == ["s.1"]
+    assert await box.redrive(ADMIN, "s.1") == "s.9"
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed"])
+async def test_a_process_that_comes_too_late_leaves_the_letter_that_the_end_of_the_run_has(ends):
+    """It stood still before it wrote its letter: the run ended in another process meanwhile."""
+    config, go = Config(coalesce_s=0.01, end_s=1.0, max_attempts=1, lease_s=0.05), asyncio.Event()
+    async with bench(config=config, lease_s=0.05) as b:
+        away = [ModelUnavailable("no model answers", retry_after=1.0)]
+        b.model.scripts = [away, away if ends == "failed" else ["done"]]
+        late = Late(b.dead_letters, go)
+        doomed, other = (b.another(config, classes=("SIMPLE",), dead_letters=kept) for kept in (late, b.dead_letters))
+        run_id = await b.begin("hello", queue="SIMPLE")
+        act_as(ALICE)
+        working = await doomed.take(ALICE, SESSION, 1)
+        await until(lambda: late.waits)
+        doomed._driver._holding.close()
+        b.store._run(ALICE, run_id).lease_ends = 0.0
+        await (await other.take(ALICE, SESSION, 1))
+        go.set()
+        await working
+        assert kinds(await b.events(run_id))[-1] == ends
+        assert [each.run_id for each in await b.dead_letters.page(ALICE, None, 9)] == [run_id] * (ends == "failed")
+        await asyncio.gather(doomed.close(), other.close())
 
 
 async def test_nobody_redrives_the_letters_of_another_tenant(box, letters, runs):

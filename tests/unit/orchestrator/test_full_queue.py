@@ -1,5 +1,7 @@
 """A queue that takes no more of a tenant: who asks is told and nothing is kept; what was accepted is not lost."""
 
+import asyncio
+
 import pytest
 
 from myriad.orchestrator.v1 import run_pb2
@@ -7,7 +9,10 @@ from services.kit.errors import ModelUnavailable, QueueFull, RunNotFound, StoreU
 from services.kit.hints import RunHint
 from services.kit.status import from_proto
 from services.orchestrator.config import Config
+from services.orchestrator.core import accepting
+from services.orchestrator.core.accepting import Accepting
 from services.orchestrator.servicer import OrchestratorServicer
+from tests.support.held_put import HeldPut
 from tests.support.orchestrator import ALICE, SESSION, act_as, bench, kinds
 from tests.support.waiting import until
 
@@ -128,3 +133,67 @@ async def test_a_run_that_cannot_be_taken_back_stays_accepted_and_is_put_later(b
     run_id = await create(b)
     assert run_id == f"{OTHER}.1"
     await until(lambda: len(b.queue._shared.entries) == 2, 2)
+
+
+async def twice(b, after=lambda: None):
+    """Two ask the same of a queue that is full: the first is held on its way there, and the second sees its run."""
+    await create(b, session=SESSION)
+    held = HeldPut(b.queue, after)
+    first = asyncio.create_task(create(b, request_id="r1"))
+    await held.reached.wait()
+    second = asyncio.create_task(create(b, request_id="r1"))
+    await asyncio.sleep(0.03)
+    return held, first, second
+
+
+async def test_who_repeats_a_request_that_is_being_refused_is_refused_too(b):
+    held, first, second = await twice(b)
+    assert not second.done()
+    held.go.set()
+    for asking in (first, second):
+        with pytest.raises(QueueFull):
+            await asking
+    assert not [run for run in b.store._sessions[ALICE.tenant, OTHER].runs if run.queued]
+
+
+async def test_who_repeats_it_begins_a_run_of_its_own_when_there_is_room_by_then(b):
+    held, first, second = await twice(b, after=lambda: setattr(b.queue, "_max", 2))
+    held.go.set()
+    with pytest.raises(QueueFull):
+        await first
+    assert (await b.runs.bounds(ALICE, await second))[2].value == "QUEUED"
+    assert await create(b, request_id="r1") == await second
+
+
+async def test_control_who_does_not_wait_for_that_is_told_of_a_run_that_vanishes(b, monkeypatch):
+    async def at_once(*_arguments):
+        return True
+
+    monkeypatch.setattr(Accepting, "_is_accepted", at_once)
+    b.runs._takeover.look_after = lambda *_session, **_must: None  # as when very many are looked after
+    held, first, second = await twice(b)
+    run_id = await second
+    held.go.set()
+    with pytest.raises(QueueFull):
+        await first
+    with pytest.raises(RunNotFound):
+        await b.runs.bounds(ALICE, run_id)
+
+
+async def test_a_run_that_somebody_was_told_of_meanwhile_is_not_taken_back(b, monkeypatch):
+    monkeypatch.setattr(accepting, "_UNSURE_S", 0.05)
+    held, first, second = await twice(b)
+    run_id = await second
+    held.go.set()
+    assert await first == run_id
+    await until(lambda: len(b.queue._shared.entries) == 2, 2)
+    assert (await b.runs.bounds(ALICE, run_id))[2].value == "QUEUED"
+
+
+async def test_a_run_whose_worker_is_faster_than_its_log_says_that_it_was_queued(b):
+    async def begins(*_arguments):
+        await take(b)
+        return await announce(*_arguments)
+
+    announce, b.store.announce = b.store.announce, begins
+    assert kinds(await b.events(await create(b)))[:2] == ["started", "queued"]

@@ -9,6 +9,7 @@ import pytest
 
 from services.kit.errors import CheckpointBroken
 from services.orchestrator import checkpoint
+from services.orchestrator.domain.run import Answer
 from tests.support import recordings
 
 FILES = sorted((Path(__file__).parent / "recordings").glob("*.json"))
@@ -46,17 +47,43 @@ async def test_the_newest_recording_has_every_field_that_is_kept():
     assert [names(data) for data in written[:2]] == [names(data) for data in NEWEST[:2]]
 
 
-def test_a_field_that_a_later_release_added_is_passed_over_and_one_it_left_out_is_its_default():
+@pytest.mark.parametrize(("read", "kept"), [(checkpoint.read_record, 0), (checkpoint.read_progress, 1)])
+def test_a_field_that_a_later_release_added_anywhere_is_passed_over(read, kept):
+    changed = sealed(checkpoint.FORMAT, orjson.dumps(extended(orjson.loads(NEWEST[kept][5:]))))
+    assert changed.count(b'"later"') >= 1 + 4 * kept
+    assert read(changed) == read(NEWEST[kept])
+
+
+def test_a_field_that_a_later_release_added_to_an_answer_is_passed_over():
+    answer = Answer(result_json="{}", tool_call_id="call_1_0")
+    changed = orjson.dumps(extended(orjson.loads(checkpoint.write_answer(answer))))
+    assert checkpoint.read_answer(changed) == answer
+
+
+def test_a_field_that_a_later_release_left_out_is_its_default():
     data = NEWEST[1][5:]
-    changed = data.replace(b'"failures":0', b'"later":{"a":1}')
+    changed = data.replace(b',"failures":0', b"")
     assert changed != data
     assert checkpoint.read_progress(sealed(checkpoint.FORMAT, changed)) == checkpoint.read_progress(NEWEST[1])
 
 
+@pytest.mark.parametrize("data", [b"\0", b"\0" * 4, b"\0" * 5])
+def test_zeros_are_no_record(data):
+    with pytest.raises(CheckpointBroken):
+        checkpoint.read_record(data)
+
+
 @pytest.mark.parametrize(("read", "kept"), [(checkpoint.read_record, 0), (checkpoint.read_progress, 1)])
 def test_what_another_format_keeps_is_refused_by_its_number(read, kept):
-    with pytest.raises(CheckpointBroken, match="of format 2"):
-        read(sealed(2, NEWEST[kept][5:]))
+    with pytest.raises(CheckpointBroken, match=f"of format {checkpoint.FORMAT + 1}"):
+        read(sealed(checkpoint.FORMAT + 1, NEWEST[kept][5:]))
+
+
+def extended(value):
+    """What is kept, with one more field wherever there are fields."""
+    if isinstance(value, dict):
+        return {"later": 1} | {name: extended(each) for name, each in value.items()}
+    return [extended(each) for each in value] if isinstance(value, list) else value
 
 
 def names(data):

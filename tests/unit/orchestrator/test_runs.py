@@ -1,10 +1,11 @@
 """Runs: one log for everyone, cursors, cancel, busy sessions, and who may see what."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from myriad.orchestrator.v1 import run_pb2
+from myriad.orchestrator.v1 import run_event_pb2, run_pb2
 from services.kit.errors import (
     Internal,
     InvalidArgument,
@@ -19,7 +20,7 @@ from services.kit.errors import (
 )
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
-from services.orchestrator.core import finishing
+from services.orchestrator.core import patience
 from services.orchestrator.core.live import LiveRun
 from services.orchestrator.domain.agent import Intent as IntentOf
 from services.orchestrator.domain.agent import Tool, ToolBinding
@@ -34,7 +35,7 @@ ENDLESS = ["on ", 60.0]
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch):
-    monkeypatch.setattr(finishing, "_RETRY_S", 0.05)
+    monkeypatch.setattr(patience, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
@@ -43,16 +44,40 @@ async def b():
         yield made
 
 
-async def test_all_watchers_see_the_same_bytes(b):
+async def watched(run_id, runs):
+    """A run's entries, byte for byte as they are shown."""
+    return [entry async for entry in runs.watch(ALICE, run_id, 0) if entry is not None]
+
+
+def tell_anew(store):
+    """Has whoever reads the store be told each event anew."""
+    read = store.read
+
+    async def read_anew(*where):
+        page = await read(*where)
+        events = [run_event_pb2.RunEvent.FromString(entry) for entry in page.entries]
+        for event in events:
+            event.time.nanos ^= 1
+        return replace(page, entries=tuple(event.SerializeToString() for event in events))
+
+    store.read = read_anew
+
+
+@pytest.mark.parametrize("as_kept", [True, False], ids=["guarded", "control"])
+async def test_all_watchers_see_the_same_bytes(b, as_kept):
+    if not as_kept:
+        tell_anew(b.store)
     b.model.scripts = [SLOW]
-    run_id = await b.begin()
-    early, late = asyncio.create_task(b.events(run_id)), None
+    run_id, other = await b.begin(), b.another()
+    early = asyncio.create_task(watched(run_id, b.runs))
     await until(lambda: b.store._run(ALICE, run_id).entries[3:])
-    late = asyncio.create_task(b.events(run_id))
-    elsewhere = await b.events(run_id, runs=b.another())
-    seen = [[event.SerializeToString() for event in each] for each in (await early, await late, elsewhere)]
-    assert seen[0] == seen[1] == seen[2]
-    assert seen[0] == [event.SerializeToString() for event in await b.events(run_id)]
+    late, elsewhere = [asyncio.create_task(watched(run_id, runs)) for runs in (b.runs, other)]
+    seen = await early
+    assert seen == await late
+    assert seen[3:]
+    for each in (await elsewhere, await watched(run_id, b.runs)):
+        assert len(each) == len(seen)
+        assert (each == seen) is as_kept
 
 
 @pytest.mark.parametrize("place", ["here", "elsewhere", "afterwards"])

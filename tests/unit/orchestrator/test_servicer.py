@@ -6,9 +6,11 @@ import pytest
 
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import run_pb2
-from services.kit.call import Principal
+from services.kit.amounts import NO_AMOUNTS, Amounts
+from services.kit.call import Call, Principal, enter
 from services.kit.errors import StoreUnavailable
 from services.kit.hints import RunHint
+from services.orchestrator.budgets import REMAINING
 from services.orchestrator.servicer import OrchestratorServicer
 from tests.support.orchestrator import ALICE, SESSION, act_as, bench, kinds
 
@@ -58,6 +60,19 @@ async def test_a_client_that_said_so_may_leave(b):
     await stream.aclose()
     await asyncio.sleep(0.05)
     assert await state(b, run_id) == run_pb2.RUN_STATE_RUNNING
+
+
+async def test_a_run_that_has_ended_says_in_the_metadata_what_remained(b):
+    b.model.scripts = [["done"]]
+    seen = []
+    for b.store.granted in (NO_AMOUNTS, Amounts(tokens=1000)):
+        run_id = await b.begin()
+        await b.events(run_id)
+        call = Call("/test", {}, None, "inproc", principal=ALICE)
+        enter(call)
+        run = (await b.servicer.GetRun(run_pb2.GetRunRequest(run_id=run_id), None)).run
+        seen.append(call.reply_metadata.get(REMAINING))
+    assert (seen, run.usage.remaining.tokens) == ([None, '{"tokens":"985"}'], 985)
 
 
 async def test_an_error_of_ours_stops_no_run(b):

@@ -25,7 +25,7 @@ async def no_more(wanted):
 
 def spending(granted=NO_AMOUNTS, price=PRICE, renews_ms=0, extend=no_more, **agent):
     turn = Turn("s.1", 1, False, "aura", (), granted=granted, renews_ms=renews_ms, left=granted)
-    return Spending(Agent("aura", 1, "You help.", **agent), turn, price, extend)
+    return Spending(Agent("aura", 1, "You help.", **agent), turn, price, extend, time.time)
 
 
 @pytest.mark.parametrize(

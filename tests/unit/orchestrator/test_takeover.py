@@ -11,7 +11,7 @@ from services.orchestrator.adapters.inmemory_owners import InMemoryOwners
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
 from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
-from services.orchestrator.core import takeover
+from services.orchestrator.core import finishing, takeover
 from services.orchestrator.core.holding import Holding
 from services.orchestrator.domain.agent import Message, Role, Tool, ToolCall
 from services.orchestrator.domain.run import Concurrency, Record, Request
@@ -129,6 +129,61 @@ async def test_the_model_is_not_asked_again_for_what_it_has_said(b):
     assert all(messages[-1].role is Role.TOOL for messages in b.model.asked[asked:])
     dying.bury()
     await doomed.close()
+
+
+class Late:
+    """The memory of a process that dies while its turn's end is on the way; or that is only slow."""
+
+    def __init__(self, store):
+        self._store, self.asked, self.goes_on = store, asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def commit_turn(self, *arguments):
+        self.asked.set()
+        await self.goes_on.wait()
+        return await self._store.commit_turn(*arguments)
+
+
+@pytest.mark.parametrize("script", [["All of it."], ["All ", "of it."], ["All ", 0.03, "of it."]], ids=len)
+@pytest.mark.parametrize("kept", [True, False], ids=["guarded", "control"])
+async def test_the_model_is_not_asked_again_for_an_answer_that_is_whole(b, monkeypatch, script, kept):
+    monkeypatch.setattr(finishing, "_LATE_S", 0.01 if kept else 60.0)
+    b.model = InMemoryModel([script])
+    late = Late(b.store)
+    doomed, other = b.another(memory=late), b.another()
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
+    await asyncio.wait_for(late.asked.wait(), 1)
+    await asyncio.sleep(0.05)
+    doomed._driver._holding.close()
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    await other.resume(ALICE, SESSION)
+    events = await asyncio.wait_for(b.events(run_id, runs=other), 1)
+    assert len(b.model.asked) == (1 if kept else 2)
+    assert ("restarted" in kinds(events)) != kept
+    assert events[-1].completed.answer == counted(events) == "All of it."
+    assert events[-1].completed.usage.model_calls == 1
+    late.goes_on.set()
+    for each in (doomed, other):
+        await each.close()
+
+
+async def test_an_end_that_is_late_is_written_as_any_other(b, monkeypatch):
+    monkeypatch.setattr(finishing, "_LATE_S", 0.01)
+    b.model, late = InMemoryModel([["All ", "of it."]]), Late(b.store)
+    runs = b.another(memory=late)
+    act_as(ALICE)
+    run_id = await runs.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
+    await asyncio.wait_for(late.asked.wait(), 1)
+    await asyncio.sleep(0.05)
+    late.goes_on.set()
+    events = await asyncio.wait_for(b.events(run_id, runs=runs), 1)
+    assert kinds(events) == ["started", "routed", "text_delta", "text_delta", "completed"]
+    assert [event.sequence for event in events] == [1, 2, 3, 4, 5]
+    assert await b.events(run_id) == events
+    await runs.close()
 
 
 async def orphaned(b, process, session=SESSION):

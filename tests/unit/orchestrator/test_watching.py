@@ -166,6 +166,30 @@ async def test_a_cursor_past_the_end_waits_and_then_shows_what_comes_after_it():
     assert await further == []
 
 
+async def test_who_comes_while_the_log_is_read_for_a_cursor_past_its_end_sees_all_in_order():
+    elsewhere, slow = Elsewhere(5), asyncio.Event()
+    beyond = elsewhere.watch(6)
+    await settle()
+    read = elsewhere.log.read
+
+    async def slowly(principal, run_id, after, limit):
+        if after == 6:
+            await slow.wait()
+        return await read(principal, run_id, after, limit)
+
+    elsewhere.log.read = slowly
+    elsewhere.notices.tell(ALICE, RUN)
+    await settle()
+    at_the_end = elsewhere.watch(5)
+    await settle()
+    elsewhere.log.append(b"6", b"7")
+    slow.set()
+    await settle()
+    elsewhere.log.end()
+    assert await asyncio.wait_for(at_the_end, 1) == [b"6", b"7", LAST]
+    assert await asyncio.wait_for(beyond, 1) == [b"7", LAST]
+
+
 async def test_a_cursor_past_the_end_of_a_run_that_is_over_ends():
     elsewhere = Elsewhere(2)
     elsewhere.log.end()

@@ -355,3 +355,22 @@ async def test_a_run_that_is_due_later_and_accepted_while_its_session_is_busy_be
     worker = await worked_on(b, later)
     assert (await ended(b, later))[-1].completed.answer == "later"
     await worker.close()
+
+
+@pytest.mark.parametrize("write", ["append", "park"])
+async def test_a_run_that_is_stopped_while_the_store_does_not_take_its_log_stops(b, write):
+    async def away_once(principal, turn, *rest):
+        if not stopped:
+            stopped.append(turn)
+            await runs.leave(ALICE, turn.run_id)
+            raise StoreUnavailable("away for a moment")
+        return await getattr(b.store, write)(principal, turn, *rest)
+
+    stopped = []
+    runs = b.another(QUICK, run_log=Broken(b.store, **{write: away_once}))
+    slow = Tool("slow", "Takes long.", {"type": "object"}, 30.0, background=True)
+    b.agent_is(tools={"slow": slow}, model_chooses_tools=True)
+    b.model.scripts = [["I am ", "thinking.", 0.3, b.calls("slow")]]
+    run_id = await b.begin("hello", runs=runs)
+    assert kinds(await ended(b, run_id, runs))[-1] == "cancelled"
+    await runs.close()

@@ -292,3 +292,44 @@ async def test_a_worker_claims_from_its_own_queues_only():
         await until(lambda: runs.begun)
         await asyncio.sleep(0.05)
         assert (runs.begun, (await queue.stats(Q)).waiting) == ([("s2", 1)], 1)
+
+
+async def test_a_claim_that_cannot_be_held_on_keeps_its_place_and_is_seen_to_its_end():
+    queue = InMemoryQueue(InMemoryQueues(), IDLE_S)
+    extend, failures = queue.extend, [StoreUnavailable("away")] * 2
+
+    async def fails(claimed):
+        if failures:
+            raise failures.pop()
+        return await extend(claimed)
+
+    queue.extend = fails
+    await queue.put(Q, [hint(1), hint(2)])
+    runs = Runs()
+    runs.hold.clear()
+    worker = Worker(
+        queue, runs.take, runs.give_up, queues=[Q], places=1, idle_s=IDLE_S, retry_s=0.02, telemetry=silent()
+    )
+    worker.start()
+    await until(lambda: not failures)
+    await asyncio.sleep(0.05)
+    assert len(runs.seen) == 1
+    runs.hold.set()
+    await until(lambda: runs.begun)
+    await worker.drain(0)
+    assert (await queue.stats(Q)).claimed == 0
+
+
+async def test_a_run_that_is_not_due_yet_is_looked_at_when_its_session_says_that_it_is():
+    runs = Runs()
+    runs.refusals = [SessionBusy("it is due in a moment", retry_after=0.03)]
+    async with at_work(hint(1), runs=runs):
+        await until(lambda: runs.begun)
+
+
+async def test_a_run_that_is_due_much_later_is_looked_at_in_between(monkeypatch):
+    monkeypatch.setattr("services.orchestrator.core.worker._BUSY_S", 0.03)
+    runs = Runs()
+    runs.refusals = [SessionBusy("it is due tomorrow", retry_after=86_400.0)]
+    async with at_work(hint(1), runs=runs):
+        await until(lambda: runs.begun)

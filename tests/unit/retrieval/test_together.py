@@ -17,12 +17,17 @@ class Index:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str]]] = []
+        self.cut: list[list[str]] = []
         self.may_answer = asyncio.Event()
         self.failure: Exception | None = None
 
     async def __call__(self, kind: str, questions: Sequence[str]) -> list[str]:
         self.calls.append((kind, list(questions)))
-        await self.may_answer.wait()
+        try:
+            await self.may_answer.wait()
+        except asyncio.CancelledError:
+            self.cut.append(list(questions))
+            raise
         if self.failure is not None:
             raise self.failure
         if "bad" in questions:
@@ -101,6 +106,23 @@ async def test_who_stops_waiting_is_not_asked_for_and_the_others_get_theirs(inde
     index.may_answer.set()
     assert await asyncio.gather(*(task for task in tasks if not task.cancelled())) == [*"BCE"]
     assert index.calls[2:] == [("k", [*"ce"])]
+
+
+async def test_a_call_that_nobody_waits_for_any_more_is_cut_and_makes_room(index, together) -> None:
+    tasks = await begun(together, *"abcde")
+    tasks[0].cancel()
+    await asyncio.sleep(0.01)
+    assert index.calls[2:] == [("k", [*"cde"])]
+    assert index.cut == [["a"]]
+    for leaver in tasks[2:4]:
+        leaver.cancel()
+    await asyncio.sleep(0.01)
+    assert index.cut == [["a"]]  # the control: somebody still waits for it
+    tasks[4].cancel()
+    await asyncio.sleep(0.01)
+    assert index.cut == [["a"], [*"cde"]]
+    index.may_answer.set()
+    assert await tasks[1] == "B"
 
 
 async def test_closing_ends_what_is_under_way(together) -> None:

@@ -309,7 +309,8 @@ class OrchestratorServiceServicer:
         """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
         The letter is gone then.
 
-        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, also when another process went on with its run, and that did not fail or
+        has not ended; `SESSION_NOT_FOUND`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

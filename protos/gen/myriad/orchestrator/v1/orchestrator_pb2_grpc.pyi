@@ -129,7 +129,8 @@ class OrchestratorServiceStub:
     """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
     The letter is gone then.
 
-    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, also when another process went on with its run, and that did not fail or
+    has not ended; `SESSION_NOT_FOUND`.
     """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_budgets_pb2.GetBudgetRequest, _budgets_pb2.GetBudgetResponse]
     """Reads a budget and what was spent of it. Another user's is read by an admin only.
@@ -245,7 +246,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
     The letter is gone then.
 
-    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+    Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, also when another process went on with its run, and that did not fail or
+    has not ended; `SESSION_NOT_FOUND`.
     """
     GetBudget: _aio.UnaryUnaryMultiCallable[_budgets_pb2.GetBudgetRequest, _budgets_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """Reads a budget and what was spent of it. Another user's is read by an admin only.
@@ -460,7 +462,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks again what a dead letter asked, for the same user in the same session: a new run, with attempts of its own.
         The letter is gone then.
 
-        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, `SESSION_NOT_FOUND`.
+        Errors: NOT_FOUND `DEAD_LETTER_NOT_FOUND`, also when another process went on with its run, and that did not fail or
+        has not ended; `SESSION_NOT_FOUND`.
         """
 
     @_abc_1.abstractmethod

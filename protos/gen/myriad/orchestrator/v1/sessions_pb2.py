@@ -27,7 +27,7 @@ from myriad.common.v1 import agent_pb2 as myriad_dot_common_dot_v1_dot_agent__pb
 from myriad.memory.v1 import memory_pb2 as myriad_dot_memory_dot_v1_dot_memory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%myriad/orchestrator/v1/sessions.proto\x12\x16myriad.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cmyriad/common/v1/agent.proto\x1a\x1dmyriad/memory/v1/memory.proto\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xba\x01\n\x12\x46orkSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12@\n\x06run_id\x18\x02 \x01(\tB0\xbaH-r+2)^([A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8})?$\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"A\n\x13\x46orkSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"H\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"?\n\x0fGetAgentRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%myriad/orchestrator/v1/sessions.proto\x12\x16myriad.orchestrator.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cmyriad/common/v1/agent.proto\x1a\x1dmyriad/memory/v1/memory.proto\"v\n\x14\x43reateSessionRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"C\n\x15\x43reateSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"E\n\x11GetSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\"@\n\x12GetSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"g\n\x13ListSessionsRequest\x12\x1c\n\tpage_size\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x32\n\npage_token\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[A-Za-z0-9_=-]{0,256}$\"\\\n\x14ListSessionsResponse\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.myriad.memory.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xba\x01\n\x12\x46orkSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12@\n\x06run_id\x18\x02 \x01(\tB0\xbaH-r+2)^([A-Za-z0-9_-]{1,64}\\.[1-9][0-9]{0,8})?$\x12\x30\n\nrequest_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"A\n\x13\x46orkSessionResponse\x12*\n\x07session\x18\x01 \x01(\x0b\x32\x19.myriad.memory.v1.Session\"z\n\x14\x44\x65leteSessionRequest\x12\x30\n\nsession_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,64}$\x12\x30\n\nrequest_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{0,64}$\"\x17\n\x15\x44\x65leteSessionResponse\"?\n\x0fGetAgentRequest\x12,\n\x05\x61gent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9-]{0,62}$\":\n\x10GetAgentResponse\x12&\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x17.myriad.common.v1.Agent\"\x13\n\x11ListAgentsRequest\"=\n\x12ListAgentsResponse\x12\'\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x17.myriad.common.v1.Agentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORKSESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
   _globals['_DELETESESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
   _globals['_DELETESESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,64}$'
+  _globals['_DELETESESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETESESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{0,64}$'
   _globals['_GETAGENTREQUEST'].fields_by_name['agent']._loaded_options = None
   _globals['_GETAGENTREQUEST'].fields_by_name['agent']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9-]{0,62}$'
   _globals['_CREATESESSIONREQUEST']._serialized_start=155
@@ -71,15 +73,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORKSESSIONRESPONSE']._serialized_start=869
   _globals['_FORKSESSIONRESPONSE']._serialized_end=934
   _globals['_DELETESESSIONREQUEST']._serialized_start=936
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1008
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1010
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1033
-  _globals['_GETAGENTREQUEST']._serialized_start=1035
-  _globals['_GETAGENTREQUEST']._serialized_end=1098
-  _globals['_GETAGENTRESPONSE']._serialized_start=1100
-  _globals['_GETAGENTRESPONSE']._serialized_end=1158
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1160
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1179
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1181
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1242
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1058
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1060
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1083
+  _globals['_GETAGENTREQUEST']._serialized_start=1085
+  _globals['_GETAGENTREQUEST']._serialized_end=1148
+  _globals['_GETAGENTRESPONSE']._serialized_start=1150
+  _globals['_GETAGENTRESPONSE']._serialized_end=1208
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1210
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1229
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1231
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1292
 # @@protoc_insertion_point(module_scope)
