@@ -45,7 +45,7 @@ EJECTED_S = 4.0
 FAST_S = 0.05
 """A call that nobody can answer fails within this time."""
 
-ALSO = dict.fromkeys(("envoy", "orchestrator"), {grpc.StatusCode.INTERNAL})
+ALSO = dict.fromkeys(("envoy", "orchestrator"), frozenset({grpc.StatusCode.INTERNAL}))
 """A stream that lost its server may end with INTERNAL: what Envoy makes of a reset."""
 
 WORKED_OFF_S = 60.0
