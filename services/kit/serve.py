@@ -7,24 +7,22 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from services.kit import topology
 from services.kit.app import App, Kit, KitConfig, open_kit, ready
-from services.kit.call import Call
-from services.kit.chain import Endpoint, Registry
 from services.kit.config import ConfigError, describe, load
-from services.kit.errors import ServiceError, Unavailable
+from services.kit.errors import Unavailable
+from services.kit.grpc_server import grpc_server
 from services.kit.lag import watch_lag
 from services.kit.probes import Vitals, serve_probes
-from services.kit.status import to_status
 from services.kit.telemetry import log_to_stdout
+from services.kit.tls import Certificates
 
 Config = TypeVar("Config")
 Build = Callable[[Config, Kit], Awaitable[App]]
@@ -41,19 +39,6 @@ _GC_EVERY = 50_000
 _CHECK_TIMEOUT_S = 2.0
 _KNOCK_TIMEOUT_S = 1.0
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-# Channels retry what never reached a handler. An answer is an answer, UNAVAILABLE too: asking three times makes a slow
-# backend slower, and the caller wait three times as long. Source: gRFC A6, server pushback.
-_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
-_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),  # gRPC's 4 MiB are too few for documents, or a turn's end
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.max_concurrent_streams", 1_000),  # on a connection, as Envoy assumes: with more calls, it opens another
-    ("grpc.max_connection_age_ms", 600_000),  # callers look the name up again, and find new replicas
-    ("grpc.max_connection_age_grace_ms", 960_000),  # the longest stream, `STREAM_TIMEOUT_S`, ends by itself
-    ("grpc.http2.max_ping_strikes", 0),  # callers ping while calls wait: counted, that ends a call after 4 s
-    ("grpc.keepalive_permit_without_calls", 1),
-]
 
 
 class CannotStart(Exception):
@@ -109,16 +94,10 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
         for app in apps:
             for closer in app.closers:
                 closing.push_async_callback(closer)
-        vitals = Vitals()
-        registries = [kit.registry(app) for app in apps]
+        server, status = grpc_server([kit.registry(app) for app in apps])
         row = topology.PROCESSES[apps[0].name]
-        server, status = grpc_server(registries)
-        address = f"{config.host}:{config.port or row.port}"
-        with _binding(address):
-            if kit.certificates is None:
-                server.add_insecure_port(address)
-            else:
-                server.add_secure_port(address, kit.certificates.server())
+        address, vitals = f"{config.host}:{config.port or row.port}", Vitals()
+        _bind(server, address, kit.certificates)
         await status.set(LIVENESS, _SERVING)
         for service in ("", *(topology.PROCESSES[app.name].proto_service for app in apps)):
             await status.set(service, _NOT_SERVING)  # until the checks have passed: grpc's own default is SERVING
@@ -128,10 +107,7 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
             port = config.metrics_port or row.metrics_port
             with _binding(f"{config.host}:{port}"):
                 closing.callback(serve_probes(config.host, port, vitals, kit.telemetry.metrics))
-        # What was made until here stays to the end, and calls leave few cycles: the collector looks less often.
-        gc.freeze()
-        gc.set_threshold(_GC_EVERY)
-        gc.enable()  # our programs begin without: looking for it among what they import costs a sixth of the start
+        _collect_seldom()
         watch = asyncio.create_task(_watch_readiness(apps, status, vitals))
         closing.callback(watch.cancel)
         closing.callback(_watch_loop(vitals, kit.telemetry.load.lag.observe))
@@ -140,30 +116,46 @@ async def serve(apps: Sequence[App], kit: Kit, config: KitConfig) -> None:
             closing.callback(asyncio.create_task(following).cancel)
         log.info("listening", address=address)
         await _told_to_stop()
-        log.info("draining", seconds=config.drain_s)
-        for app in apps:
-            for drain in app.drainers:
-                drain()
         watch.cancel()
         vitals.say(ready=False)
-        await status.enter_graceful_shutdown()
-        await asyncio.sleep(config.notice_s)  # gRPC breaks calls off that arrive while it stops to listen
-        left_s = max(config.drain_s - config.notice_s, 0.0)
-        leaving = asyncio.create_task(_leave(apps, left_s - _LAST_S))
-        closing.callback(leaving.cancel)
-        await server.stop(left_s)
+        await _drain(apps, server, status, config)
     log.info("stopped")
 
 
-def grpc_server(registries: Sequence[Registry]) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    """A server of these methods with health and reflection, neither bound nor started, and its health."""
-    server = grpc.aio.server(options=_OPTIONS)
-    status = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    names = [name for registry in registries for name in registry.services]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
-    server.add_generic_rpc_handlers([_Handlers(registry) for registry in registries])
-    return server, status
+def _bind(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> None:
+    with _binding(address):
+        if certificates is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, certificates.server())
+
+
+def _collect_seldom() -> None:
+    """Has the garbage collector look less often: what was made until here stays to the end, and calls leave few cycles.
+
+    Our programs begin without it: looking for garbage among what they import costs a sixth of the start.
+    """
+    gc.freeze()
+    gc.set_threshold(_GC_EVERY)
+    gc.enable()
+
+
+async def _drain(
+    apps: Sequence[App], server: grpc.aio.Server, status: health.aio.HealthServicer, config: KitConfig
+) -> None:
+    """Takes no more calls, and lets those under way end, for as long as there is time."""
+    log.info("draining", seconds=config.drain_s)
+    for app in apps:
+        for drain in app.drainers:
+            drain()
+    await status.enter_graceful_shutdown()
+    await asyncio.sleep(config.notice_s)  # gRPC breaks calls off that arrive while it stops to listen
+    left_s = max(config.drain_s - config.notice_s, 0.0)
+    leaving = asyncio.create_task(_leave(apps, left_s - _LAST_S))
+    try:
+        await server.stop(left_s)
+    finally:
+        leaving.cancel()
 
 
 async def _leave(apps: Sequence[App], after_s: float) -> None:
@@ -231,59 +223,3 @@ async def _told_to_stop() -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, told.set)
     await told.wait()
-
-
-class _Handlers(grpc.GenericRpcHandler):
-    """The socket's driver of the chain."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._handlers: dict[str, Any] = {
-            path: grpc.unary_stream_rpc_method_handler(_stream(endpoint))
-            if endpoint.method.streams
-            else grpc.unary_unary_rpc_method_handler(_unary(endpoint))
-            for path, endpoint in registry.endpoints.items()
-        }
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._handlers.get(handler_call_details.method)
-
-
-def _call(endpoint: Endpoint, body: bytes, context: Any) -> Call:
-    remaining = context.time_remaining()
-    return Call(
-        method=endpoint.method.path,
-        metadata={key: value for key, value in context.invocation_metadata() if isinstance(value, str)},
-        deadline=None if remaining is None else asyncio.get_running_loop().time() + remaining,
-        peer=context.peer(),
-        body=body,
-    )
-
-
-async def _refuse(context: Any, error: ServiceError) -> NoReturn:
-    status = to_status(error)
-    await context.abort(status.code, status.message, (*status.trailers, _NO_RETRY))
-    raise AssertionError("abort returned")
-
-
-def _unary(endpoint: Endpoint) -> Any:
-    async def behaviour(body: bytes, context: Any) -> bytes:
-        call = _call(endpoint, body, context)
-        try:
-            reply = await endpoint.unary(call)
-        except ServiceError as error:
-            await _refuse(context, error)
-        if call.reply_metadata:
-            await context.send_initial_metadata(tuple(call.reply_metadata.items()))
-        return reply
-
-    return behaviour
-
-
-def _stream(endpoint: Endpoint) -> Any:
-    async def behaviour(body: bytes, context: Any) -> None:
-        try:
-            await endpoint.stream(_call(endpoint, body, context), context.write)
-        except ServiceError as error:
-            await _refuse(context, error)
-
-    return behaviour

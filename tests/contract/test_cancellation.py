@@ -10,8 +10,8 @@ import grpc
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
-from services.kit import serve
 from services.kit.app import App, Kit
+from services.kit.grpc_server import grpc_server
 from services.kit.telemetry import open_telemetry
 from tests.support.transport import Scripted
 
@@ -27,7 +27,7 @@ async def cancelled_within_half_a_second(make_call):
     kit = Kit(open_telemetry("test", "", 0.0), None)
     add = orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server
     registry = kit.registry(App("orchestrator", lambda server: add(servicer, server)))
-    server, _ = serve.grpc_server([registry])
+    server, _ = grpc_server([registry])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -101,8 +101,8 @@ def hold(user, known, spare, verb, path, mode, count, chance=0) -> Counter[int]:
     @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(schema[path][verb].as_strategy(generation_mode=mode), st.booleans())
     def held(case, exists):
-        ids = ids_for(verb, path, known, spare)
         if exists:
+            ids = ids_for(verb, path, known, spare)
             case.path_parameters |= {name: ids[name] for name in case.path_parameters if name in ids}
             if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
                 case.body |= {name: ids[name] for name in case.body if name in ids}

@@ -17,8 +17,8 @@ from myriad.toolexec.v1 import toolexec_pb2 as toolexec
 from services.kit.app import App, Kit
 from services.kit.call import Principal
 from services.kit.clients import INPROC
+from services.kit.grpc_server import grpc_server
 from services.kit.interceptors.identity import metadata_of
-from services.kit.serve import grpc_server
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import open_telemetry
 from services.kit.topology import SERVICES

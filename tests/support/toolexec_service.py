@@ -14,11 +14,11 @@ from google.protobuf.json_format import ParseDict
 from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
-from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import Principal, work_as
 from services.kit.clients import INPROC, Client
 from services.kit.errors import Unavailable
+from services.kit.grpc_server import grpc_server
 from services.kit.keys import SessionKeys
 from services.kit.redis import Redis
 from services.kit.telemetry import open_telemetry
@@ -165,7 +165,7 @@ async def a_stack(
     kit = Kit(open_telemetry("test", "", 0.0), None)
     add = memory_pb2_grpc.add_MemoryServiceServicer_to_server
     registry = kit.registry(App("memory", lambda server: add(Memory(tools), server)))
-    server, _ = serve.grpc_server([registry])
+    server, _ = grpc_server([registry])
     address = f"127.0.0.1:{free_port()}"
     server.add_insecure_port(address)
     await server.start()

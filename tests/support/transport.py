@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from grpc_health.v1 import health_pb2
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_event_pb2, run_pb2
-from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import Principal, current_principal
 from services.kit.clients import INPROC, Client
+from services.kit.grpc_server import grpc_server
 from services.kit.telemetry import open_telemetry
 
 
@@ -54,7 +54,7 @@ async def reached(kind: str, servicer: Scripted, mesh_token: str | None = None) 
 async def serving(kit: Kit, servicer: Scripted) -> AsyncIterator[str]:
     """`servicer` as `kit` serves it, within this process and at the address this yields."""
     add = orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server
-    server, status = serve.grpc_server([kit.registry(App("orchestrator", lambda made: add(servicer, made)))])
+    server, status = grpc_server([kit.registry(App("orchestrator", lambda made: add(servicer, made)))])
     if kit.certificates is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

@@ -12,11 +12,11 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2
 
 from myriad.common.v1 import common_pb2
-from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import Principal, work_as
 from services.kit.clients import INPROC
 from services.kit.errors import Code, RoleRequired, Unauthenticated
+from services.kit.grpc_server import grpc_server
 from services.kit.interceptors.identity import metadata_of
 from services.kit.telemetry import open_telemetry
 
@@ -52,7 +52,7 @@ def add_vault(server):
 async def reached(kind):
     """A client of the service over a `socket` or `inproc`, and the address of the socket."""
     kit = Kit(open_telemetry("test", "", 0.0), MESH_TOKEN)
-    server, _ = serve.grpc_server([kit.registry(App("orchestrator", add_vault))])
+    server, _ = grpc_server([kit.registry(App("orchestrator", add_vault))])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

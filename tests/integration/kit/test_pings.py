@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 
-from services.kit.serve import grpc_server
+from services.kit.grpc_server import grpc_server
 
 LONG_S = 5.0
 """gRPC's client pings no more than once a second, and a server that counts breaks off at the third or fourth."""

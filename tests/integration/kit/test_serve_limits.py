@@ -9,7 +9,7 @@ import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.kit import serve, topology
+from services.kit import grpc_server, topology
 from tests.support.ports import free_address
 
 STREAMS = "grpc.max_concurrent_streams"
@@ -24,9 +24,9 @@ ENVOY = Path(__file__).parents[3] / "envoy" / "envoy.yaml"
 @asynccontextmanager
 async def served(monkeypatch, **changes):
     """The health service on one of our servers, and a connection to it. An option that is None is left out."""
-    options = {name: value for name, value in {**dict(serve._OPTIONS), **changes}.items() if value is not None}
-    monkeypatch.setattr(serve, "_OPTIONS", list(options.items()))
-    server, status = serve.grpc_server([])
+    options = {name: value for name, value in {**dict(grpc_server.OPTIONS), **changes}.items() if value is not None}
+    monkeypatch.setattr(grpc_server, "OPTIONS", list(options.items()))
+    server, status = grpc_server.grpc_server([])
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
     address = free_address()
     server.add_insecure_port(address)
@@ -74,7 +74,7 @@ def test_envoy_sends_as_many_streams_over_a_connection_as_a_service_takes():
     ].values()
     assert (
         options["explicit_http_config"]["http2_protocol_options"]["max_concurrent_streams"]
-        == dict(serve._OPTIONS)[STREAMS]
+        == dict(grpc_server.OPTIONS)[STREAMS]
         == 1_000
     )
 
@@ -97,7 +97,7 @@ async def test_a_stream_on_an_old_connection_has_the_grace_and_no_more(monkeypat
 
 
 def test_the_longest_stream_ends_within_the_grace():
-    assert dict(serve._OPTIONS)["grpc.max_connection_age_grace_ms"] > topology.STREAM_TIMEOUT_S * 1000
+    assert dict(grpc_server.OPTIONS)["grpc.max_connection_age_grace_ms"] > topology.STREAM_TIMEOUT_S * 1000
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
-from services.kit import serve
 from services.kit.app import App, Kit
 from services.kit.call import current_call
 from services.kit.errors import RunNotFound
+from services.kit.grpc_server import grpc_server
 from services.kit.telemetry import open_telemetry
 from tests.support.transport import Scripted
 
@@ -43,7 +43,7 @@ async def collected(servicer, ratio=1.0):
     await collecting.start()
     kit = Kit(open_telemetry("orchestrator", endpoint, ratio), None)
     add = orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server
-    server, _ = serve.grpc_server([kit.registry(App("orchestrator", lambda made: add(servicer, made)))])
+    server, _ = grpc_server([kit.registry(App("orchestrator", lambda made: add(servicer, made)))])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -18,7 +18,6 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from myriad.retrieval.v1 import retrieval_pb2 as pb
 from myriad.retrieval.v1 import retrieval_pb2_grpc
-from services.kit import serve
 from services.kit.app import App, Kit, ready
 from services.kit.call import Principal, work_as
 from services.kit.clients import Client
@@ -30,6 +29,7 @@ from services.kit.errors import (
     Unavailable,
     VectorIndexUnavailable,
 )
+from services.kit.grpc_server import grpc_server
 from services.kit.telemetry import open_telemetry
 from services.retrieval.adapters.inmemory import InMemoryEmbedder
 from services.retrieval.adapters.milvus import MilvusDocumentStore
@@ -75,7 +75,7 @@ async def hashing_triton() -> AsyncIterator[str]:
 async def served(config: Config) -> AsyncIterator[tuple[Client, App]]:
     kit = Kit(open_telemetry("retrieval", "", 0.0), None)
     app = await build(config, kit)
-    server, _ = serve.grpc_server([kit.registry(app)])
+    server, _ = grpc_server([kit.registry(app)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield kit.network.client("retrieval", f"127.0.0.1:{port}"), app

@@ -13,7 +13,6 @@ from google.protobuf.json_format import ParseDict
 from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
 from myriad.toolexec.v1 import toolexec_pb2, toolexec_pb2_grpc
-from services.kit import serve
 from services.kit.app import App, Kit, ready
 from services.kit.call import Principal, current_principal, work_as
 from services.kit.clients import INPROC, Client
@@ -33,6 +32,7 @@ from services.kit.errors import (
     ToolUnavailable,
     Unavailable,
 )
+from services.kit.grpc_server import grpc_server
 from services.kit.telemetry import open_telemetry
 from services.toolexec.app import build
 from services.toolexec.config import Config
@@ -127,7 +127,7 @@ async def opened(stack: AsyncExitStack, redis_url: str) -> World:
     app = await build(config, kit)
     for closer in app.closers:
         stack.push_async_callback(closer)
-    server, _ = serve.grpc_server([kit.registry(app)])
+    server, _ = grpc_server([kit.registry(app)])
     port = free_port()
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
