@@ -33,7 +33,7 @@ def without_names(answer: list[Any] | Refusal, names: Names) -> str:
     values = {str(getattr(names, each.name)): each.name for each in fields(names) if "token" not in each.name}
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, f"<{values[value]}>") if value else text
-    return re.sub(r"(seconds|nanos): \d+", "", text)
+    return re.sub(r"\s*(seconds|nanos): \d+", "", text)
 
 
 async def holdings(world: World, owner: Principal, names: Names) -> dict[str, Any]:
