@@ -32,9 +32,10 @@ NOT_NEEDED = {*HELPERS, "milvus", "worker"}
 """A turn goes on without these."""
 
 RECOVERED_S = 3.0
-"""After a part is back: a channel waits up to a second between attempts, a breaker two before it tries."""
+"""After a part is back: a channel waits up to a second between attempts, and so does a breaker."""
 
 RECOVERED_LATER_S = {"triton": 5.0, "valkey": 5.0}
+"""Engines that read models, or data, before they serve."""
 
 SLOWEST_S = 2.0 + 3.0 + 2.0 + 1.0
 """A turn that waits in vain for nlu, retrieval and toolexec."""
