@@ -31,7 +31,7 @@ logs: ## Show the log of a part: make logs PART=orchestrator
 
 test: ## Set up all that tests need and run them (ARGS="tests/unit -k nlu")
 	@$(INSTALL) dev triton
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n 2 $(ARGS)
 
 chaos: ## The long versions: full counts of faults, hostile input and load (ARGS="tests/faults")
 	@$(INSTALL) dev triton

@@ -1,6 +1,7 @@
 """How to see that a part answers: one probe per kind of part."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ ATTEMPT_S = 2.0
 
 EVERY_S = 0.1
 """Time between two tries."""
+
+_MEMBERS = re.compile(r"^cluster\.(\w+)\.membership_(healthy|total): (\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def valkey(address: str) -> Probe:
     """PING is answered with PONG: it is up, and has read its data."""
 
     async def probe() -> None:
-        reply = await _exchange(address, b"PING\r\n")
+        reply = await _exchange(address, b"PING\r\n", 4096)
         if not reply.startswith(b"+PONG"):
             raise NotReady(reply.decode(errors="replace").strip() or "closed the connection")
 
@@ -114,22 +117,46 @@ def http(address: str, path: str) -> Probe:
     """GET of `path` answers 200."""
 
     async def probe() -> None:
-        request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        status = (await _exchange(address, request.encode())).partition(b"\r\n")[0].decode(errors="replace")
-        if status.split(" ")[1:2] != ["200"]:
-            raise NotReady(f"answers {status or 'nothing'}")
+        await _get(address, path)
 
     return probe
 
 
-async def _exchange(address: str, request: bytes) -> bytes:
-    """Sends bytes; returns the first bytes that come back."""
+def replicas(admin: str) -> Probe:
+    """The Envoy whose admin port this is uses every replica it was told of: each was found well by its own checks."""
+
+    async def probe() -> None:
+        told = await _get(admin, "/stats?filter=membership_")
+        found = {(cluster, kind): int(count) for cluster, kind, count in _MEMBERS.findall(told)}
+        lacking = sorted(name for name, kind in found if found[name, "healthy"] < found[name, "total"])
+        if lacking:
+            raise NotReady(f"does not reach every replica of {', '.join(dict.fromkeys(lacking))}")
+
+    return probe
+
+
+async def _get(address: str, path: str) -> str:
+    """What a GET is answered with, status and all.
+
+    Raises:
+        NotReady: the status is not 200.
+    """
+    request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    reply = (await _exchange(address, request.encode(), -1)).decode(errors="replace")
+    status = reply.partition("\r\n")[0]
+    if status.split(" ")[1:2] != ["200"]:
+        raise NotReady(f"answers {status or 'nothing'}")
+    return reply
+
+
+async def _exchange(address: str, request: bytes, size: int) -> bytes:
+    """Sends bytes; returns the first that come back, at most `size`, or with -1 all until the other side closes."""
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(request)
         await writer.drain()
-        return await reader.read(4096)
+        return await reader.read(size)
     finally:
         writer.close()
 

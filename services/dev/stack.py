@@ -14,16 +14,20 @@ from services.dev import processes
 from services.dev.agents import Target
 from services.dev.environment import HOST, base_environment
 from services.dev.login import DEVELOPER
-from services.dev.part import keep_one_older
+from services.dev.part import keep_one_older, tail
 from services.dev.plan import Options, choose_addresses, plan
 from services.dev.ports import Ports
+from services.dev.readiness import NotReady, replicas, until_ready
 from services.dev.state import Folder, PartState, StackState, State
-from services.dev.supervisor import Supervisor
+from services.dev.supervisor import PartFailed, Supervisor
 from services.dev.users import operator_url
 from services.kit.call import Principal
 
 REMAINS_S = 10.0
 """How long the processes of a stack that was killed get to leave in good order."""
+
+SEEN_S = 10.0
+"""How long Envoy may take to find the replicas that are there. It looks every half second."""
 
 
 class AlreadyRunning(Exception):
@@ -93,7 +97,7 @@ async def running_stack(
 
     Raises:
         AlreadyRunning: a stack runs in this folder.
-        PartFailed: a part did not start; the others are stopped again.
+        PartFailed: a part did not start, or Envoy does not find one; the others are stopped again.
         NoFreePort: there is no port for a part.
         FileNotFoundError: the environments lack something.
         ValueError: a service cannot have these replicas.
@@ -112,10 +116,19 @@ async def running_stack(
                 await stack.supervisor.start()
                 if prepare is not None:
                     await prepare(stack)
+                await _until_edge_sees_all(stack)
                 stack.set_state(State.READY)
                 yield stack
             finally:
                 await _to_its_end(_stop(stack))
+
+
+async def _until_edge_sees_all(stack: Stack) -> None:
+    """Envoy starts beside the services, and has its own eyes: what answers us may not have its calls yet."""
+    try:
+        await until_ready(replicas(stack.address("envoy_admin")), SEEN_S)
+    except NotReady as error:
+        raise PartFailed("envoy", str(error), tail(stack.folder.log("envoy"))) from None
 
 
 async def _stop(stack: Stack) -> None:

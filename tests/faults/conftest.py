@@ -30,8 +30,10 @@ WARM = 16
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(START_S))
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.alone)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(START_S))
 
 
 @pytest.fixture(scope="package")

@@ -70,6 +70,26 @@ async def test_http_is_ready_when_it_answers_200(reply: bytes, wrong: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("healthy", "wrong"),
+    [
+        ((2, 1), ""),
+        ((1, 1), "does not reach every replica of memory"),
+        ((0, 0), "does not reach every replica of memory, nlu"),
+    ],
+)
+async def test_an_edge_is_ready_when_it_uses_every_replica(healthy: tuple[int, int], wrong: str) -> None:
+    counts = {"memory": (healthy[0], 2), "nlu": (healthy[1], 1), "collector": (0, 0)}
+    lines = [
+        f"cluster.{name}.membership_{kind}: {count}"
+        for name, (well, all_of_it) in counts.items()
+        for kind, count in (("change", 9), ("degraded", 0), ("healthy", well), ("total", all_of_it))
+    ]
+    reply = "\r\n".join(("HTTP/1.1 200 OK", "transfer-encoding: chunked", "", "12c", "\n".join(lines), "0", "", ""))
+    async with server_that_says(reply.encode()) as address:
+        assert await seen(readiness.replicas(address)) == wrong
+
+
+@pytest.mark.parametrize(
     ("reply", "wrong"),
     [
         (b"+PONG\r\n", ""),
