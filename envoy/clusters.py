@@ -6,7 +6,7 @@ from edge import Edge
 from shapes import TYPES, Yaml, address, named
 from sockets import upstream
 
-from services.kit.topology import Service
+from services.kit.topology import MOST_HELD, Service
 
 BUFFER_BYTES = 32 * 1024
 """How much of a connection's data waits in Envoy before the sender is made to wait, each way."""
@@ -104,7 +104,7 @@ def _limits() -> Yaml:
         "priority": "DEFAULT",
         "max_connections": 64,
         "max_pending_requests": 256,
-        "max_requests": 12_000,
+        "max_requests": MOST_HELD,
         "retry_budget": {"budget_percent": {"value": 20.0}, "min_retry_concurrency": 3},
         "track_remaining": True,
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from services.kit.topology import ENDPOINTS, SERVICES
+from services.kit.topology import ENDPOINTS, MOST_HELD, SERVICES
 
 _SECRETS = "/run/secrets"
 
@@ -94,7 +94,7 @@ class Edge:
     tenant_rps: int | None = 1000
     """Requests a second that each tenant may send through one Envoy, and at most at once. None: no limit."""
 
-    max_connections: int = 12_000
+    max_connections: int = MOST_HELD
     """Connections of clients at once. The process needs more than twice as many file descriptors (`ulimit -n`)."""
 
     trusted_hops: int = 0

@@ -1,6 +1,7 @@
 """Talks to an agent through Envoy as a client of ours should: resumes a broken stream, stops a run by saying so."""
 
 import asyncio
+import random
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -23,11 +24,15 @@ TIMEOUT_S = 10.0
 RUN_S = 900.0
 """Longest time of a run's stream."""
 
-_RESUMES = 8
+_RESUMES = 9
 """Times in a row that a stream may break without an event."""
 
 _RESUME_AFTER_S = 0.5
+_GROWTH = 1.6
 _LONGEST_PAUSE_S = 8.0
+_CHANCE = (0.5, 1.5)
+"""A pause is so many times as long, somewhere in between: clients whose streams broke together do not come together."""
+
 _LOOK_AGAIN_S = 1.0
 """Pause between two looks at a run that waits for a slow tool."""
 
@@ -158,7 +163,7 @@ async def follow(
     try:
         broken = 0
         while broken < _RESUMES:
-            pause_s = min(_RESUME_AFTER_S * 2**broken, _LONGEST_PAUSE_S)
+            pause_s = min(_RESUME_AFTER_S * _GROWTH**broken, _LONGEST_PAUSE_S) * random.uniform(*_CHANCE)
             try:
                 async with aclosing(_stream(client, seen, request)) as events:
                     async for event in events:

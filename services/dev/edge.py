@@ -1,6 +1,6 @@
 """How the command line reaches Envoy: in the open or by TLS, with a token or with its word."""
 
-import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,10 +11,15 @@ import grpc
 from services.dev.login import DEVELOPER, credentials_for
 from services.dev.state import Folder, StackState
 from services.kit.call import Principal, work_as
-from services.kit.clients import Client, Network, service_config
+from services.kit.clients import Client, channel_options
 
 SESSION_S = 24 * 3600.0
 """Longest time one command line talks."""
+
+_FIRST_PAUSE_MS = (500, 3_000)
+"""A connection that could not be made is tried again after some time in between."""
+
+_LONGEST_PAUSE_MS = 3_000
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,14 @@ class Bearer(Client):
 async def orchestrator_at(edge: Edge) -> AsyncIterator[Client]:
     """A client of the orchestrator through Envoy."""
     work_as(edge.principal, name="myriad", timeout=SESSION_S)
-    network = Network(None)
-    try:
-        if edge.authority is None:
-            yield _client(edge, network.client("orchestrator", edge.address).channel)
-        else:
-            async with _secure(edge.address, edge.authority) as channel:
-                yield _client(edge, channel)
-    finally:
-        await network.close()
+    async with _channel(edge) as channel:
+        yield Bearer("orchestrator", channel, edge.token) if edge.token else Client("orchestrator", channel, None)
 
 
-def _client(edge: Edge, channel: grpc.aio.Channel) -> Client:
-    return Bearer("orchestrator", channel, edge.token) if edge.token else Client("orchestrator", channel, None)
-
-
-def _secure(address: str, authority: Path) -> grpc.aio.Channel:
-    credentials = grpc.ssl_channel_credentials(authority.read_bytes())
-    options = [("grpc.service_config", json.dumps(service_config("orchestrator")))]
-    return grpc.aio.secure_channel(address, credentials, options=options)
+def _channel(edge: Edge) -> grpc.aio.Channel:
+    # Of gRPC's own pauses only a fifth is chance: clients that lost Envoy together would come back together.
+    options = channel_options("orchestrator", (round(random.uniform(*_FIRST_PAUSE_MS)), _LONGEST_PAUSE_MS))
+    if edge.authority is None:
+        return grpc.aio.insecure_channel(edge.address, options=options)
+    credentials = grpc.ssl_channel_credentials(edge.authority.read_bytes())
+    return grpc.aio.secure_channel(edge.address, credentials, options=options)

@@ -11,7 +11,7 @@ from services.kit.chain import Interceptor, Registry
 from services.kit.clients import Network
 from services.kit.config import standard
 from services.kit.errors import Unavailable
-from services.kit.interceptors.admission import Limits, admission
+from services.kit.interceptors.admission import Admission, Limits
 from services.kit.interceptors.deadline import deadline
 from services.kit.interceptors.errors import errors
 from services.kit.interceptors.identity import identity
@@ -55,7 +55,7 @@ class KitConfig:
     max_calls: int = 256
     """Calls with one reply that may be under way at once in this process; more are refused at once."""
 
-    max_streams: int = 12_000
+    max_streams: int = topology.MOST_HELD
     """Streams that may be under way at once in this process; more are refused at once."""
 
     breaker_failures: int = 5
@@ -138,13 +138,14 @@ class Kit:
         self.certificates = certificates
         self.network = Network(mesh_token, certificates)
         self._identity = identity(mesh_token)
-        self._admission = admission(limits or Limits(), telemetry.load)
+        self._admission = Admission(limits or Limits(), telemetry)
         self._rules = rules
         self._breakers: dict[str, Breakers] = {}
 
     def registry(self, app: App) -> Registry:
         """The app's methods, each with the chain around it, and within reach of `inproc:`."""
-        registry = Registry([*self._interceptors(topology.PROCESSES[app.name].timeout_s), *app.interceptors])
+        interceptors = [*self._interceptors(topology.PROCESSES[app.name].timeout_s), *app.interceptors]
+        registry = Registry(interceptors, self._admission)
         app.add_to(registry)
         self.network.inproc[app.name] = registry
         return registry

@@ -63,7 +63,9 @@ class Circuit:
         refusal: What is raised while the circuit is open, with ErrorInfo metadata `circuit=open` and a time to wait.
         message: Its message.
         blames: Errors that are the backend's.
-        named: Whether metrics show the state of each. False for backends that users name: those are only counted.
+        named: Whether metrics show the state of each. False for backends that users name, of which there may be any
+            number: shown are those that are not closed.
+        label: What metrics call a backend. Of several with one label they show the one that is worst off.
     """
 
     kind: str
@@ -71,13 +73,14 @@ class Circuit:
     message: str
     blames: tuple[type[ServiceError], ...]
     named: bool = True
+    label: Callable[[str], str] = str
 
 
 class Shown(Protocol):
     """Where states are shown."""
 
-    def state(self, kind: str, name: str, state: float) -> None:
-        """One circuit's state."""
+    def state(self, kind: str, name: str, state: float | None) -> None:
+        """One circuit's state. None: it is shown no longer."""
 
     def open(self, kind: str, count: int) -> None:
         """How many circuits of a kind are not closed."""
@@ -253,6 +256,7 @@ class Breakers:
         self._known: WeakValueDictionary[str, Breaker] = WeakValueDictionary()
         self._failing: OrderedDict[str, Breaker] = OrderedDict()
         self._open: OrderedDict[str, Breaker] = OrderedDict()
+        self._not_closed: dict[str, dict[str, State]] = {}  # by label and name
         if shown is not None:
             shown.open(circuit.kind, 0)
 
@@ -275,7 +279,8 @@ class Breakers:
             kept = self._failing if breaker.state is State.CLOSED else self._open
             kept[name] = breaker
             if len(kept) > self._capacity:
-                kept.popitem(last=False)
+                dropped, _ = kept.popitem(last=False)
+                self._show(dropped, State.CLOSED)
         if breaker.state is not before:
             log.warning("circuit changed", kind=self._circuit.kind, name=name, state=breaker.state.name.lower())
             self._show(name, breaker.state)
@@ -283,5 +288,12 @@ class Breakers:
                 self._shown.open(self._circuit.kind, len(self._open))
 
     def _show(self, name: str, state: State) -> None:
-        if self._shown is not None and self._circuit.named:
-            self._shown.state(self._circuit.kind, name, state)
+        label = self._circuit.label(name)
+        states = self._not_closed.pop(label, {}) | {name: state}
+        if state is State.CLOSED:
+            del states[name]
+        if states:
+            self._not_closed[label] = states
+        if self._shown is not None:
+            at_rest = State.CLOSED if self._circuit.named else None
+            self._shown.state(self._circuit.kind, label, max(states.values(), default=at_rest))

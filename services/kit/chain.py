@@ -9,7 +9,7 @@ meets the chain too, and leaves as INVALID_ARGUMENT like any other bad input.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from myriad.common.v1 import common_pb2
 from services.kit.call import Call, enter
 from services.kit.contracts import contract
+from services.kit.errors import ServiceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ Proceed = Callable[[Call], Awaitable[Any]]
 
 Interceptor = Callable[[Call, Method, Proceed], Awaitable[Any]]
 """Does its part, and returns what `proceed(call)` does."""
+
+
+class Door(Protocol):
+    """Who is refused before the chain, without a word of the request."""
+
+    @property
+    def refusal(self) -> ServiceError:
+        """What they are told."""
+
+    def refuses(self, method: Method) -> bool:
+        """Whether a call is refused that has just come over a socket."""
 
 
 class Endpoint:
@@ -98,9 +110,10 @@ def _sending(handler: Callable[[Any, Any], Any]) -> Proceed:
 class Registry:
     """Stands where generated code expects a gRPC server: `add_NluServiceServicer_to_server(servicer, registry)`."""
 
-    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
-        """Folds `interceptors`, the outermost first, around every method registered."""
+    def __init__(self, interceptors: Sequence[Interceptor], door: Door | None = None) -> None:
+        """Folds `interceptors`, the outermost first, around every method registered. None: there is no door."""
         self.endpoints: dict[str, Endpoint] = {}
+        self.door = door
         self._interceptors = tuple(interceptors)
 
     @property

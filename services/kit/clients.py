@@ -166,15 +166,7 @@ class Network:
     def _open(self, service: str, address: str) -> Channel:
         if address == INPROC:
             return InprocChannel(self.inproc, service)
-        options: list[tuple[str, Any]] = [
-            ("grpc.service_config", json.dumps(service_config(service))),
-            ("grpc.max_receive_message_length", 16 * _MIB),
-            *(_PINGS if service in topology.SERVICES else _RARE_PINGS),
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.min_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 1_000),
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
+        options = channel_options(service)
         if self._certificates is None or service not in topology.SERVICES:
             return grpc.aio.insecure_channel(address, options=options)
         # An address may stand for several replicas, and is not what a certificate is for: it names the service.
@@ -182,6 +174,20 @@ class Network:
         return RenewedChannel(
             self._certificates, lambda credentials: grpc.aio.secure_channel(address, credentials, options=options)
         )
+
+
+def channel_options(service: str, pauses_ms: tuple[int, int] = (200, 1_000)) -> list[tuple[str, Any]]:
+    """How a channel to a service behaves; `pauses_ms`: the first and the longest one before it connects again."""
+    first, longest = pauses_ms
+    return [
+        ("grpc.service_config", json.dumps(service_config(service))),
+        ("grpc.max_receive_message_length", 16 * _MIB),
+        *(_PINGS if service in topology.SERVICES else _RARE_PINGS),
+        ("grpc.initial_reconnect_backoff_ms", first),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", longest),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
 
 
 def service_config(service: str) -> Mapping[str, Any]:

@@ -38,8 +38,32 @@ class Point(StrEnum):
     AFTER_COMMIT = "run.after_commit"
     """It was; its last event was not shown yet."""
 
+    TOOL_ACCEPTED = "tool.accepted"
+    """toolexec has kept a call in the background, and has not queued it yet."""
+
+    BEFORE_TOOL_INTENT = "tool.before_intent"
+    """toolexec is about to keep that it, and nobody else, makes a call."""
+
+    AFTER_TOOL_INTENT = "tool.after_intent"
+    """It has; the tool was not asked yet."""
+
     BEFORE_TOOL_RESULT = "tool.before_result"
     """toolexec has the tool's answer, and has not kept it yet."""
+
+    AFTER_TOOL_RESULT = "tool.after_result"
+    """It has; nobody was told yet."""
+
+    BEFORE_TURN = "turn.before_begin"
+    """memory is about to begin a turn in the store."""
+
+    AFTER_TURN = "turn.after_begin"
+    """The store has begun it; who asked does not know yet."""
+
+    BEFORE_TURN_END = "turn.before_end"
+    """memory is about to end a turn in the store."""
+
+    AFTER_TURN_END = "turn.after_end"
+    """The store has ended it; who asked does not know yet."""
 
 
 async def reached(point: Point) -> None:

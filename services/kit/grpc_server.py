@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.kit.call import Call
-from services.kit.chain import Endpoint, Registry
+from services.kit.chain import Door, Endpoint, Registry
 from services.kit.errors import ServiceError
 from services.kit.status import to_status
 
@@ -40,9 +40,12 @@ def grpc_server(registries: Sequence[Registry]) -> tuple[grpc.aio.Server, health
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """The socket's driver of the chain."""
+    """The socket's driver of the chain, and the door in front of it."""
 
     def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        # A stream's handler is called before any message is read, whatever the caller thinks that the method is.
+        self._refused: Any = grpc.stream_stream_rpc_method_handler(_refused(registry.door)) if registry.door else None
         self._handlers: dict[str, Any] = {
             path: grpc.unary_stream_rpc_method_handler(_stream(endpoint))
             if endpoint.method.streams
@@ -51,7 +54,11 @@ class _Handlers(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        return self._handlers.get(handler_call_details.method)
+        path = handler_call_details.method
+        handler, door = self._handlers.get(path), self._registry.door
+        if handler and door and door.refuses(self._registry.endpoints[path].method):
+            return self._refused
+        return handler
 
 
 def _call(endpoint: Endpoint, body: bytes, context: Any) -> Call:
@@ -69,6 +76,16 @@ async def _refuse(context: Any, error: ServiceError) -> NoReturn:
     status = to_status(error)
     await context.abort(status.code, status.message, (*status.trailers, _NO_RETRY))
     raise AssertionError("abort returned")
+
+
+def _refused(door: Door) -> Any:
+    status = to_status(door.refusal)
+    trailers = (*status.trailers, _NO_RETRY)
+
+    async def behaviour(_requests: Any, context: Any) -> None:
+        await context.abort(status.code, status.message, trailers)
+
+    return behaviour
 
 
 def _unary(endpoint: Endpoint) -> Any:

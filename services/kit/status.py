@@ -84,11 +84,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError, peer: str) -> errors.ServiceErro
         if key == _DETAILS_KEY and isinstance(value, bytes):
             return from_proto(status_pb2.Status.FromString(value))
     code = error.code()
-    if code is grpc.StatusCode.UNAVAILABLE:
+    # We did not cancel it: gRPC broke it off, for a thousand calls are in line there (docs/adr/0011), or the peer ends.
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
         return errors.ServiceUnavailable(f"{peer} does not answer", retry_after=1.0)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"{peer} did not answer in time")
-    if code is grpc.StatusCode.CANCELLED:
-        return errors.Cancelled(f"the call to {peer} was cancelled")
     cls = errors.by_reason().get(code.name, errors.Internal)
     return cls(f"{peer} failed")

@@ -47,9 +47,12 @@ class LoadMetrics:
     open_circuits: Gauge
     lag: Histogram
 
-    def state(self, kind: str, name: str, state: float) -> None:
-        """Shows a circuit's state."""
-        self.circuits.labels(kind, name).set(state)
+    def state(self, kind: str, name: str, state: float | None) -> None:
+        """Shows a circuit's state. None: it is shown no longer."""
+        if state is None:
+            self.circuits.remove(kind, name)
+        else:
+            self.circuits.labels(kind, name).set(state)
 
     def open(self, kind: str, count: int) -> None:
         """Shows how many circuits of a kind are not closed."""

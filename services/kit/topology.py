@@ -13,6 +13,9 @@ METRICS_OFFSET = 100
 STREAM_TIMEOUT_S = 900.0
 """Longest time of a stream; a client resumes by its cursor."""
 
+MOST_HELD = 12_000
+"""Streams, and connections of clients, that one process holds at once: ten thousand users, and room."""
+
 
 @dataclass(frozen=True)
 class Service:

@@ -150,10 +150,11 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     async def RespondToRun(self, request: run_pb2.RespondToRunRequest, context: object) -> run_pb2.RespondToRunResponse:
         """Answers a run that waits."""
-        owner = await self._runs.respond(
+        responded = await self._runs.respond(
             current_principal(), request.run_id, request.approval_token, answer_of(request)
         )
-        return run_pb2.RespondToRunResponse(run=await self._describe(owner, request.run_id))
+        budgets.tell(write_amounts(responded.remaining))
+        return run_pb2.RespondToRunResponse(run=await self._describe(responded.owner, request.run_id))
 
     async def ListRuns(self, request: run_pb2.ListRunsRequest, context: object) -> run_pb2.ListRunsResponse:
         """Lists the runs of a session."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.kit.redis import Redis
-from tests.support.valkey import UserRedis, running_cluster, running_sentinel, running_valkey
+from tests.support.valkey import PATIENCE_S, UserRedis, running_cluster, running_sentinel, running_valkey
 
 
 @pytest.fixture(scope="package")
@@ -56,4 +56,4 @@ async def cluster(request: pytest.FixtureRequest, cluster_url: str) -> AsyncIter
 
 def client(request: pytest.FixtureRequest, url: str) -> Redis:
     user = getattr(request.module, "USER", "")
-    return UserRedis(url, user) if user else Redis(url)
+    return UserRedis(url, user) if user else Redis(url, timeout=PATIENCE_S)

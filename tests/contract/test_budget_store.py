@@ -22,7 +22,7 @@ USER = "memory"
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6)
 WANTED = Amounts(100, 1000, 10, 60_000)
 LONG = Reserving(WANTED, lifetime_ms=60_000, unused_ms=60_000)
-SHORT = Reserving(WANTED, lifetime_ms=150, unused_ms=60_000)
+SHORT = Reserving(WANTED, lifetime_ms=400, unused_ms=60_000)
 LEASE_MS = 10_000
 TENANT = Whose(Scope.TENANT)
 NOTHING = Amounts(0, 0, 0, 0)
@@ -205,15 +205,15 @@ async def test_what_was_spent_stays_spent_when_a_budget_is_written(stores: Store
 
 
 async def test_a_window_begins_with_the_first_use_and_its_end_renews_all(stores: Stores, alice: Principal) -> None:
-    await stores.budgets.set(alice, mine(alice), Budget(Amounts(tokens=50), 300))
-    await asyncio.sleep(0.35)
+    await stores.budgets.set(alice, mine(alice), Budget(Amounts(tokens=50), 600))
+    await asyncio.sleep(0.65)
     name, _ = await reserve(stores, alice)
     state = await stores.budgets.get(alice, mine(alice))
     assert state.renews_ms > 0
     await stores.budgets.settle(alice, name, Amounts(tokens=50))
     with pytest.raises(BudgetExhausted):
         await reserve(stores, alice)
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(0.65)
     state = await stores.budgets.get(alice, mine(alice))
     assert (state.spent, state.renews_ms) == (NOTHING, 0)
     assert (await reserve(stores, alice))[1] == Amounts(tokens=50)
@@ -233,7 +233,7 @@ async def test_what_was_never_settled_is_given_back_and_still_counted_once(open_
     name, _ = await reserve(stores, alice)
     with pytest.raises(BudgetExhausted):
         await reserve(stores, alice)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.45)
     assert (await stores.budgets.get(alice, mine(alice))).reserved == NOTHING
     for _ in range(2):
         await stores.budgets.settle(alice, name, Amounts(tokens=30))

@@ -19,6 +19,8 @@ from services.orchestrator.domain.events import DomainEvent
 
 USER = "orchestrator"
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=12)
+WOKEN_S = 2.0
+"""Less than whoever waits five seconds waits if nobody tells it."""
 LAST = f"{2**64 - 1}-{2**64 - 1}"
 
 
@@ -81,13 +83,13 @@ async def test_who_waits_is_told_at_once_and_not_for_ever(events, tenant):
     loop = asyncio.get_running_loop()
     began = loop.time()
     assert list(await events.read(tenant, "0", 10, 0.1)) == []
-    assert 0.05 < loop.time() - began < 1
+    assert 0.05 < loop.time() - began < WOKEN_S
     waiting = asyncio.create_task(events.read(tenant, "0", 10, 5.0))
     await asyncio.sleep(0.05)
     began = loop.time()
     await events.publish([event(tenant)])
     assert [each for _, each in await waiting] == [event(tenant)]
-    assert loop.time() - began < 0.5
+    assert loop.time() - began < WOKEN_S
 
 
 async def test_who_waits_and_leaves_disturbs_nobody(events, tenant):

@@ -177,9 +177,9 @@ async def test_it_is_forgotten_after_its_time(store, ann):
 
 
 async def test_its_end_prolongs_it(store, ann):
-    await store.begin(ann, KEY, CALL, "", 0.15)
+    await store.begin(ann, KEY, CALL, "", 0.5)
     await store.cancel(ann, KEY, 60)
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.55)
     assert (await store.read(ann, KEY)).state is State.CANCELLED
 
 

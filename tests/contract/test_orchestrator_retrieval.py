@@ -155,6 +155,6 @@ async def test_retrieval_that_does_not_answer_in_time_is_given_up():
     hanging = Hanging()
     act_as(ALICE)
     with pytest.raises(DeadlineExceeded):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await client_of(hanging, 0.05).search(HELP, QUESTION, ())
     assert hanging.cut.is_set()

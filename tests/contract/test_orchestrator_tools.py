@@ -49,7 +49,7 @@ RUN = "s1.1"
 
 @dataclass
 class World:
-    """Tools, how often `status` ran, and whether `slow` was cut."""
+    """Tools, how often `status` or `slow` ran, and whether `slow` was cut."""
 
     tools: Tools
     ran: Callable[[], int]
@@ -86,6 +86,7 @@ class Functions:
         raise FunctionFailed("no such order")
 
     async def slow(self, arguments):
+        self.ran += 1
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -206,12 +207,10 @@ async def test_leaving_cuts_the_tool(kind):
     if kind == "inmemory":
         world.tools.hang = True
     asking = asyncio.create_task(world.execute("slow"))
-    await asyncio.sleep(0.1)
+    await until(world.ran)
     assert not world.cut()
     asking.cancel()
-    await asyncio.wait([asking], timeout=1)
-    await asyncio.sleep(0.02)
-    assert (asking.done(), world.cut()) == (True, True)
+    await until(lambda: asking.done() and world.cut())
 
 
 async def test_toolexec_that_nobody_serves_is_unavailable():
@@ -226,7 +225,7 @@ async def test_toolexec_that_does_not_answer_in_time_is_given_up_a_second_after_
     started = asyncio.get_running_loop().time()
     with pytest.raises(DeadlineExceeded):
         await client_of(hanging).execute(AURA, ToolCall("c", "status", "{}"), RUN, "0.0.a", 0.1)
-    assert 1.0 < asyncio.get_running_loop().time() - started < 1.5
+    assert 1.0 < asyncio.get_running_loop().time() - started < 3.0
     assert hanging.cut.is_set()
 
 

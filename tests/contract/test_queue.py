@@ -14,6 +14,8 @@ from services.kit.queue_inmemory import InMemoryQueue, InMemoryQueues
 from services.kit.queue_redis import RedisQueue
 
 IDLE_S = 0.4
+WOKEN_S = 2.0
+"""Less than any worker waits here that nobody wakes: it would look again after five seconds."""
 MAX = 2000
 
 
@@ -25,7 +27,7 @@ class Workers:
         self._made = []
         self.q, self.other = f"q{uuid.uuid4().hex}", f"o{uuid.uuid4().hex}"
 
-    def __call__(self, idle_s=IDLE_S):
+    def __call__(self, idle_s=10.0):
         self._made.append(self._make(idle_s))
         return self._made[-1]
 
@@ -206,43 +208,43 @@ async def test_tenants_whose_names_begin_alike_keep_apart(workers):
 
 
 async def test_what_is_not_due_is_not_claimed_and_wakes_the_worker_when_it_is(workers):
-    worker = workers(idle_s=10.0)
-    due = time.time() + 0.3
+    worker = workers()
+    due = time.time() + 0.6
     await worker.put(workers.q, [item("later", due_ms=int(due * 1000)), item("much", due_ms=int((due + 60) * 1000))])
-    await worker.put(workers.q, [item("soon", after_ms=120)])
+    await worker.put(workers.q, [item("soon", after_ms=300)])
     assert (await worker.stats(workers.q)).delayed == 3
     assert await worker.claim([workers.q], 1, 0.02) == []
     assert ids(await worker.claim([workers.q], 2, 5.0)) == ["soon"]
     assert ids(await worker.claim([workers.q], 2, 5.0)) == ["later"]
-    assert -0.01 <= time.time() - due < 0.3
+    assert -0.01 <= time.time() - due < WOKEN_S
     assert (await worker.stats(workers.q)).delayed == 1
 
 
 async def test_a_worker_that_waits_for_what_is_due_late_is_woken_by_what_is_due_before(workers):
-    worker, producer = workers(idle_s=10.0), workers()
+    worker, producer = workers(), workers()
     await producer.put(workers.q, [item("late", due_ms=int((time.time() + 60) * 1000))])
     waiting = asyncio.create_task(worker.claim([workers.q], 1, 5.0))
     await asyncio.sleep(0.1)
     due = time.time() + 0.2
     await producer.put(workers.q, [item("later", due_ms=int((due + 90) * 1000)), item("soon", due_ms=int(due * 1000))])
     assert ids(await waiting) == ["soon"]
-    assert -0.01 <= time.time() - due < 0.3
+    assert -0.01 <= time.time() - due < WOKEN_S
 
 
 async def test_a_worker_that_waits_is_woken_by_a_put_into_any_of_its_queues(workers):
-    worker, producer = workers(idle_s=10.0), workers()
+    worker, producer = workers(), workers()
     for queue in (workers.other, workers.q, workers.other):
         waiting = asyncio.create_task(worker.claim([workers.q, workers.other], 4, 5.0))
         await asyncio.sleep(0.1)
         began = time.monotonic()
         await producer.put(queue, [item("a")])
         (claimed,) = await waiting
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < WOKEN_S
         assert (claimed.queue, await worker.done(claimed)) == (queue, True)
 
 
 async def test_what_is_put_between_two_waits_is_found_at_once(workers):
-    worker, producer = workers(idle_s=10.0), workers()
+    worker, producer = workers(), workers()
     for n in range(30):
         await producer.put(workers.q, [item(f"a{n}")])
         (claimed,) = await worker.claim([workers.q], 1, 5.0)
@@ -252,7 +254,7 @@ async def test_what_is_put_between_two_waits_is_found_at_once(workers):
         await producer.put(workers.q, [item(f"b{n}")])
         began = time.monotonic()
         (claimed,) = await waiting
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < WOKEN_S
         assert await worker.done(claimed)
 
 
@@ -260,7 +262,7 @@ async def test_a_wait_ends_with_nothing_in_time(workers):
     worker = workers()
     began = time.monotonic()
     assert await worker.claim([workers.q, workers.other], 1, 0.2) == []
-    assert 0.19 <= time.monotonic() - began < 0.6
+    assert 0.19 <= time.monotonic() - began < WOKEN_S
 
 
 async def test_a_full_queue_does_not_keep_its_workers_from_another(workers):
@@ -272,30 +274,31 @@ async def test_a_full_queue_does_not_keep_its_workers_from_another(workers):
 
 
 async def test_items_of_a_worker_that_is_gone_are_claimed_by_another_in_twice_the_idle_time(workers):
-    gone, taker = workers(), workers()
+    idle_s = 2 * IDLE_S
+    gone, taker = workers(idle_s), workers(idle_s)
     await gone.put(workers.q, [item("a"), item("b")])
     assert len(await gone.claim([workers.q], 2, 0)) == 2
     began = time.monotonic()
-    assert await taker.claim([workers.q], 2, IDLE_S / 2) == []
+    assert await taker.claim([workers.q], 2, idle_s / 2) == []
     claimed = await taker.claim([workers.q], 2, 5.0)
-    assert IDLE_S * 0.9 <= time.monotonic() - began < 2 * IDLE_S
+    assert idle_s * 0.9 <= time.monotonic() - began < 2 * idle_s
     assert sorted(ids(claimed)) == ["a", "b"]
     assert [each.deliveries for each in claimed] == [2, 2]
 
 
 async def test_a_worker_that_says_it_is_at_it_keeps_its_item(workers):
-    slow, taker = workers(), workers()
+    slow, taker = workers(2 * IDLE_S), workers(2 * IDLE_S)
     await slow.put(workers.q, [item("a")])
     (claimed,) = await slow.claim([workers.q], 1, 0)
-    for _ in range(6):
-        await asyncio.sleep(IDLE_S / 3)
+    for _ in range(5):
+        await asyncio.sleep(IDLE_S / 2)
         assert await slow.extend(claimed)
         assert await taker.claim([workers.q], 1, 0) == []
     assert await slow.done(claimed)
 
 
 async def test_a_worker_whose_item_was_taken_over_changes_nothing_any_more(workers):
-    slow, taker = workers(), workers()
+    slow, taker = workers(), workers(IDLE_S)
     await slow.put(workers.q, [item("a")])
     (stale,) = await slow.claim([workers.q], 1, 0)
     await asyncio.sleep(IDLE_S + 0.05)
@@ -313,9 +316,9 @@ async def test_a_worker_whose_item_was_taken_over_changes_nothing_any_more(worke
 
 
 async def test_a_poisonous_item_counts_its_deliveries_and_holds_up_nobody(workers):
-    worker = workers()
+    worker = workers(IDLE_S)
     await worker.put(workers.q, [item("poison", priority=9)])
-    for delivery in range(1, 7):
+    for delivery in range(1, 5):
         (poison,) = await worker.claim([workers.q], 1, 5.0)
         assert (poison.item.id, poison.deliveries) == ("poison", delivery)
         await worker.put(workers.q, [item(f"good{delivery}", priority=0)])
@@ -459,7 +462,9 @@ async def test_a_claim_that_is_cancelled_has_claimed_nothing(workers):
             await asyncio.sleep(0)
         await other.put(workers.q, [item("a")]) if rounds % 2 else None
         claim.cancel()
-        await asyncio.gather(claim, return_exceptions=True)
+        (found,) = await asyncio.gather(claim, return_exceptions=True)
+        if isinstance(found, list):  # it was through before it could be cancelled
+            assert [await worker.done(each) for each in found] == [True]
         await other.put(workers.q, [item("a")])
         (claimed,) = await other.claim([workers.q], 1, 1.0)
         assert await other.done(claimed)

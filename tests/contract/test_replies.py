@@ -91,10 +91,10 @@ async def test_a_call_that_is_forgotten_may_be_made_again_with_any_body(replies,
 
 async def test_a_call_whose_process_was_killed_frees_its_id_in_time(replies, asked):
     late = new_ticket()
-    await replies.begin(asked, late, 0.1)
+    await replies.begin(asked, late, 0.4)
     with pytest.raises(RequestInProgress):
         await replies.begin(asked, new_ticket(), LONG_S)
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.45)
     now = new_ticket()
     assert await replies.begin(asked, now, LONG_S) is None
     await replies.keep(asked, late, b"late", LONG_S)  # it was not dead: it stood still

@@ -1,8 +1,10 @@
 """A request id of a user is of one run: in another session, or with another body, it is refused."""
 
 import asyncio
+import random
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -16,6 +18,7 @@ from services.memory.adapters.redis_accounts import RedisAccounts
 from services.memory.adapters.redis_budgets import RedisBudgets
 from services.memory.domain import Budget, Concurrency, Ending, Lifetimes, Order, Request, Reserving, Scope, Turn, Whose
 from services.memory.ports import BudgetStore, SessionStore
+from tests.support.unguarded import KNOWN_REQUEST, unguarded
 
 USER = "memory"
 LIFETIMES = Lifetimes(session_ms=60_000, log_ms=60_000, history_cap=6, request_ms=60_000)
@@ -127,3 +130,88 @@ async def test_a_refused_repeat_sets_nothing_apart(open_stores: Callable[[], Sto
     assert (await budgets.get(alice, whose)).reserved.tokens == 100
     await end(store, alice, session, turn)
     assert (await budgets.get(alice, whose)).reserved.tokens == 0
+
+
+# Case 79 for runs: beginnings under one id in any order, with either body, in either session, now or by the workers;
+# some are cut, and nobody knows what came of them.
+
+BODIES = (b"d", b"e")
+HOWS = ("is told", "is told", "ends it", "is cut")
+
+
+@dataclass
+class Interleaving:
+    """One id, and what became of those who asked under it."""
+
+    dice: random.Random
+    stores: Callable[[], SessionStore]
+    sessions: list[str] = field(default_factory=list)
+    begun: set[tuple[str, bytes, int]] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
+    user: Principal = field(default_factory=lambda: Principal(f"tenant-{uuid.uuid4().hex}", "alice"))
+
+    async def pause(self) -> None:
+        for _ in range(self.dice.randrange(6)):
+            await asyncio.sleep(0)
+
+    async def attempt(self, session: str, body: bytes, how: str) -> None:
+        """One call, to a store opened anew: another process, or the same after a restart."""
+        store, order = self.stores(), self.dice.choice((NOW, LATER))
+        await self.pause()
+        call = asyncio.create_task(begin(store, self.user, session, order, Request("r", body)))
+        await self.pause()
+        if how == "is cut":
+            call.cancel()
+            self.cut.add(session)
+        (found,) = await asyncio.gather(call, return_exceptions=True)
+        if isinstance(found, Turn) and how != "is cut":
+            self.begun.add((session, body, found.run))
+            if how == "ends it" and found.token and not found.queued:
+                await end(store, self.user, session, found)
+        else:
+            assert isinstance(found, Turn | RequestIdReused | asyncio.CancelledError), found
+
+    async def play(self) -> None:
+        self.sessions = [await make(self.stores(), self.user) for _ in range(2)]
+        plans = [
+            (self.dice.choice(self.sessions), self.dice.choice(BODIES), self.dice.choice(HOWS))
+            for _ in range(self.dice.randrange(2, 8))
+        ]
+        if self.dice.random() < 0.5:
+            await asyncio.gather(*(self.attempt(*plan) for plan in plans))
+        else:
+            for plan in plans:
+                await self.attempt(*plan)
+        for session in self.sessions * 2:
+            for body in BODIES:
+                await self.attempt(session, body, "is told")
+
+
+async def played(stores: Callable[[], SessionStore], seeds: range) -> list[Interleaving]:
+    at_once = asyncio.Semaphore(20)
+    made = [Interleaving(random.Random(seed), stores) for seed in seeds]
+
+    async def play(one: Interleaving) -> None:
+        async with at_once:
+            await one.play()
+
+    await asyncio.gather(*map(play, made))
+    return made
+
+
+@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.chaos)])
+async def test_however_calls_interleave_one_run_begins_and_all_are_told_of_it(
+    open_stores: Callable[[], Stores], rounds: int
+) -> None:
+    for one in await played(lambda: open_stores()[0], range(rounds)):
+        ((session, _, _),) = one.begun
+        # One that was cut in the other session may not have come to take back what it began: nobody is told of that.
+        for other in {*one.sessions} - {session} - one.cut:
+            await open_stores()[0].delete(one.user, other)  # which is refused while it has a run
+
+
+async def test_control_without_the_guard_more_runs_begin(valkey_url: str) -> None:
+    redis = unguarded(Redis(valkey_url), KNOWN_REQUEST)
+    made = await played(lambda: RedisSessionStore(redis, LIFETIMES), range(20))
+    assert all(len(one.begun) > 1 for one in made)
+    await redis.close()

@@ -87,17 +87,17 @@ async def test_an_abandoned_key_is_free(store, ann):
 
 
 async def test_a_key_never_ended_is_free_after_its_time(store, ann):
-    await store.begin(ann, key(), 0.1)
-    assert await store.begin(ann, key(), 0.1) == InProgress()
-    await asyncio.sleep(0.15)
+    await store.begin(ann, key(), 0.4)
+    assert await store.begin(ann, key(), 0.4) == InProgress()
+    await asyncio.sleep(0.45)
     assert isinstance(await store.begin(ann, key(), 5), Begun)
 
 
 async def test_asking_does_not_prolong(store, ann):
-    await store.begin(ann, key(), 0.2)
-    await asyncio.sleep(0.12)
+    await store.begin(ann, key(), 0.6)
+    await asyncio.sleep(0.2)
     assert await store.begin(ann, key(), 5) == InProgress()
-    await asyncio.sleep(0.12)
+    await asyncio.sleep(0.45)
     assert isinstance(await store.begin(ann, key(), 5), Begun)
 
 
@@ -214,10 +214,10 @@ async def test_an_expired_approval_begins_nothing(store, approvals, ann):
 
 
 async def test_an_expired_approval_still_shows_what_came_of_its_call(store, approvals, ann):
-    token = await approvals.put(ann, key(), lasts_s=0.05)
+    token = await approvals.put(ann, key(), lasts_s=0.4)
     begun = await store.begin_approved(ann, key(), token, 5)
     await store.finish(ann, key(), begun.ticket, OUTCOME, 60)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.45)
     assert await store.begin_approved(ann, key(), token, 5) == Finished(OUTCOME)
 
 

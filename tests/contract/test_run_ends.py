@@ -1,6 +1,5 @@
 """RunEnds, and how a run's end is told by whoever finds it: one list for the fake, one Redis and a cluster."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
@@ -98,7 +97,6 @@ async def test_what_a_killed_process_did_not_tell_is_found_in_the_log(logs):
     bus = EventBus(told, open_telemetry("test", "", 0.0).events, flush_s=0.001)
     assert await told.newest(logs.ann.tenant) == "0-0"  # the process was killed before it told
     await RunEvents(bus, logs.port, read_end).tell_again(logs.ann, logs.session_id)
-    await asyncio.sleep(0.02)
-    ((_, event),) = await told.read(logs.ann.tenant, "0", 10)
+    ((_, event),) = await told.read(logs.ann.tenant, "0", 10, 5.0)
     assert (event.id, event.attributes) == (f"{run_id}/run.completed", {"agent": "aura"})
     await bus.close()

@@ -77,8 +77,8 @@ class Run:
     ) -> bytes:
         names = (self.keys.session, self.keys.work, self.keys.approvals)
         arguments = (owner, number or self.number, approval, "approved", b"yes", answer)
-        found: bytes = await self.redis.call("run_respond", names, *arguments)
-        return found
+        owner, _ = await self.redis.call("run_respond", names, *arguments)
+        return bytes(owner)
 
     async def wake(self, call: str, response: bytes = b"result") -> bytes:
         names = (self.keys.session, self.keys.work, self.keys.line)
@@ -334,12 +334,12 @@ async def test_who_waits_for_too_long_is_gone_on_with_unanswered(run: Run) -> No
 
 
 async def test_a_run_to_be_tried_again_is_not_gone_on_with_before(run: Run) -> None:
-    await run.park(1, b"failed", waiting="again", wait_ms=150)
+    await run.park(1, b"failed", waiting="again", wait_ms=400)
     assert (await run.read())[0] == "QUEUED"
     with pytest.raises(SessionBusy) as raised:
         await run.resume()
-    assert 0 < (raised.value.retry_after or 0) <= 0.15
-    await asyncio.sleep(0.2)
+    assert 0 < (raised.value.retry_after or 0) <= 0.4
+    await asyncio.sleep(0.45)
     assert (await run.resume()).attempts == 0
 
 

@@ -21,6 +21,8 @@ from services.kit.topology import SERVICES
 from tests.support.ports import free_port
 from tests.support.sixth import EDITS, ROOT, Copy
 
+pytestmark = pytest.mark.timeout(180)
+
 MOST_EDITS = 5
 NAME = "myriad.greeter.v1.GreeterService"
 RULES = (
@@ -140,7 +142,6 @@ def left_out(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> Mapping[st
         return dict(zip(EDITS, at_once.map(guarded, EDITS, folders), strict=True))
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_that_is_left_out_is_missed(left_out: Mapping[str, "CompletedProcess[str]"], name: str) -> None:
     assert left_out[name].returncode == 1

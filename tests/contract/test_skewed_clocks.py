@@ -66,14 +66,15 @@ async def test_a_run_can_be_answered_for_as_long_as_it_waits(
     begun = await sessions.begin(alice, session, None, 10_000, 5, Order(b"asked"))
     turn = Turn(write_run_id(session, begun.run), begun.token, False, "aura", ())
     calling = Calling(InMemoryTools(), Agent("aura", 1, ""), turn.run_id, "SIMPLE", answer_s, time.time)
-    waiting, _ = calling.ask(CALL, "1.0.x", ApprovalReason.SIDE_EFFECT)
+    waiting, _ = calling.ask(CALL, "1.0.x", ApprovalReason.SIDE_EFFECT, Amounts())
     await log.park(alice, turn, 1, [b"asks"], b"so far", waiting)
     if late:
         await redis.execute("WAIT", 1, 50)  # which lasts 50 ms, as there is no replica
         with pytest.raises(ApprovalInvalid):
             await log.respond(alice, turn.run_id, waiting.approval, "approved", b"yes", any_user=False)
     else:
-        assert await log.respond(alice, turn.run_id, waiting.approval, "approved", b"yes", any_user=False) == alice
+        told = await log.respond(alice, turn.run_id, waiting.approval, "approved", b"yes", any_user=False)
+        assert told.owner == alice
 
 
 async def store_time(redis: Redis) -> float:
@@ -89,7 +90,7 @@ async def test_what_a_client_is_told_of_when_is_by_the_clock_of_the_store(redis:
     right, skewed = await store_time(redis), abs(time.time() - await store_time(redis)) > HOURS_S / 2
     assert control == skewed
     calling = Calling(InMemoryTools(), Agent("aura", 1, ""), "s1.1", "SIMPLE", 60.0, owners.now)
-    _, asked = calling.ask(CALL, "1.0.x", ApprovalReason.SIDE_EFFECT)
+    _, asked = calling.ask(CALL, "1.0.x", ApprovalReason.SIDE_EFFECT, Amounts())
     assert asked.expires_ms / 1000 == pytest.approx(right + 60, abs=5)
     granted = Turn("s1.1", 1, False, "aura", (), granted=Amounts(tool_calls=0), renews_ms=int((right + 600) * 1000))
     spending = Spending(Agent("aura", 1, ""), granted, Price(), nothing_more, owners.now)

@@ -225,6 +225,7 @@ async def test_half_a_tool_call_is_none(channel: grpc.aio.Channel) -> None:
     assert not calls_of(answer) and not text_of(answer)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("where", ["answer", "prompt"])
 async def test_cancelling_frees_the_slot(address: str, channel: grpc.aio.Channel, where: str) -> None:
     await falls_to_zero(address, LLM_BUSY, 5)
@@ -367,12 +368,16 @@ async def test_sim_echoes_what_it_was_given(channel: grpc.aio.Channel) -> None:
 
 
 async def test_sim_keeps_time(channel: grpc.aio.Channel) -> None:
-    start = time.monotonic()
-    times = []
-    async for _ in stream(channel, "sim_llm", played({"tokens": 5, "first_ms": 150, "delay_ms": 50})):
-        times.append(time.monotonic() - start)
-    assert 0.15 <= times[0] < 0.3
-    assert 0.35 <= times[-1] < 0.6
+    firsts, lasts = [], []
+    for _ in range(3):  # a machine at work is late now and then, and never early
+        start = time.monotonic()
+        times = []
+        async for _ in stream(channel, "sim_llm", played({"tokens": 5, "first_ms": 150, "delay_ms": 50})):
+            times.append(time.monotonic() - start)
+        firsts.append(times[0])
+        lasts.append(times[-1])
+    assert 0.15 <= min(firsts) < 0.3
+    assert 0.35 <= min(lasts) < 0.6
 
 
 async def test_cancelling_stops_a_script(address: str, channel: grpc.aio.Channel) -> None:

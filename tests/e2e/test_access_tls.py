@@ -1,6 +1,7 @@
 """TLS on every hop, tokens asked for, and two replicas of each service: one stack with all of it."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from myriad.common.v1 import agent_pb2
 from myriad.memory.v1 import memory_pb2 as memory
 from myriad.memory.v1 import memory_pb2_grpc
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
-from services.dev import certificates, login, readiness
+from services.dev import certificates, identity, login, readiness
 from services.dev.conversation import Conversation
 from services.dev.edge import Edge, edge_of, orchestrator_at
 from services.dev.environment import grpc_target, reach, replicas
@@ -25,8 +26,11 @@ from services.kit.call import Principal
 from services.kit.clients import Client
 from services.kit.errors import ServiceUnavailable
 from services.kit.interceptors.identity import metadata_of
+from tests.support import toolchains
+from tests.support.client import sim
 from tests.support.metrics import metrics_at
 from tests.support.requests import an_agent
+from tests.support.toolchains import CLIENT_LIST, ClientFailed
 
 ADA = Principal("acme", "ada", frozenset({"clerk"}))
 LOOKED_AFTER = 12
@@ -162,3 +166,26 @@ async def test_a_service_listens_to_nobody_who_has_no_certificate_of_the_mesh(
             with pytest.raises(NotReady, match="UNAVAILABLE"):
                 await check(readiness.health(address, name, tls=wrong))
         await check(readiness.health(address, name, tls=tls(stack.folder.keys, service)))
+
+
+def trusting(roots: Path) -> dict[str, str]:
+    return {"MYRIAD_CA": str(roots), "NODE_EXTRA_CA_CERTS": str(roots)}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("foreign", CLIENT_LIST, ids=lambda foreign: foreign.language)
+async def test_a_client_of_another_language_shows_its_token_and_trusts_only_the_roots_it_is_given(
+    stack: Stack, foreign: toolchains.Client, tmp_path: Path
+) -> None:
+    toolchains.require(foreign, os.environ)
+    await toolchains.build(foreign)
+    token = identity.mint(stack.folder.keys, ADA, 600)
+    roots = trusting(stack.folder.keys / "ca.pem")
+    asked = (stack.address("envoy"), "helper", sim(text="hi"))
+    said = await toolchains.call(foreign, *asked, **roots, MYRIAD_TOKEN=token)
+    assert said["answered"]["answer"] == "hi"
+    with pytest.raises(ClientFailed, match=r"(?i)unauthenticated"):
+        await toolchains.call(foreign, *asked, **roots)
+    certificates.make_certificates(tmp_path, {})
+    with pytest.raises(ClientFailed, match=r"(?i)unavailable|certificate|fetch failed"):
+        await toolchains.call(foreign, *asked, **trusting(tmp_path / "ca.pem"), MYRIAD_TOKEN=token)

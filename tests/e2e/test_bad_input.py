@@ -12,8 +12,6 @@ from tests.support.client import face, put_agent
 from tests.support.hostile import told
 from tests.support.leaks import leaks
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope="module")
 async def user(stack):

@@ -9,7 +9,6 @@ from myriad.common.v1 import agent_pb2, tool_pb2
 from tests.support.client import face, kinds, put_agent, sim
 from tests.support.metrics import metrics_at
 
-pytestmark = pytest.mark.timeout(60)
 STEPS = 5
 SCHEMA = {
     "type": "object",

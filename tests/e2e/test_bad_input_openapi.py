@@ -29,8 +29,6 @@ from tests.support.hostile import told
 from tests.support.leaks import leaks
 from tests.support.openapi import document
 
-pytestmark = pytest.mark.timeout(120)
-
 COUNT, CHAOS_COUNT = 25, 2_000
 CHANCES = 4
 SPARE = 5

@@ -16,8 +16,6 @@ from tests.support.hostile_http import in_frames, raw
 from tests.support.leaks import leaks
 from tests.support.metrics import metrics_at
 
-pytestmark = pytest.mark.timeout(60)
-
 LIMIT = 262_144
 """Bytes of a request that Envoy takes."""
 HOST = b"host: localhost\r\nconnection: close\r\n"
@@ -339,17 +337,33 @@ async def test_headers_that_envoy_mends_change_nothing(stack, header):
     assert (reply.status, json.loads(reply.body).keys()) == (200, {"sessions", "next_page_token"})
 
 
-async def test_a_body_split_at_any_byte_is_the_same_body(user, stack):
-    body = json.dumps({"agent": "player", "request_id": uuid.uuid4().hex}).encode()
+async def answered_otherwise(user, stack, body, others) -> list[int]:
+    """Which of these, sent in DATA frames as they are cut, are not answered as the whole body is."""
     headers = {":path": "/v1/sessions", "content-type": "application/json", **dict(user.metadata)}
-    whole = [[body]]
+    first, *replies = await in_frames(stack.address("envoy"), headers, [[body], *others])
+    assert first.status == 200, first.body
+    return [number for number, reply in enumerate(replies) if (reply.status, reply.body) != (200, first.body)]
+
+
+def new_session() -> bytes:
+    """A request of which no byte may be missing, and which is answered the same whenever it is repeated."""
+    return json.dumps({"agent": "player", "request_id": uuid.uuid4().hex}, separators=(",", ":")).encode()
+
+
+async def test_a_body_split_at_any_byte_is_the_same_body(user, stack):
+    body = new_session()
     halves = [[body[:at], body[at:]] for at in range(1, len(body))]
     by_byte = [[body[at : at + 1] for at in range(len(body))]]
     with_empty = [[b"", body[:10], b"", body[10:]]]
-    first, *others = await in_frames(stack.address("envoy"), headers, [*whole, *halves, *by_byte, *with_empty])
-    assert first.status == 200, first.body
-    wrong = [number for number, reply in enumerate(others) if (reply.status, reply.body) != (200, first.body)]
-    assert wrong == []
+    assert await answered_otherwise(user, stack, body, [*halves, *by_byte, *with_empty]) == []
+
+
+@pytest.mark.parametrize("loss", [0, 1], ids=["frames-swapped", "a-byte-lost"])
+async def test_control_what_goes_wrong_at_any_cut_is_seen(user, stack, loss):
+    body = new_session()
+    cuts = range(1, len(body))
+    wrong = [[body[:at], body[at + 1 :]] if loss else [body[at:], body[:at]] for at in cuts]
+    assert len(await answered_otherwise(user, stack, body, wrong)) == len(cuts)
 
 
 async def test_a_bad_body_split_at_any_byte_is_refused_as_if_whole(user, stack, untouched):

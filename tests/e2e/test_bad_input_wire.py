@@ -38,8 +38,6 @@ from tests.support.hostile import Known, examples, field, requests, wrong_with
 from tests.support.ports import free_address
 from tests.support.requests import ROWS
 
-pytestmark = pytest.mark.timeout(120)
-
 COUNT = {"sockets": 60, "inproc": 30}
 CHAOS_COUNT = 100_000
 BATCH = 2_000

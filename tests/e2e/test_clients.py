@@ -2,26 +2,19 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from myriad.common.v1 import agent_pb2
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from services.dev import certificates, identity
-from services.dev.plan import Options
-from services.dev.readiness import Tls
-from services.dev.stack import Stack, running_stack
+from services.dev.stack import Stack
 from services.kit.call import Principal
-from services.kit.interceptors.identity import metadata_of
 from services.kit.topology import SERVICES
 from tests.support import toolchains
 from tests.support.client import put_agent, sim
 from tests.support.requests import methods, service_of
-from tests.support.toolchains import CLIENT_LIST, CLIENTS, Client, ClientFailed
+from tests.support.toolchains import CLIENT_LIST, CLIENTS, Client
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -39,21 +32,6 @@ def by_language(client: Client) -> str:
 async def player(stack: Stack) -> str:
     await put_agent(stack, "player")
     return "player"
-
-
-@pytest.fixture(scope="module")
-async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A stack that asks for tokens and speaks TLS."""
-    work: Path = tmp_path_factory.mktemp("guarded")
-    async with running_stack(work, Options(vertical=True, sim=True, auth=True, tls=True)) as stack:
-        keys = stack.folder.keys
-        agent = agent_pb2.Agent(name="player", persona="You play.", model=agent_pb2.ModelPolicy(model="sim_llm"))
-        mesh = metadata_of(ADA, (keys / "mesh.token").read_text().strip())
-        operator = Tls(keys / "ca.pem", keys / "operator.pem", keys / "operator.key", "memory")
-        async with operator.channel(stack.address("memory")) as channel:
-            stub = memory_pb2_grpc.MemoryServiceStub(channel)
-            await stub.PutAgent(memory_pb2.PutAgentRequest(agent=agent), metadata=mesh)
-        yield stack
 
 
 @pytest.fixture(params=CLIENT_LIST, ids=by_language)
@@ -85,25 +63,6 @@ async def test_a_client_streams_resumes_cancels_and_reads_a_reason(stack: Stack,
 
     code = grpc.StatusCode.NOT_FOUND.value[0]
     assert said["error"] == {"code": code, "reason": "AGENT_NOT_FOUND", "domain": "myriad"}
-
-
-def trusting(roots: Path) -> dict[str, str]:
-    return {"MYRIAD_CA": str(roots), "NODE_EXTRA_CA_CERTS": str(roots)}
-
-
-async def test_a_client_shows_its_token_and_trusts_only_the_roots_it_is_given(
-    guarded: Stack, client: Client, tmp_path: Path
-) -> None:
-    token = identity.mint(guarded.folder.keys, ADA, 600)
-    roots = trusting(guarded.folder.keys / "ca.pem")
-    asked = (guarded.address("envoy"), "player", sim(text="hi"))
-    said = await toolchains.call(client, *asked, **roots, MYRIAD_TOKEN=token)
-    assert said["answered"]["answer"] == "hi"
-    with pytest.raises(ClientFailed, match=r"(?i)unauthenticated"):
-        await toolchains.call(client, *asked, **roots)
-    certificates.make_certificates(tmp_path, {})
-    with pytest.raises(ClientFailed, match=r"(?i)unavailable|certificate|fetch failed"):
-        await toolchains.call(client, *asked, **trusting(tmp_path / "ca.pem"), MYRIAD_TOKEN=token)
 
 
 @pytest.mark.parametrize("language", ["node", "web"])

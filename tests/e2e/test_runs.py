@@ -20,8 +20,6 @@ from tests.support.http_server import answer
 from tests.support.waiting import until
 from tests.support.webhooks import verified
 
-pytestmark = pytest.mark.timeout(120)
-
 CALCULATION = {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}
 PAY = {
     "name": "pay",

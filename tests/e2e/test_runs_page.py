@@ -8,14 +8,10 @@ import re
 import subprocess
 import time
 
-import pytest
-
 from services.dev.environment import without_proxy
 from services.dev.state import ROOT
 from services.toolexec.core.signing import Signer
 from tests.support.client import face
-
-pytestmark = pytest.mark.timeout(120)
 
 PAGE = (ROOT / "docs" / "runs.md").read_text()
 MARK = "=== next ==="

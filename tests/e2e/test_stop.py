@@ -12,7 +12,6 @@ from tests.support.client import face, kinds, metric, put_agent, sim
 from tests.support.load import percentile
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(120)
 LONG = sim(text="on and ", forever=True, delay_ms=500)
 STOPPED_S = 0.5
 PAUSE_S = 0.02
@@ -22,6 +21,8 @@ FOREVER = sim(text="on and ", forever=True, delay_ms=20)
 @pytest.fixture
 async def user(stack):
     await put_agent(stack, "player")
+    for name in ("myriad_sim_running", "myriad_llm_busy_slots"):
+        await until(reads_zero(stack, name), 30)  # what other tests left has ended
     async with face(stack) as made:
         yield made
 
@@ -41,6 +42,7 @@ def reads_zero(stack, name):
     return zero
 
 
+@pytest.mark.alone
 async def test_cancel_stops_the_model_and_ends_the_log(stack, user):
     call = user.run(await user.session("player"), FOREVER)
     run_id = await begun(call)
@@ -61,6 +63,7 @@ async def _rest(call):
     return events
 
 
+@pytest.mark.alone
 async def test_cancel_frees_the_slot_of_the_real_model(stack, user):
     call = user.run(await user.session("aura"), "How do I take care of my pan, and what else should I know?")
     run_id = await begun(call)
@@ -70,6 +73,7 @@ async def test_cancel_frees_the_slot_of_the_real_model(stack, user):
     assert kinds(await user.watched(run_id))[-1] == "cancelled"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("runs", [20, pytest.param(100, marks=pytest.mark.chaos)])
 async def test_no_cancel_of_many_takes_long(stack, user, runs):
     sessions = await asyncio.gather(*(user.session("player") for _ in range(runs)))
@@ -91,6 +95,7 @@ async def test_no_cancel_of_many_takes_long(stack, user, runs):
     assert percentile(seconds, 0.99) <= STOPPED_S, sorted(seconds)[-5:]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("runs", [5, pytest.param(100, marks=pytest.mark.chaos)])
 async def test_each_cancel_frees_the_real_models_slot_in_time(stack, user, runs):
     seconds = []
@@ -106,6 +111,7 @@ async def test_each_cancel_frees_the_real_models_slot_in_time(stack, user, runs)
     assert percentile(seconds, 0.99) <= STOPPED_S, sorted(seconds)[-5:]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("over", ["grpc", "sse"])
 async def test_a_client_that_hangs_up_stops_its_run(stack, user, over):
     session = await user.session("player")
@@ -156,4 +162,4 @@ async def test_a_hundred_clients_that_hang_up_at_once_leave_nothing_running(stac
     assert await metric(stack, "myriad_sim_running") == 100
     for call in calls:
         call.cancel()
-    await until(reads_zero(stack, "myriad_sim_running"), 5)
+    await until(reads_zero(stack, "myriad_sim_running"), 20)

@@ -1,4 +1,4 @@
-"""Tools outside that keep a ledger: one has an effect for each Idempotency-Key, the other for each time it is asked."""
+"""Tools outside that keep a ledger: one has an effect for each Idempotency-Key, another for each time it is asked."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from tests.support.http_server import HttpServer, Request, answer
 
 PATH = "/orders"
 PAYMENTS = "/payments"
+WAITS = "/waits"
 _ITEM = {"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]}
 ORDER = {
     "name": "order",
@@ -19,6 +20,9 @@ ORDER = {
 }
 """A tool that may be asked again under its key."""
 
+DELIVER = {**ORDER, "name": "deliver", "description": "Orders an item, slowly.", "background": True}
+"""The same, in the background."""
+
 PAY = {
     "name": "pay",
     "description": "Pays for an item.",
@@ -28,6 +32,16 @@ PAY = {
     "http": {"method": "HTTP_METHOD_POST", "endpoint": "shop", "url": PAYMENTS},
 }
 """A tool that knows no keys."""
+
+WAIT = {
+    "name": "wait",
+    "description": "Waits for an item, for ever.",
+    "side_effect": "SIDE_EFFECT_READ",
+    "timeout": "60s",
+    "parameters": _ITEM,
+    "http": {"method": "HTTP_METHOD_POST", "endpoint": "shop", "url": WAITS},
+}
+"""A tool that never answers."""
 
 
 class Ledger:
@@ -41,9 +55,13 @@ class Ledger:
         self.payments: Counter[str] = Counter()
         """By item: how often it was paid for."""
 
+        self.waited: dict[str, asyncio.Future[float]] = {}
+        """By item that is waited for: when its caller was gone, by the loop's time."""
+
         self._effects: dict[str, str] = {}
         shop.answers[PATH] = self._order
         shop.answers[PAYMENTS] = self._pay
+        shop.answers[WAITS] = self._wait
 
     async def _order(self, request: Request, writer: asyncio.StreamWriter) -> None:
         key = request.headers["idempotency-key"]
@@ -54,6 +72,14 @@ class Ledger:
     async def _pay(self, request: Request, writer: asyncio.StreamWriter) -> None:
         self.payments[json.loads(request.body)["item"]] += 1
         await answer(200, b'{"paid": true}')(request, writer)
+
+    async def _wait(self, request: Request, _writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        gone = self.waited[json.loads(request.body)["item"]] = loop.create_future()
+        try:
+            await loop.create_future()
+        finally:
+            gone.set_result(loop.time())
 
     def keys(self, item: str) -> list[str]:
         """The keys under which an item was ordered: one, when all is well."""

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from redis.asyncio import Redis
@@ -24,6 +24,9 @@ from services.kit.keys import SessionKeys
 from tests.faults.rig import Rig
 from tests.support.client import kinds, sim
 
+if TYPE_CHECKING:
+    from tests.faults.served import Served
+
 FIRST = "One moment. "
 WORDS = tuple(f"word{number} " for number in range(20))
 ANSWER = FIRST + "".join(WORDS)
@@ -35,11 +38,11 @@ AGAIN = 20
 """How often a call with one reply is made again while nobody answers it."""
 
 
-def asked(item: str, delay_ms: int = 5) -> str:
-    """What to say for `clerk` to order an item, and then to say so, word by word."""
+def asked(item: str, delay_ms: int = 5, tool: str = "order") -> str:
+    """What to say for `clerk` to order an item by a tool, and then to say so, word by word."""
     return sim(
         text=FIRST,
-        tool_calls=[{"name": "order", "arguments": {"item": item}}],
+        tool_calls=[{"name": tool, "arguments": {"item": item}}],
         then={"tokens": len(WORDS), "delay_ms": delay_ms},
     )
 
@@ -51,6 +54,7 @@ class Order:
     item: str
     text: str
     session: str
+    tool: str = "order"
     seen: Transcript = field(default_factory=Transcript)
     task: asyncio.Task[None] | None = None
 
@@ -74,19 +78,23 @@ class Order:
 class Customers:
     """Clients of ours, in front of Envoy: as the command line is one."""
 
-    def __init__(self, rig: Rig, client: Client, memory: Any) -> None:
+    def __init__(self, rig: "Rig | Served", client: Client, memory: Any) -> None:
         self.rig = rig
         self.client = client
         self.stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
         self._memory = memory
 
-    async def order(self, delay_ms: int = 5, agent: str = "clerk") -> Order:
+    async def order(self, delay_ms: int = 5, agent: str = "clerk", tool: str = "order") -> Order:
         """Begins an order, in a session of its own; its client reads it."""
         item = uuid.uuid4().hex
         conversation = await self.until_answered(lambda: Conversation.begin(self.client, agent=agent, session_id=None))
-        order = Order(item, asked(item, delay_ms), conversation.session_id)
+        order = Order(item, asked(item, delay_ms, tool), conversation.session_id, tool)
         order.task = asyncio.create_task(_read(conversation, order))
         return order
+
+    async def deliver(self) -> Order:
+        """Begins an order by the tool that runs in the background."""
+        return await self.order(tool="deliver")
 
     async def create(self, delay_ms: int = 5) -> Order:
         """Begins an order that a worker is to do, in a session of its own; its client reads it."""
@@ -172,7 +180,8 @@ class Customers:
     async def history(self, order: Order) -> list[common_pb2.Message]:
         """All that was said in a run's session."""
         request = memory_pb2.GetHistoryRequest(session_id=order.session, max_messages=200)
-        reply = await self._memory.GetHistory(request, metadata=metadata_of(DEVELOPER, None), timeout=TIMEOUT_S)
+        call = dict(metadata=metadata_of(DEVELOPER, None), timeout=TIMEOUT_S, wait_for_ready=True)
+        reply = await self._memory.GetHistory(request, **call)
         return list(reply.messages)
 
     async def check(self, order: Order) -> None:
@@ -189,13 +198,13 @@ class Customers:
         assert {kinds(events).count(step) for step in ("started", "understood", "retrieved")} <= {0, 1}, kinds(events)
         assert told(events) == [
             "started clerk",
-            f'call order {{"item": "{order.item}"}}',
+            f'call {order.tool} {{"item": "{order.item}"}}',
             'OK {"ordered":true}',
             f"completed {ANSWER}",
         ], kinds(events)
         assert [said(message) for message in await self.history(order)] == [
             f"USER {order.text}",
-            "ASSISTANT  order",
+            f"ASSISTANT  {order.tool}",
             'TOOL {"ordered":true}',
             f"ASSISTANT {ANSWER}",
         ]

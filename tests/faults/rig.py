@@ -3,7 +3,8 @@
 Its agent `desk` needs every part: nlu understands, retrieval finds facts, toolexec calls the shop, and the scripted
 model answers. Its agent `clerk` orders and pays by tools that keep a ledger.
 
-The orchestrator and toolexec are test builds: they have failpoints, which do nothing until a test arms one.
+Orchestrators, workers, toolexec and memory are test builds: they have failpoints, which do nothing until a test arms
+one.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from services.dev.state import PartState, State
 from services.kit import topology
 from services.kit.call import Principal
 from services.kit.interceptors.identity import metadata_of
-from tests.faults.ledger import ORDER, PAY, Ledger
+from tests.faults.ledger import DELIVER, ORDER, PAY, WAIT, Ledger
 from tests.faults.lines import LINKS, Link, put_between, with_variables
 from tests.support import failing
 from tests.support.cgroup import descriptors
@@ -79,8 +80,8 @@ _DESK = {
         }
     ],
 }
-_CLERK = {**_DESK, "tools": [ORDER, PAY]}
-_FAILING = ("orchestrator", "toolexec", "worker")
+_CLERK = {**_DESK, "tools": [ORDER, DELIVER, PAY, WAIT]}
+_FAILING = ("orchestrator", "toolexec", "worker", "memory")
 _OPERATOR = metadata_of(Principal("dev", "operator", frozenset({"admin"})), None)
 
 

@@ -74,7 +74,7 @@ async def all_ready(rig):
 @pytest.mark.parametrize(
     ("runs", "at_once", "pauses", "by_workers"),
     [
-        (20, 4, (0.5, 1.5), False),
+        (50, 16, (0.5, 1.5), False),
         pytest.param(500, 4, (5.0, 20.0), False, marks=[long, pytest.mark.timeout(1800)]),
         pytest.param(500, 4, (5.0, 20.0), True, marks=[long, pytest.mark.timeout(1800)]),
     ],

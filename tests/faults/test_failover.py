@@ -7,29 +7,23 @@ namespace. Writers write all the time: those whose writes wait for a replica, an
 import asyncio
 import time
 
-import grpc
 import pytest
+from redis.crc import key_slot
 
-from myriad.memory.v1 import memory_pb2, memory_pb2_grpc
-from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
-from services.kit.app import Kit
-from services.kit.call import Principal, work_as
-from services.kit.clients import INPROC
-from services.kit.errors import ServiceError, SessionNotFound
+from myriad.orchestrator.v1 import run_pb2
+from services.kit.errors import SessionNotFound
+from services.kit.functions import read_library
 from services.kit.redis import Redis
-from services.kit.telemetry import open_telemetry
-from services.memory import app as memory
-from services.memory import config as memory_config
-from services.orchestrator import app as orchestrator
-from services.orchestrator import config as orchestrator_config
-from services.orchestrator.domain.agent import ToolCall
-from services.orchestrator.domain.turn import Chunk
+from services.kit.redis_cluster import ClusterConnections
+from tests.faults.orders import Customers
+from tests.faults.served import WORDS, Served
 from tests.support.client import kinds
 from tests.support.events import counted
-from tests.support.fleets import LAG_S, NODE_TIMEOUT_MS, Cluster, Trio, running
+from tests.support.fleets import LAG_S, NODE_TIMEOUT_MS, Cluster, Trio, eventually, running
 from tests.support.netns import NoNamespace
 from tests.support.network import machines
 from tests.support.showing import not_shown
+from tests.support.waiting import until
 from tests.support.writers import SLOTS, Writer
 
 AGAIN_S = 5.0
@@ -38,6 +32,13 @@ AGAIN_S = 5.0
 BACK_S = 5.0
 """After the line is whole again, clients that were cut off write again within this time."""
 
+CLIENTS = 8
+"""So many order at once, half of them as runs of the queue."""
+
+DELAY_MS = 50
+"""Between two words of an answer: most orders are under way when a primary is harmed."""
+
+ENDED_S = 20.0
 WARM_S = 0.5
 NOTICED_S = 2.0
 """A server looks each second whether it is cut off, and counts in whole seconds."""
@@ -151,99 +152,30 @@ def test_a_primary_that_lacks_our_functions_is_given_them(trio):
     trio.client.run(flush_and_call)
 
 
-WORDS = tuple(f"word-{i} " for i in range(40))
-"""An answer of four seconds: the primary is killed in its middle."""
+@chaos
+def test_who_takes_over_in_a_cluster_has_our_functions_and_is_given_them_if_not(cluster):
+    gone = cluster.servers[0]
+    slots = cluster.slots_on(gone.machine)
+    tag = next(tag for tag in map(str, range(SLOTS)) if key_slot(tag.encode()) in slots)
 
+    async def flush_and_call():
+        redis = Redis(cluster.url, replicas=1)
+        await redis.check()
+        await asyncio.to_thread(gone.kill)
+        await eventually(cluster.heir)
+        heir = await cluster.heir()
+        assert await heir.ask("FUNCTION LIST", "LIBRARYNAME", read_library().name)
+        await heir.ask("FUNCTION FLUSH")
+        with pytest.raises(SessionNotFound):
+            await redis.call("session_get", (f"myriad:{{{tag}}}:session",), "user")
+        await redis.close()
 
-class Served:
-    """Memory and the orchestrator in this process, on a store that fails over; the model is a script."""
-
-    def __init__(self, url, replicas):
-        self.kit = Kit(open_telemetry("test", "", 0.0), None)
-        self.settings = {"redis_url": url, "redis_replicas": replicas}
-
-    async def __aenter__(self):
-        memory_is = await memory.build(memory_config.Config(**self.settings), self.kit)
-        there = {"memory_address": INPROC, "toolexec_address": INPROC}
-        config = orchestrator_config.Config(**self.settings, **there)
-        self.apps = [memory_is, await orchestrator.build(config, self.kit)]
-        for app in self.apps:
-            self.kit.registry(app)
-        channels = [self.kit.network.client(name, INPROC).channel for name in ("memory", "orchestrator")]
-        self.memory = memory_pb2_grpc.MemoryServiceStub(channels[0])
-        self.stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channels[1])
-        work_as(Principal("acme", "alice", frozenset({"admin"})), name="test", timeout=60)
-        tool = {"name": "sign", "description": "Signs.", "side_effect": "SIDE_EFFECT_READ", "client": {}}
-        agent = {"name": "aura", "persona": "You help.", "tools": [tool], "model": {"tool_choice": "TOOL_CHOICE_MODEL"}}
-        await self.memory.PutAgent(memory_pb2.PutAgentRequest(agent=agent))
-        return self
-
-    async def __aexit__(self, *_error):
-        for app in self.apps:
-            for closer in reversed(app.closers):
-                await closer()
-
-    async def session(self):
-        return (await self.stub.CreateSession(sessions_pb2.CreateSessionRequest(agent="aura"))).session.session_id
-
-    async def turn(self, session_id, text):
-        """All events of a turn, its stream taken up again whenever it is lost; what it asks for it is given."""
-        request = run_pb2.RunTurnRequest(
-            session_id=session_id, input=text, on_disconnect=run_pb2.ON_DISCONNECT_CONTINUE
-        )
-        events, stream = [], self.stub.RunTurn(request)
-        while not events or kinds(events)[-1] not in {"completed", "failed", "cancelled"}:
-            try:
-                async for event in stream:
-                    events += [event] if event.sequence else []
-                if events and events[-1].HasField("approval_required"):
-                    await self.stub.RespondToRun(answer_to(events[-1]))
-            except (grpc.aio.AioRpcError, ServiceError) as error:
-                if not events or error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.1)
-            seen = events[-1].sequence
-            stream = self.stub.WatchRun(run_pb2.WatchRunRequest(run_id=events[0].run_id, after_sequence=seen))
-        return events
-
-    async def recovered(self, since):
-        """Seconds since then until turns succeed again; a failure before that says when to try again."""
-        while time.monotonic() - since < 2 * AGAIN_S:
-            try:
-                session = await self.session()
-                async with asyncio.timeout(AGAIN_S):
-                    assert kinds(await self.turn(session, "short"))[-1] == "completed"
-            except (grpc.aio.AioRpcError, ServiceError):
-                await asyncio.sleep(0.1)
-            else:
-                break
-        return time.monotonic() - since
-
-
-def answer_to(event):
-    """What the client says that ran the tool."""
-    token = event.approval_required.approval_token
-    return run_pb2.RespondToRunRequest(run_id=event.run_id, approval_token=token, tool_result={"result_json": "{}"})
-
-
-class SlowModel:
-    """Answers in four seconds, or at once when `short` is asked. `ask`: it asks for a tool once the primary is gone."""
-
-    async def chat(self, model, messages, tools, max_tokens, temperature):
-        if messages[-1].content == "ask":
-            await asyncio.sleep(WARM_S + 0.2)
-            yield Chunk(tool_calls=(ToolCall("", "sign", "{}"),))
-            return
-        for word in WORDS if messages[-1].content == "long" else ("Done.",):
-            yield Chunk(word)
-            await asyncio.sleep(0.1 if messages[-1].content == "long" else 0.0)
+    cluster.client.run(flush_and_call)
 
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(0, marks=chaos)])
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=chaos)])
-def test_runs_go_on_and_no_kept_write_is_lost_while_the_primary_dies(trio, writing, monkeypatch, times, replicas):
-    monkeypatch.setattr(orchestrator, "TritonModel", lambda *_: SlowModel())
-
+def test_runs_go_on_and_no_kept_write_is_lost_while_the_primary_dies(trio, writing, times, replicas):
     async def scenario():
         async with Served(trio.url, replicas) as served:
             texts = ("long", "long", "long", "ask")
@@ -294,6 +226,90 @@ def test_killed_primaries_of_a_cluster_are_replaced_and_no_kept_write_is_lost(cl
         killed = time.monotonic()
         assert written_again(writer, killed, AGAIN_S) <= AGAIN_S, writer.refused[-3:]
         assert lost(cluster, writer) == 0
+
+
+def died(server):
+    """A primary that is killed."""
+    server.kill()
+
+
+def cut_off(server):
+    """A primary with all that is on its machine."""
+    server.machine.cut()
+
+
+async def orders_while(fleet, server, harm):
+    """Orders, as turns and as runs of the queue, all the time while a primary is harmed: all end as if it were not.
+
+    Returns when it was harmed, and how long after that turns succeeded whose session was there.
+    """
+    slots = fleet.slots_on(server.machine)
+    async with Served(fleet.url, 1) as served:
+        customers, orders, enough = Customers(served, served.client, served.memory), [], asyncio.Event()
+
+        async def customer(begin):
+            while not enough.is_set():
+                orders.append(order := await begin(DELAY_MS))
+                await order.end()
+
+        kinds_of_order = (customers.order, customers.create)
+        working = [asyncio.create_task(customer(kinds_of_order[number % 2])) for number in range(CLIENTS)]
+        await until(lambda: len(orders) > CLIENTS, ENDED_S)
+        await asyncio.sleep(WARM_S)
+        under_way = [order for order in orders if not order.task.done()]
+        await asyncio.to_thread(harm, server)
+        harmed = time.monotonic()
+        recovered = await served.recovered(harmed, slots)
+        enough.set()
+        async with asyncio.timeout(ENDED_S):
+            await asyncio.gather(*working)
+        assert len(under_way) > CLIENTS / 2
+        assert any(key_slot(order.keys.session.encode()) in slots for order in orders)
+        for order in orders:
+            await customers.check(order)
+        return harmed, recovered
+
+
+@chaos
+@pytest.mark.parametrize("harm", [died, cut_off])
+@pytest.mark.parametrize("times", [1, 6])
+@pytest.mark.parametrize("kind", ["trio", "cluster"])
+def test_orders_go_on_and_no_kept_write_is_lost_while_a_primary_is_away(request, writing, kind, harm, times):
+    fleet = request.getfixturevalue(kind)
+    for number in range(times):
+        fleet.client.run(fleet.whole)
+        server = fleet.servers[number % 3] if kind == "cluster" else fleet.client.run(fleet.primary)
+        writer = writing(fleet, fleet.client, 1)
+        control = writing(fleet, server.machine, 0, fleet.slots_on(server.machine))
+        try:
+            harmed, recovered = fleet.client.run(lambda server=server: orders_while(fleet, server, harm))
+            assert recovered <= AGAIN_S
+            assert writer.gap(harmed) <= AGAIN_S, writer.refused[-3:]
+        finally:
+            if harm is cut_off:
+                server.machine.heal()
+        assert lost(fleet, writer) == 0
+        if harm is cut_off:
+            assert lost(fleet, control) > 0, "the control lost nothing: the fault was none"
+
+
+@chaos
+def test_control_who_asks_the_nodes_but_once_does_not_find_who_took_over(cluster, monkeypatch):
+    learn = ClusterConnections._learn
+
+    def learn_once(self, owners):
+        if not self._owners:
+            learn(self, owners)
+
+    async def killed():
+        async with Served(cluster.url, 1) as served:
+            await served.recovered(time.monotonic())
+            await asyncio.to_thread(server.kill)
+            return await served.recovered(time.monotonic(), cluster.slots_on(server.machine))
+
+    monkeypatch.setattr(ClusterConnections, "_learn", learn_once)
+    server = cluster.servers[0]
+    assert cluster.client.run(killed) > AGAIN_S
 
 
 @chaos

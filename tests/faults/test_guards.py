@@ -23,6 +23,7 @@ from services.orchestrator.adapters.redis_owners import RedisOwners
 from services.orchestrator.domain.run import Turn
 from tests.support.unguarded import (
     CLAIMS_TAKEN_OVER,
+    ENDED_ONCE,
     FENCING,
     GONE_TAKEN_OVER,
     KNOWN_REQUEST,
@@ -191,6 +192,15 @@ async def test_a_request_that_is_repeated_begins_no_second_run(scene, off):
     await scene.end(first, 1, b"end", "done")
     again = await scene.begin(request_id="r")
     assert (again.attached, again.run - first.run) == ((False, 1) if off else (True, 0))
+
+
+@guarded_by(ENDED_ONCE)
+async def test_an_end_whose_reply_was_lost_says_nothing_twice(scene, off):
+    owner = await scene.begin()
+    for _ in range(2):  # memory was killed before it could say that it was written
+        await scene.end(owner, 1, b"end", "done")
+    assert await scene.entries(owner) == [b"end"]
+    assert len(await scene.sessions.history(scene.alice, scene.session, 10)) == (2 if off else 1)
 
 
 @pytest.fixture

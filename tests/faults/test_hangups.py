@@ -1,7 +1,8 @@
-"""Everyone hangs up at once, while everything is traced to a collector that never answers: all stops."""
+"""Everyone hangs up at once, or says stop, while everything is traced to a collector that never answers: all stops."""
 
 import asyncio
 import time
+import uuid
 from contextlib import AsyncExitStack
 
 import grpc
@@ -9,8 +10,10 @@ import pytest
 
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2
 from tests.faults.rig import IN_FLIGHT
-from tests.support.client import sim
+from tests.support.client import kinds, sim
+from tests.support.load import percentile
 from tests.support.metrics import sum_at
+from tests.support.waiting import until
 
 A_CONNECTION = 50
 """Streams over one connection; Envoy takes a hundred."""
@@ -21,6 +24,11 @@ WORK_FOR_IT = ("nlu", "retrieval", "toolexec")
 LOOK_S = 0.05
 """To look takes CPU of those who are looked at."""
 
+AT_ONCE = 20
+"""Calls of one tool; more than 32 would be refused."""
+
+CUT_S = 0.5
+PAUSE_S = 0.02
 TALK = sim(text="on and ", forever=True, delay_ms=2000)
 
 
@@ -45,6 +53,26 @@ async def under_way(rig):
         *(sum_at(address, IN_FLIGHT) for address in addresses),
     )
     return scripts, sum(streams)
+
+
+class Waiting:
+    """A turn of `clerk` whose tool never answers."""
+
+    def __init__(self, item, call, run_id):
+        self.item, self.run_id, self._call = item, run_id, call
+
+    @classmethod
+    async def begin(cls, user):
+        item = uuid.uuid4().hex
+        text = sim(tool_calls=[{"name": "wait", "arguments": {"item": item}}], then={"text": "It came."})
+        call = user.run(await user.session("clerk"), text)
+        return cls(item, call, (await call.read()).run_id)
+
+    async def rest(self):
+        events = []
+        while (event := await self._call.read()) is not grpc.aio.EOF:
+            events.append(event)
+        return events
 
 
 @pytest.mark.parametrize(
@@ -76,3 +104,25 @@ async def test_all_that_works_for_those_who_hang_up_stops(rig, user, users, with
             assert time.monotonic() - began < within, left
             await asyncio.sleep(LOOK_S)
         assert await rig.idle(*WORK_FOR_IT)
+
+
+@pytest.mark.parametrize("calls", [10, pytest.param(100, marks=pytest.mark.chaos)])
+async def test_a_tool_call_under_way_is_cut_when_its_run_is_told_to_stop(rig, user, calls):
+    clock, waited = asyncio.get_running_loop().time, rig.ledger.waited
+    seconds = []
+
+    async def stop(index, item, call):
+        await asyncio.sleep(index * PAUSE_S)
+        assert not waited[item].done()  # the control: it goes on until then
+        since = clock()
+        await user.ask("CancelRun", run_id=call.run_id)
+        return await asyncio.wait_for(waited[item], 5) - since
+
+    for _ in range(0, calls, AT_ONCE):
+        under_way = [await Waiting.begin(user) for _ in range(min(calls, AT_ONCE))]
+        await until(lambda: all(each.item in waited for each in under_way), 10)  # noqa: B023
+        seconds += await asyncio.gather(*(stop(n, each.item, each) for n, each in enumerate(under_way)))
+        for each in under_way:
+            assert kinds(await each.rest())[-1] == "cancelled"
+    assert len(seconds) == calls
+    assert percentile(seconds, 0.99) <= CUT_S, sorted(seconds)[-5:]

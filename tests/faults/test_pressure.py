@@ -9,12 +9,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from myriad.memory.v1 import memory_pb2
 from services.kit import topology
 from tests.faults.alone import memory_alone
 from tests.faults.rig import desk_turn
 from tests.support.cgroup import descriptors, few_descriptors, frozen, starved
 from tests.support.load import OK, flooded, percentile, steady
 from tests.support.metrics import metrics_at
+from tests.support.paced import paced
 from tests.support.probing import probed
 from tests.support.waiting import until
 
@@ -167,6 +169,51 @@ async def _holds(pid, count):
 
 async def _rests(pid, count):
     return descriptors(pid) <= count + 2
+
+
+SLOW_STORE_S = 0.25
+"""A round trip to a store that cannot keep up. Memory has 32 connections to it: at most 128 reads a second."""
+
+PROMPT_S = 0.05
+"""Who cannot be served is told within this time."""
+
+
+def calls_of(alone, path, message, rps, seconds):
+    """Calls at a pace that minds no answer."""
+    return paced(alone.memory.address, path, alone.identity, message, rps=rps, count=int(rps * seconds))
+
+
+async def thrice_what_the_store_can_answer(alone, beside, seconds=0.8):
+    """What came of a flood of reads while the store was slow; and how long checks took of who is at rest beside it."""
+    session = await alone.create()
+    await asyncio.gather(*(alone.read(session) for _ in range(LIMIT)))
+    message = memory_pb2.GetSessionRequest(session_id=session).SerializeToString()
+    alone.to_store.answering.latency_s = SLOW_STORE_S
+    try:
+        async with (
+            calls_of(beside, "/grpc.health.v1.Health/Check", b"", 250, seconds) as at_rest,
+            calls_of(alone, "/myriad.memory.v1.MemoryService/GetSession", message, 384, seconds) as flood,
+        ):
+            pass
+    finally:
+        alone.to_store.resume()
+    assert (flood.reset, flood.unanswered) == (0, 0)
+    return flood, percentile(at_rest.served, 0.99)
+
+
+async def test_who_is_not_let_in_is_told_within_fifty_milliseconds(limited, alone):
+    """Later than one at rest beside it answers: the machine's own delays are both's. Of three floods one will do."""
+    slowest = []
+    while not slowest or (min(slowest) > PROMPT_S and len(slowest) < 3):
+        flood, at_rest = await thrice_what_the_store_can_answer(limited, alone)
+        assert LIMIT <= len(flood.served) < len(flood.refused) / 5
+        slowest.append(percentile(flood.refused, 0.99) - at_rest)
+    assert min(slowest) <= PROMPT_S, slowest
+
+
+async def test_control_where_all_of_them_are_let_in_the_same_flood_waits_for_the_store(limited, alone):
+    flood, at_rest = await thrice_what_the_store_can_answer(alone, limited)
+    assert percentile(flood.served + flood.refused, 0.5) - at_rest > 10 * PROMPT_S
 
 
 LAG = "myriad_loop_lag_seconds"

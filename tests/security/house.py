@@ -250,7 +250,8 @@ async def held(redis: Any, name: bytes) -> object:
         b"zset": ("ZRANGE", name, 0, -1),
         b"stream": ("XRANGE", name, "-", "+"),
     }
-    return await redis.execute_command(*commands[await redis.type(name)])
+    kind = await redis.type(name)
+    return await redis.execute_command(*commands[kind]) if kind != b"none" else None  # it has gone meanwhile
 
 
 async def collect(house: House) -> None:

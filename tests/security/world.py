@@ -90,8 +90,20 @@ class World:
     async def keys(self) -> dict[str, bytes]:
         """Every key of every node, with what it holds as the store writes it down.
 
-        But for those of processes: they are nobody's, and change by themselves.
+        But for those of processes: they are nobody's, and change by themselves. What sessions owe their budgets is
+        waited for: it changes those a moment after a run.
         """
+        found: dict[str, bytes] = {}
+
+        async def settled() -> bool:
+            found.clear()
+            found.update(await self._keys())
+            return not any(key.endswith(":outbox") for key in found)
+
+        await until(settled, 20)
+        return found
+
+    async def _keys(self) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for address in self.redis_url.partition("://")[2].split(","):
             host, _, port = address.partition(":")

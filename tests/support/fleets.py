@@ -200,6 +200,11 @@ class Cluster:
         (i,) = (i for i, each in enumerate(self.servers[:3]) if each.machine is machine)
         return range(_SLOTS * i // 3, _SLOTS * (i + 1) // 3)
 
+    async def heir(self) -> Server | None:
+        """Who took over from one of the first primaries. None: nobody has."""
+        found = [each for each in self.servers[3:] if (await each.info("replication")).get("role") == "master"]
+        return found[0] if found else None
+
     async def _join(self) -> None:
         await eventually(self._all_answer)
         for i, each in enumerate(self.servers):

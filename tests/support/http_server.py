@@ -1,15 +1,13 @@
 """A small HTTP server for tests: scripted answers, hostile ones among them."""
 
 import asyncio
-import random
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.support.ports import free_port
 from tests.support.proxy import reset_connection
-
-_PORTS = range(20_000, 30_000)
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class HttpServer:
         """Where a path of it is."""
         return f"http://{self.host}:{self.port}{path}"
 
-    async def until_idle(self, seconds: float = 2.0) -> None:
+    async def until_idle(self, seconds: float = 5.0) -> None:
         """Returns when no connection is open."""
         async with asyncio.timeout(seconds):
             while self.open:  # noqa: ASYNC110 - a test's patience
                 await asyncio.sleep(0.005)
 
-    async def until_asked(self, count: int = 1, seconds: float = 2.0) -> None:
+    async def until_asked(self, count: int = 1, seconds: float = 5.0) -> None:
         """Returns when there were so many requests."""
         async with asyncio.timeout(seconds):
             while len(self.requests) < count:  # noqa: ASYNC110 - a test's patience
@@ -83,12 +81,8 @@ class HttpServer:
 @asynccontextmanager
 async def running_http_server(host: str = "127.0.0.1") -> AsyncIterator[HttpServer]:
     """A server on a free port below the ephemeral ones."""
-    server = HttpServer(host, 0)
-    listening = None
-    while listening is None:
-        with suppress(OSError):
-            server.port = random.choice(_PORTS)
-            listening = await asyncio.start_server(server._serve, host, server.port)
+    server = HttpServer(host, free_port())
+    listening = await asyncio.start_server(server._serve, host, server.port)
     try:
         yield server
     finally:

@@ -1,6 +1,11 @@
 """Everything that Redis keeps for us, kind by kind, as the services write it: what docs/durability.md speaks of."""
 
+import asyncio
 import hashlib
+import itertools
+import json
+import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,18 +20,20 @@ from services.kit.redis import Redis
 from services.memory.adapters.redis import RedisSessionStore
 from services.memory.adapters.redis_agents import RedisAgentStore
 from services.memory.adapters.redis_budgets import RedisBudgets
-from services.memory.domain import Ending, Lifetimes, Message, Order, Reserving, Role, Scope, Whose
+from services.memory.domain import Budget, Ending, Lifetimes, Message, Order, Reserving, Role, Scope, Whose
 from services.orchestrator.adapters.redis import RedisRunLog
 from services.orchestrator.adapters.redis_dead_letters import RedisDeadLetters
 from services.orchestrator.adapters.redis_events import RedisEvents
 from services.orchestrator.adapters.redis_owners import RedisOwners
 from services.orchestrator.domain.events import DomainEvent
-from services.orchestrator.domain.run import DeadLetter, Record, Turn, Waiting
+from services.orchestrator.domain.run import DeadLetter, Record, Standing, Turn, Waiting
 from services.toolexec.adapters.redis import RedisResultStore
 from services.toolexec.domain import Begun, CallKey, Finished, Outcome
 
 HOUR_MS = 3_600_000
 SPENT = Amounts(7, 0, 0, 0)
+RESERVED = 100
+EARLY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Writing:
         self.queue = RedisQueue(redis, "consumer")
         self.results = RedisResultStore(redis)
         self.agents = RedisAgentStore(redis, revisions_kept=5, agents_allowed=1_000_000)
-        self.budgets = RedisBudgets(redis, Reserving(Amounts(100, 0, 0, 0), HOUR_MS, HOUR_MS))
+        self.budgets = RedisBudgets(redis, Reserving(Amounts(RESERVED, 0, 0, 0), HOUR_MS, HOUR_MS))
         self.events = RedisEvents(redis)
         self.letters = RedisDeadLetters(redis)
 
@@ -72,6 +79,11 @@ async def session_is_there(writing: Writing, name: str) -> bool:
     return (await writing.sessions.get(principal(name), name)).agent == "aura"
 
 
+async def session_is_listed(writing: Writing, name: str) -> bool:
+    page = await writing.sessions.page(principal(name), None, 5)
+    return [session.session_id for session in page.sessions] == [name]
+
+
 async def write_history(writing: Writing, name: str) -> None:
     alice, turn = await writing.begin(name)
     message = Message(Role.USER, 2, b"\x08\x02\x12\x02hi")
@@ -89,6 +101,19 @@ async def write_run(writing: Writing, name: str) -> None:
 
 async def run_is_there(writing: Writing, name: str) -> bool:
     return bool(await writing.redis.execute("HGET", SessionKeys(principal(name), name).work, "record") == b"asked")
+
+
+async def write_waiting_run(writing: Writing, name: str) -> None:
+    alice = principal(name)
+    await writing.sessions.create(alice, name, "aura", None)
+    await writing.sessions.begin(alice, name, None, HOUR_MS, 5, Order(record=b"asked", defer=True))
+    assert await writing.log.announce(alice, f"{name}.1", [b"started", b"queued"])
+
+
+async def waiting_run_is_there(writing: Writing, name: str) -> bool:
+    page = await writing.log.read(principal(name), f"{name}.1", 0, 10)
+    record = await writing.redis.execute("HGET", SessionKeys(principal(name), name).records, 1)
+    return (page.standing, page.entries, record) == (Standing.QUEUED, (b"started", b"queued"), b"asked")
 
 
 async def lease_is_there(writing: Writing, name: str) -> bool:
@@ -132,7 +157,7 @@ async def result_is_there(writing: Writing, name: str) -> bool:
 async def write_approval(writing: Writing, name: str) -> None:
     alice, turn = await writing.begin(name)
     token = hashlib.sha256(name.encode()).hexdigest()
-    waiting = Waiting("answer", 3600.0, "SIMPLE", token, b'{"state": "open"}')
+    waiting = Waiting("answer", 3600.0, "SIMPLE", token, b'{"run": 1, "state": "open"}')
     await writing.log.park(alice, turn, 1, [b"asks"], b"so far", waiting)
 
 
@@ -140,6 +165,31 @@ async def approval_is_there(writing: Writing, name: str) -> bool:
     keys = SessionKeys(principal(name), name)
     token = hashlib.sha256(name.encode()).hexdigest()
     return await writing.redis.execute("HGET", keys.approvals, token) is not None
+
+
+async def write_answer(writing: Writing, name: str) -> None:
+    await write_approval(writing, name)
+    token = hashlib.sha256(name.encode()).hexdigest()
+    await writing.log.respond(principal(name), f"{name}.1", token, "approved", b"yes", any_user=False)
+
+
+async def answer_is_there(writing: Writing, name: str) -> bool:
+    keys = SessionKeys(principal(name), name)
+    token = hashlib.sha256(name.encode()).hexdigest()
+    kept = json.loads(await writing.redis.execute("HGET", keys.approvals, token) or b"{}")
+    response = await writing.redis.execute("HGET", keys.work, "response")
+    return (kept.get("state"), response) == ("approved", b"yes")
+
+
+async def write_reservation(writing: Writing, name: str) -> None:
+    alice = principal(name)
+    await writing.budgets.set(alice, Whose(Scope.TENANT), Budget(Amounts(tokens=1000)))
+    await writing.budgets.reserve(alice, name, strict=False)
+
+
+async def reservation_is_there(writing: Writing, name: str) -> bool:
+    found = await writing.budgets.get(principal(name), Whose(Scope.TENANT))
+    return found.reserved.tokens == RESERVED
 
 
 async def write_spending(writing: Writing, name: str) -> None:
@@ -196,8 +246,10 @@ async def owner_is_there(writing: Writing, name: str) -> bool:
 
 KINDS = {
     "session": Kind(write_session, session_is_there),
+    "place in the list": Kind(write_session, session_is_listed),
     "history": Kind(write_history, history_is_there),
     "run": Kind(write_run, run_is_there),
+    "run in the line": Kind(write_waiting_run, waiting_run_is_there),
     "lease": Kind(write_run, lease_is_there),
     "log entry": Kind(write_entry, entry_is_there),
     "checkpoint": Kind(write_entry, checkpoint_is_there),
@@ -205,11 +257,30 @@ KINDS = {
     "queue entry": Kind(write_item, item_is_there),
     "tool result": Kind(write_result, result_is_there),
     "approval": Kind(write_approval, approval_is_there),
+    "answer": Kind(write_answer, answer_is_there),
+    "reservation": Kind(write_reservation, reservation_is_there),
     "spending": Kind(write_spending, spending_is_there),
     "dead letter": Kind(write_letter, letter_is_there),
     "event": Kind(write_event, event_is_there),
     "agent": Kind(write_agent, agent_is_there),
 }
+
+
+async def write_all(url: str, acknowledge: Callable[[str, str], None], *, early: bool) -> None:
+    """Writes all kinds over and over; says of each (kind, name) that the store has acknowledged it, or `early`."""
+    writing = Writing(Redis(url))
+
+    async def write(kind: str) -> None:
+        for number in itertools.count():
+            name = f"{os.getpid()}-{number}-{kind.replace(' ', '-')}"
+            if early:
+                acknowledge(kind, name)
+                await asyncio.sleep(EARLY_S)
+            await KINDS[kind].write(writing, name)
+            if not early:
+                acknowledge(kind, name)
+
+    await asyncio.gather(*map(write, KINDS))
 
 
 async def missing(writing: Writing, written: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -223,3 +294,12 @@ async def missing(writing: Writing, written: list[tuple[str, str]]) -> list[tupl
         if not there:
             gone.append((kind, name))
     return gone
+
+
+def main(url: str, when: str) -> None:
+    """A process that writes all kinds, and prints each once it is acknowledged, or `early`, until it is killed."""
+    asyncio.run(write_all(url, lambda kind, name: print(f"{kind}\t{name}", flush=True), early=when == "early"))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

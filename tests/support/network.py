@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,19 +121,28 @@ def machines(count: int) -> Iterator[list[Machine]]:
 @contextmanager
 def _grpc_at_home() -> Iterator[None]:
     """gRPC makes its threads when it is first used, and keeps them for all who come later: so not on a machine."""
-    grpc.aio.init_grpc_aio()
+    loop = asyncio.new_event_loop()  # it asks which one runs
+    loop.run_until_complete(_called_on_loop(grpc.aio.init_grpc_aio))
     try:
         with grpc.insecure_channel("127.0.0.1:1"):
             yield
     finally:
-        grpc.aio.shutdown_grpc_aio()
+        loop.run_until_complete(_called_on_loop(grpc.aio.shutdown_grpc_aio))
+        loop.close()
+
+
+async def _called_on_loop(work: Callable[[], None]) -> None:
+    work()
 
 
 def _threads_elsewhere() -> list[str]:
     """The names of this process's threads that are in another namespace than this one."""
     here = Path("/proc/thread-self/ns/net").readlink()
-    tasks = Path("/proc/self/task").iterdir()
-    return [(task / "comm").read_text().strip() for task in tasks if (task / "ns" / "net").readlink() != here]
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # it has just ended
+            found += [(task / "comm").read_text().strip()] if (task / "ns" / "net").readlink() != here else []
+    return found
 
 
 def _make() -> int:

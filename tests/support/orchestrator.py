@@ -40,13 +40,15 @@ SESSION = "s1"
 
 
 class Hanging:
-    """A servicer of any service, whose methods never answer; `cut` says when a caller gave up on one."""
+    """A servicer of any service, whose methods never answer: one was `asked`, and `cut` by its caller."""
 
     def __init__(self):
+        self.asked = asyncio.Event()
         self.cut = asyncio.Event()
 
     def __getattr__(self, name):
         async def hang(request, context):
+            self.asked.set()
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:

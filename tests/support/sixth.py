@@ -110,7 +110,8 @@ class Copy:
     def environ(self) -> dict[str, str]:
         """For programs that are to find the copy's modules, not this repository's."""
         paths = f"{self.folder}{os.pathsep}{self.folder / 'protos' / 'gen'}"
-        return {**os.environ, "PYTHONPATH": paths}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        return {**own, "PYTHONPATH": paths}
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs Python in the copy."""

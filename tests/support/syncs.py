@@ -11,6 +11,7 @@ from pathlib import Path
 
 LOG = "incr.aof"
 _CALL = re.compile(r"^(\d+) +(\w+)\((\d+)<([^>]*)>")
+_SIZE = re.compile(r", (\d+)(?:\)| <unfinished)")
 _UNFINISHED = "<unfinished ...>"
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>")
 _RESULT = re.compile(r"= (-?\d+)(?: |$)")
@@ -27,6 +28,9 @@ class Seen:
     synced: int = 0
     """Bytes of the log that the disk has for certain."""
     written: int = 0
+    under_way: int = 0
+    """Bytes of the write in whose course the server was killed: some or all of them are in the log."""
+
     early: int = 0
     """Replies that left while the log had bytes that were not synced."""
     replies: int = 0
@@ -37,7 +41,7 @@ class Seen:
         """One line of strace's output."""
         if begun := _CALL.match(line):
             thread, call, _, target = begun.groups()
-            self._begin(thread, call, target)
+            self._begin(thread, call, target, line)
             if _UNFINISHED in line:
                 self._calls[thread] = (call, target)
             else:
@@ -47,7 +51,9 @@ class Seen:
             call, target = self._calls.pop(thread, ("", ""))
             self._end(thread, call, target, line)
 
-    def _begin(self, thread: str, call: str, target: str) -> None:
+    def _begin(self, thread: str, call: str, target: str, line: str) -> None:
+        if call == "write" and target.endswith(LOG) and (size := _SIZE.search(line)):
+            self.under_way = int(size.group(1))
         if call == "fdatasync" and target.endswith(LOG):
             self._syncing[thread] = self.written
         if call != "fdatasync" and target.startswith("TCP"):
@@ -57,8 +63,9 @@ class Seen:
     def _end(self, thread: str, call: str, target: str, line: str) -> None:
         found = _RESULT.search(line)
         result = int(found.group(1)) if found else -1
-        if call == "write" and target.endswith(LOG) and result > 0:
-            self.written += result
+        if call == "write" and target.endswith(LOG) and found:
+            self.under_way = 0
+            self.written += max(result, 0)
         if call == "fdatasync" and result == 0 and thread in self._syncing:
             self.synced = max(self.synced, self._syncing.pop(thread))
 

@@ -42,6 +42,14 @@ TURN_IN_LINE = (
 KNOWN_REQUEST = ("local seen = request ~= '' and redis.call('HGET', requests, request)", "local seen = false")
 """A request that is repeated is another request."""
 
+ENDED_ONCE = (
+    """if not may_write(session, run, args[3]) then
+    local ended""",
+    """if false then
+    local ended""",
+)
+"""An end that is written again counts again."""
+
 CLAIMS_TAKEN_OVER = ("if idle > 0 then", "if false then")
 """What a worker has claimed is its own for ever."""
 

@@ -5,7 +5,7 @@ Each has the users of the services, whom `as_user` makes a URL of. Who is no use
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +20,9 @@ from tests.support.ports import free_port
 
 _START_S = 10.0
 _SLOTS = 16384
-_BUS = 10_000
-"""How far above its port a server of a cluster listens for the others."""
+
+PATIENCE_S = 20.0
+"""Longest time of a call of a test that is not about how long calls take."""
 
 PASSWORDS = {user: f"word-of-{user}" for user in USERS}
 
@@ -36,8 +37,8 @@ class UserRedis(kit.Redis):
     """A client that may do what a service may."""
 
     def __init__(self, url: str, user: str) -> None:
-        super().__init__(as_user(url, user))
-        self.root = kit.Redis(url)
+        super().__init__(as_user(url, user), timeout=PATIENCE_S)
+        self.root = kit.Redis(url, timeout=PATIENCE_S)
         """May do everything: for what a test does to the store, or wants to know of it."""
 
     async def close(self) -> None:
@@ -76,9 +77,11 @@ async def running_cluster(work: Path, *, primaries: int = 3, announced: int = 0)
         announced: Port that clients are told to use, when it is not the server's own; for a single primary.
     """
     async with AsyncExitStack() as stack:
-        ports = [free_port(beside=_BUS) for _ in range(primaries)]
-        extra = ("--cluster-enabled", "yes", "--cluster-announce-port", str(announced))
-        processes = await asyncio.gather(*(start_valkey(work / str(port), port, extra) for port in ports))
+        ports = {free_port(): free_port() for _ in range(primaries)}
+        extra = ("--cluster-enabled", "yes", "--cluster-announce-port", str(announced), "--cluster-port")
+        processes = await asyncio.gather(
+            *(start_valkey(work / str(port), port, (*extra, str(bus))) for port, bus in ports.items())
+        )
         for process in processes:
             stack.push_async_callback(stop, process)
         await _join(ports)
@@ -182,7 +185,9 @@ async def stop(process: asyncio.subprocess.Process, *, orderly: bool = False) ->
     await process.wait()
 
 
-async def _join(ports: Sequence[int]) -> None:
+async def _join(buses: Mapping[int, int]) -> None:
+    """Makes one cluster of servers: their ports, with those where they listen for each other."""
+    ports = list(buses)
     async with AsyncExitStack() as stack:
         clients: list[Any] = [await stack.enter_async_context(Redis(port=port, protocol=2)) for port in ports]
         bounds = [_SLOTS * i // len(ports) for i in range(len(ports) + 1)]
@@ -190,7 +195,7 @@ async def _join(ports: Sequence[int]) -> None:
             await client.execute_command("CLUSTER SET-CONFIG-EPOCH", epoch)
             await client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[epoch - 1], bounds[epoch] - 1)
         for port in ports[1:]:
-            await clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port)
+            await clients[0].execute_command("CLUSTER MEET", "127.0.0.1", port, buses[port])
         async with asyncio.timeout(_START_S):
             while not all([await _agrees(client, len(ports)) for client in clients]):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

@@ -4,8 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.idle_time import skipped
+
+
+def pytest_configure() -> None:
+    """The same examples in every run and on every machine, however slow it is."""
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="module", autouse=True)

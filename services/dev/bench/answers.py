@@ -26,7 +26,8 @@ async def section(work: Path, say: Say) -> Section:
     """Measures both ways of running, one after the other."""
     columns = []
     for name, vertical in asking.WAYS.items():
-        async with asking.running(work / ("one" if vertical else "five"), vertical=vertical, say=say) as bench:
+        folder = work / ("one" if vertical else "five")
+        async with asking.running(folder, vertical=vertical, say=say, plays=_SLOW) as bench:
             say(f"{name}: slow answers")
             ours, direct = await _first_words(bench)
             say(f"{name}: cancels")
@@ -53,11 +54,11 @@ async def _first_words(bench: Bench) -> tuple[list[float], list[float]]:
     async def stream(worker: int) -> None:
         await asyncio.sleep(worker * _ANSWER_S / STREAMS)  # spread over an answer's time, as people are
         for index in range(ROUNDS):
-            question = f"{bench.questions[(worker + index) % len(bench.questions)]}\n{_SLOW}"
+            question = bench.looked_up[(worker * ROUNDS + index) % len(bench.looked_up)]
             first = await asking.first_word_s(asking.turn(bench.edge, sessions[worker], question), is_word)
             ours.extend([first] * bool(index))  # the first warms up
         for _ in range(ROUNDS):
-            chat = bench.triton.chat("sim_llm", asking.body(_SLOW), asking.TIMEOUT_S)
+            chat = bench.triton.chat("sim_llm", asking.body(bench.looked_up[worker], _SLOW), asking.TIMEOUT_S)
             direct.append(await asking.first_word_s(chat, is_content))
 
     await asyncio.gather(*map(stream, range(STREAMS)))
@@ -112,6 +113,8 @@ def _percentile_ms(seconds: Sequence[float], share: float) -> float:
 
 _ABOUT = f"""
 {STREAMS} turns at once of the example agent, one after the other in each stream, whose model says its first word after
-60 ms and then one of 100 every 20 ms; then the same script asked of Triton. Then {CANCELS} turns whose model talks for
-ever, {STREAMS} at once, each cancelled after {_STOPS_AFTER_S:.1f} s.
+60 ms and then one of 100 every 20 ms; then the same script asked of Triton. What is asked are the agent's own phrasings
+of 8 to 12 words (10 to 16 tokens) that need facts; the script stands in its persona, so that it is neither embedded nor
+searched for. Nothing keeps embeddings, searches or answers: each turn makes its own. Then {CANCELS} turns whose model
+talks for ever, {STREAMS} at once, each cancelled after {_STOPS_AFTER_S:.1f} s.
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from myriad.common.v1 import agent_pb2
 from myriad.orchestrator.v1 import orchestrator_pb2_grpc, run_pb2, sessions_pb2
 from services.dev import agentfile, agents
 from services.dev.login import DEVELOPER
@@ -23,6 +24,9 @@ from services.kit.clients import Client, Network
 from services.kit.triton import Triton
 
 TIMEOUT_S = 120.0
+_ANSWER_TOKENS = 100
+"""Of an answer, at most: the example's own 80 would cut the hundred words of a slow answer short."""
+
 EXAMPLE = "bench"
 """The example agent, with the model that plays a script."""
 
@@ -35,16 +39,28 @@ LAST = ("completed", "failed", "cancelled")
 WAYS = MappingProxyType({"five processes": False, "one process": True})
 """The ways of running that are compared; whether it is all services in one process."""
 
+_WORDS = range(8, 13)
+"""Of a question of a usual length: 10 to 16 tokens of the embedder."""
+
 Say = Callable[[str], None]
 
 
 class Bench:
     """A stack under measurement, with a way to it."""
 
-    def __init__(self, stack: Stack, network: Network, questions: list[str]) -> None:
-        """Measures `stack`; `questions` are such as the example agent gets."""
+    def __init__(self, stack: Stack, network: Network, agent: agent_pb2.Agent) -> None:
+        """Measures `stack`; what is asked are phrasings of the example `agent` that call no tool."""
         self.stack = stack
-        self.questions = questions
+        asked = [intent for intent in agent.intents if not intent.HasField("tool")]
+        self.questions = [text for intent in asked for text in intent.examples]
+        self.looked_up = [
+            text
+            for intent in asked
+            if not intent.skip_knowledge
+            for text in intent.examples
+            if len(text.split()) in _WORDS
+        ]
+        """Those of them, of a usual length, that knowledge answers."""
         self.network = network
         self.edge = network.client("orchestrator", stack.address("envoy"))
         self.triton = Triton(network.client("triton", stack.address("triton")))
@@ -70,20 +86,30 @@ async def running(
     *,
     vertical: bool,
     say: Say,
+    plays: str = "",
     replicas: Mapping[str, int] = MappingProxyType({}),
     on_made: Callable[[Stack], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Bench]:
-    """A stack with both agents in it; `on_made` is given it before its first process starts."""
+    """A stack with both agents in it.
+
+    Args:
+        work: Where its files go.
+        vertical: Whether all services are one process.
+        say: Told how far it is.
+        plays: The script that the example agent's model plays, as `script` makes it; it stands in the agent's persona,
+            where the model alone sees it: as part of what is asked it would be embedded and searched for as well.
+        replicas: As `Options` has it.
+        on_made: Given the stack before its first process starts.
+    """
     options = Options(vertical=vertical, sim=True, replicas=replicas)
     async with running_stack(work / "stack", options, on_made=on_made) as stack:
-        source = agentfile.read(_example(work / "example"))
+        source = agentfile.read(_example(work / "example", plays))
         await agents.apply(source, stack.target(), say)
         await agents.apply(agentfile.read(_plain(work / "plain")), stack.target(), say)
-        questions = [text for intent in source.agent.intents if not intent.HasField("tool") for text in intent.examples]
         work_as(DEVELOPER, name="bench", timeout=3600)
         network = Network(None)
         try:
-            yield Bench(stack, network, questions)
+            yield Bench(stack, network, source.agent)
         finally:
             await network.close()
 
@@ -126,15 +152,17 @@ def script(**fields: object) -> str:
     return f"#sim {json.dumps(fields)}"
 
 
-def body(text: str) -> Mapping[str, object]:
-    """What the model is asked when it is asked without us."""
-    return {"messages": [{"role": "user", "content": text}]}
+def body(text: str, plays: str = "") -> Mapping[str, object]:
+    """What the model is asked when it is asked without us; `plays` as of `running`."""
+    told = [{"role": "system", "content": plays}] if plays else []
+    return {"messages": [*told, {"role": "user", "content": text}]}
 
 
-def _example(folder: Path) -> Path:
+def _example(folder: Path, plays: str) -> Path:
     copytree(ROOT / "examples" / "aura" / "knowledge", folder / "knowledge")
     agent = yaml.safe_load((ROOT / "examples" / "aura" / "agent.yaml").read_text())
-    agent |= {"name": EXAMPLE, "model": {**agent.get("model", {}), "model": "sim_llm"}}
+    agent |= {"name": EXAMPLE, "model": {**agent.get("model", {}), "model": "sim_llm", "max_tokens": _ANSWER_TOKENS}}
+    agent["persona"] += f"\n{plays}" * bool(plays)
     (folder / "agent.yaml").write_text(yaml.safe_dump(agent, allow_unicode=True))
     return folder
 

@@ -125,7 +125,8 @@ def _rows(results: Sequence[Result]) -> list[list[str]]:
 
 
 def _services(results: Sequence[Result]) -> list[str]:
-    names = dict.fromkeys(name for result in results for name in result.turns[32].cpu_ms)
+    loads = [loaded for result in results for loaded in result.turns.values()]
+    names = dict.fromkeys(name for loaded in loads for name in loaded.cpu_ms)
     return [name for name in names if name not in (*ENGINES, "generator")]
 
 
@@ -137,8 +138,9 @@ def _names(results: Sequence[Result]) -> list[str]:
     names += ["**CPU ms a turn, services and Envoy**, 32 at once", "target", "**turns/s**, 32 at once", "target"]
     for workers in AT_ONCE:
         names += [f"{workers} at once: turns/s", "p50 ms", "p99 ms", "errors", "CPU ms a turn, services and Envoy"]
+    names += [f"CPU ms a turn by process, {' / '.join(map(str, AT_ONCE))} at once"]
     names += [f"- {name}" for name in _services(results)]
-    names += [f"beside it: {name}" for name in _BESIDE]
+    names += [f"- beside it: {name}" for name in _BESIDE]
     for workers in AT_ONCE:
         names += [f"direct Triton, {workers} at once: calls/s", "p50 ms", "p99 ms", "CPU ms a call, Triton"]
     for workers in AT_ONCE:
@@ -158,7 +160,7 @@ def _column_of(results: Sequence[Result]) -> Callable[[Result], list[str]]:
             load = result.turns[workers].load
             cells += [number(load.rate), number(load.percentile_ms(0.5)), number(load.percentile_ms(0.99))]
             cells += [str(load.errors), f"{result.turns[workers].own_ms:.2f}"]
-        cells += [f"{at_32.cpu_ms[name]:.2f}" if name in at_32.cpu_ms else "" for name in (*services, *_BESIDE)]
+        cells += ["", *(_by_load(result, name) for name in (*services, *_BESIDE))]
         for floor, part in ((result.direct, "triton"), (result.echo, "echo")):
             for workers in AT_ONCE:
                 load = floor[workers].load
@@ -169,9 +171,16 @@ def _column_of(results: Sequence[Result]) -> Callable[[Result], list[str]]:
     return column
 
 
+def _by_load(result: Result, name: str) -> str:
+    """What a process took for a turn under each load. Empty: there is no such process."""
+    taken = [result.turns[workers].cpu_ms.get(name) for workers in AT_ONCE]
+    return " / ".join(f"{ms:.2f}" for ms in taken if ms is not None)
+
+
 _ABOUT = """
 A turn of the example agent through Envoy: session, intents by the real embedder, facts from the real Milvus, history
-and log in the real Valkey, answer from `sim_llm` without delay; each worker in a session of its own. *Direct* is the
+and log in the real Valkey, answer from `sim_llm` without delay; each worker in a session of its own. What is asked are
+the agent's own phrasings that call no tool, without a script: 3 to 18 tokens each, 9 at the median. *Direct* is the
 same script asked of Triton without us, *bare echo* a grpc.aio server that gives back what it gets, in the same run.
 Where the time goes: `.myriad/bench/<process>.svg`, a flame graph for each process.
 """

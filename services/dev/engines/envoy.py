@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from services.dev.engines import Launch
+from services.kit.topology import MOST_HELD
 
 FOLDER = Path(__file__).resolve().parents[3] / "envoy"
 """The renderer and the descriptors."""
-
-MAX_CONNECTIONS = 12_000
-"""Connections of clients at once, where descriptors suffice."""
 
 FLUSH_MS = 1000
 """How long a line of the access log may wait."""
@@ -71,7 +69,7 @@ def local(listen: str, admin: str, clusters: Mapping[str, tuple[str, ...]]) -> d
         "listen": listen,
         "admin": admin,
         "clusters": clusters,
-        "max_connections": min(MAX_CONNECTIONS, int(descriptors * 0.4)),
+        "max_connections": min(MOST_HELD, int(descriptors * 0.4)),
         **nobody_asks,
     }
 

@@ -1,16 +1,18 @@
 """What a process cannot serve it refuses at once, at its door: a call within the process was let in there already.
 
-Health and reflection pass no interceptor: a process that is full still says that it lives.
+The door is before the chain, and before the request is read: who floods a full service costs it little. Health and
+reflection pass neither: a process that is full still says that it lives.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from services.kit.call import Call
-from services.kit.chain import Interceptor, Method, Proceed
-from services.kit.errors import Overloaded
+from services.kit.chain import Method, Proceed
+from services.kit.errors import Overloaded, ServiceError
 from services.kit.interceptors.identity import INPROC_PEER
-from services.kit.telemetry import LoadMetrics
+from services.kit.telemetry import LoadMetrics, Telemetry
+from services.kit.topology import MOST_HELD
 
 _RETRY_AFTER_S = 1.0
 
@@ -25,24 +27,49 @@ class Limits:
     """
 
     calls: int = 256
-    streams: int = 12_000
+    streams: int = MOST_HELD
 
 
-def admission(limits: Limits, metrics: LoadMetrics) -> Interceptor:
+class Admission:
     """Lets so many calls in at once; one more is refused, and waits nowhere."""
-    calls, streams = _Places("calls", limits.calls, metrics), _Places("streams", limits.streams, metrics)
 
-    async def admitted(call: Call, method: Method, proceed: Proceed) -> Any:
+    def __init__(self, limits: Limits, reports: Telemetry) -> None:
+        """Begins empty, and shows what it holds and refuses."""
+        self._calls = _Places("calls", limits.calls, reports.load)
+        self._streams = _Places("streams", limits.streams, reports.load)
+        self._errors = reports.calls.errors
+
+    @property
+    def refusal(self) -> ServiceError:
+        """What who is refused is told."""
+        return Overloaded("too many calls are under way", retry_after=_RETRY_AFTER_S)
+
+    def refuses(self, method: Method) -> bool:
+        """Whether a call is refused that has just come; counts it."""
+        places = self._streams if method.streams else self._calls
+        if not places.full:
+            return False
+        places.shed.inc()
+        self._errors.labels(method.path, Overloaded.code.value).inc()
+        return True
+
+    async def __call__(self, call: Call, method: Method, proceed: Proceed) -> Any:
+        """An interceptor: takes a place for as long as the call is under way.
+
+        Raises:
+            Overloaded: none is left; the last were taken while its request was read.
+        """
         if call.peer == INPROC_PEER:
             return await proceed(call)
-        places = streams if method.streams else calls
-        places.take()
+        places = self._streams if method.streams else self._calls
+        if places.full:
+            places.shed.inc()
+            raise self.refusal
+        places.taken += 1
         try:
             return await proceed(call)
         finally:
-            places.give_back()
-
-    return admitted
+            places.taken -= 1
 
 
 class _Places:
@@ -50,15 +77,10 @@ class _Places:
 
     def __init__(self, kind: str, limit: int, metrics: LoadMetrics) -> None:
         self._limit = limit
-        self._taken = 0
-        self._shed = metrics.shed.labels(kind)
-        metrics.held.labels(kind).set_function(lambda: self._taken)
+        self.taken = 0
+        self.shed = metrics.shed.labels(kind)
+        metrics.held.labels(kind).set_function(lambda: self.taken)
 
-    def take(self) -> None:
-        if self._taken >= self._limit:
-            self._shed.inc()
-            raise Overloaded("too many calls are under way", retry_after=_RETRY_AFTER_S)
-        self._taken += 1
-
-    def give_back(self) -> None:
-        self._taken -= 1
+    @property
+    def full(self) -> bool:
+        return self.taken >= self._limit

@@ -109,7 +109,7 @@ end
 -- ARGV owner, empty for whoever may approve all, run approval verdict response answer
 --   verdict: `approved`, `denied`, or `answered`: with the result of a tool that the client runs; what the approval
 --   becomes        answer: digest of the answer and of who gives it
--- Reply: the session's owner
+-- Reply: the session's owner, and what remained of the run's budgets as the approval has it
 -- RUN_NOT_FOUND; APPROVAL_INVALID: it is not this run's, was used for another answer or has expired; RUN_NOT_WAITING
 local function run_respond(keys, args)
   local session, work, approvals = unpack(keys)
@@ -122,8 +122,9 @@ local function run_respond(keys, args)
   if not approval or text(approval.run) ~= args[2] then
     return refuse('APPROVAL_INVALID')
   end
+  local found = { owner, approval.remaining or '' }
   if approval.answer == args[6] then
-    return owner
+    return found
   end
   if approval.state ~= 'open' or approval.expires_ms < now_ms() then
     return refuse('APPROVAL_INVALID')
@@ -140,7 +141,7 @@ local function run_respond(keys, args)
   redis.call('HSET', work, 'response', args[5], 'answered', 1)
   redis.call('HDEL', work, 'waiting')
   tell(session, current)
-  return owner
+  return found
 end
 
 -- run_wake: gives a run the result of the tool it waits for.

@@ -119,6 +119,8 @@ class RedisSessionStore:
         begun, *others = (await self._redis.replies([*ahead, begin, *along]))[len(ahead) :]
         try:
             return await self._begun(principal, session_id, request, begun, reservation, others)
+        except RequestIdReused:  # what another call under it began stays the request's, whichever of them claimed it
+            raise
         except ServiceError:
             if request and _is_new(others[0]):
                 await self._index.free(principal, request)
@@ -141,8 +143,9 @@ class RedisSessionStore:
             raise begun
         state, run, token, agent, history, position, left, outbox = begun
         undo = partial(self._commands.undo, principal, session_id, run, token, request)
-        if state != _ATTACHED and isinstance(others[0], RequestIdReused):
-            await self._take_back(principal, undo, "" if state else reservation)
+        if isinstance(others[0], RequestIdReused):
+            if state != _ATTACHED:  # else whoever began it was cut before it could be taken back
+                await self._take_back(principal, undo, "" if state else reservation)
             raise others[0]
         granted = replace(grant(left), amounts=NO_AMOUNTS) if state else grant(left)
         if not reservation:

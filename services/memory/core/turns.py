@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.kit import failpoints
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
+from services.kit.failpoints import Point
 from services.kit.run_ids import read_run_id
 from services.memory.core.window import window
 from services.memory.domain import Ending, Grant, Message, Next, Order, Request, Resumed, Turn
@@ -51,7 +53,9 @@ class Turns:
             BudgetExhausted: the session, its user or its tenant may spend nothing now.
         """
         count = max_messages or _MAX_MESSAGES
+        await failpoints.reached(Point.BEFORE_TURN)
         turn = await self._store.begin(principal, session_id, request, lease_ms, count, order)
+        await failpoints.reached(Point.AFTER_TURN)
         return replace(turn, history=window(turn.history, count, max_tokens or _MAX_TOKENS))
 
     async def resume(
@@ -88,7 +92,10 @@ class Turns:
             SessionNotFound, LeaseLost, Aborted.
         """
         session_id, run = read_run_id(run_id)
-        return await self._store.end(principal, session_id, Ending(run, token, sequence, events, messages, spent))
+        await failpoints.reached(Point.BEFORE_TURN_END)
+        due = await self._store.end(principal, session_id, Ending(run, token, sequence, events, messages, spent))
+        await failpoints.reached(Point.AFTER_TURN_END)
+        return due
 
     async def abandon(
         self,

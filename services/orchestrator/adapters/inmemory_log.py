@@ -1,5 +1,6 @@
 """The run log without a store: for tests and for trying things out. It forgets when the process ends."""
 
+import json
 from collections.abc import Sequence
 
 from services.kit.amounts import NO_AMOUNTS, Amounts
@@ -8,7 +9,7 @@ from services.kit.errors import LeaseLost, RunNotFound, ServiceError, SessionNot
 from services.kit.run_ids import read_run_id, session_of, write_run_id
 from services.orchestrator.adapters.inmemory_notices import InMemoryNotices
 from services.orchestrator.adapters.inmemory_sessions import KeptRun, KeptSession, now
-from services.orchestrator.domain.run import Dropped, Next, Page, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import Dropped, Next, Page, Responded, Standing, Stop, Turn, Waiting
 
 
 class InMemoryRunLog:
@@ -88,7 +89,7 @@ class InMemoryRunLog:
 
     async def respond(
         self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
-    ) -> Principal:
+    ) -> Responded:
         """Gives a run the answer it waits for."""
         session = self._sessions.get((principal.tenant, session_of(run_id)))
         owner = session.owner if session and any_user else principal
@@ -96,7 +97,8 @@ class InMemoryRunLog:
         assert session is not None
         if session.answer(run, approval, verdict, (principal.user, response)):
             self.wake(owner, run_id, response)
-        return Principal(owner.tenant, owner.user)
+        remaining = json.loads(str(session.approvals[approval].get("remaining", "[]")))
+        return Responded(Principal(owner.tenant, owner.user), Amounts(*remaining))
 
     def wake(self, principal: Principal, run_id: str, response: bytes) -> None:
         """Gives a run what it waits for."""

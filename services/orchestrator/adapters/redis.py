@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import RunNotFound, ServiceError
@@ -12,7 +14,7 @@ from services.kit.redis import Redis
 from services.kit.redis_connections import Command
 from services.kit.run_ids import read_run_id, session_of, write_run_id
 from services.kit.users import read_user, user_text
-from services.orchestrator.domain.run import Dropped, Next, Page, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import Dropped, Next, Page, Responded, Standing, Stop, Turn, Waiting
 
 _TOLD = (Standing.OVER, Standing.AT_WORK, Standing.WAITING, Standing.QUEUED)
 """What `run_cancel` says, by its number."""
@@ -61,14 +63,15 @@ class RedisRunLog:
 
     async def respond(
         self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
-    ) -> Principal:
+    ) -> Responded:
         """Gives a run the answer it waits for."""
         keys, run = _keys(principal, run_id)
         names = (keys.session, keys.work, keys.approvals)
         asks, user = b"" if any_user else user_text(principal.user), user_text(principal.user)
         answer = hashlib.sha256(b"%d:%b%b" % (len(user), user, response)).hexdigest()
-        owner = await self._redis.call("run_respond", names, asks, run, approval, verdict, response, answer)
-        return Principal(principal.tenant, read_user(owner))
+        found = await self._redis.call("run_respond", names, asks, run, approval, verdict, response, answer)
+        owner, remaining = found
+        return Responded(Principal(principal.tenant, read_user(owner)), Amounts(*orjson.loads(remaining or b"[]")))
 
     async def announce(self, principal: Principal, run_id: str, entries: Sequence[bytes]) -> bool:
         """Begins the log of a run that stands in the line."""

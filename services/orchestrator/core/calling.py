@@ -10,6 +10,7 @@ from typing import TypeVar
 import orjson
 import structlog
 
+from services.kit.amounts import Amounts
 from services.kit.errors import (
     ApprovalInvalid,
     ApprovalRequired,
@@ -139,8 +140,10 @@ class Calling:
         """What a run waits for that has begun a tool in the background."""
         return Waiting(f"tool:{call.id}", tool.timeout_s + _AWAY_S, self._wake)
 
-    def ask(self, call: ToolCall, key: str, reason: ApprovalReason) -> tuple[Waiting, Ask]:
+    def ask(self, call: ToolCall, key: str, reason: ApprovalReason, remaining: Amounts) -> tuple[Waiting, Ask]:
         """Puts a call before somebody: what the run waits for, and the event that says so.
+
+        Who answers is told what was `remaining` of the run's budgets.
 
         The token is shown in the event only. What is kept is its digest, with all that it is good for: this call of
         this tool with these arguments, which the key stands for, once, until it expires.
@@ -151,6 +154,8 @@ class Calling:
         _, run = read_run_id(self._run_id)
         good_for = {"run": run, "tool": call.tool, "key": key, "state": "open"}  # the store adds when it expires
         good_for["client"] = reason is ApprovalReason.CLIENT_TOOL
+        if remaining:  # as text, since the store would round numbers
+            good_for["remaining"] = orjson.dumps(list(remaining)).decode()
         waiting = Waiting("answer", self._answer_s, self._wake, approval, orjson.dumps(good_for))
         return waiting, Ask(call, token, reason, expires_ms)
 

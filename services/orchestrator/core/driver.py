@@ -71,6 +71,7 @@ class Driver:
         gives_up: Callable[[Job, ServiceError, Callable[[], Awaitable[None]]], Awaitable[None]],
         lost: Callable[[LiveRun], None],
         parked: Callable[[LiveRun], None],
+        untold: Callable[[Principal, str], None],
         now: Callable[[], float],
     ) -> None:
         """Works with these ports.
@@ -89,6 +90,7 @@ class Driver:
             gives_up: Ends a run of a queue that failed for the last time, by the function it is given.
             lost: Told of a run that could not be brought to its end, and that nobody else has.
             parked: Told of a run that waits for somebody or something from now on.
+            untold: Told of a run that is to stop, and the store could not be told so.
             now: The store's time, seconds since 1970.
         """
         self.live: dict[tuple[str, str], LiveRun] = {}
@@ -98,7 +100,7 @@ class Driver:
         self._prices = read_prices(config.model_prices)
         self._remind, self._gives_up, self._lost, self._parked = remind, gives_up, lost, parked
         self._now = now
-        self._finishing = Finishing(memory, codec, events, config.end_s, ended, lost)
+        self._finishing = Finishing(memory, codec, events, config.end_s, ended, lost, untold)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_waves = StopWaves()
         self._holding = Holding(run_log, config.lease_s, self.live.values)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from services.kit import failpoints
+from services.kit.call import Principal
 from services.kit.errors import (
     DeadlineExceeded,
     Internal,
@@ -49,6 +50,7 @@ class Finishing:
         end_s: float,
         ended: Callable[[Job, Last, Next | None], Awaitable[None]],
         lost: Callable[[LiveRun], None],
+        untold: Callable[[Principal, str], None],
     ) -> None:
         """Works with these ports.
 
@@ -59,9 +61,10 @@ class Finishing:
             end_s: So long it tries, while the store is away, seconds.
             ended: Told when a run has its last event, and which run of its session is due.
             lost: Told of a run that could not be brought to its end, and that nobody else has.
+            untold: Told of a run that is to stop, and the store could not be told so.
         """
         self._memory, self._codec, self._events, self._end_s = memory, codec, events, end_s
-        self._ended, self._lost = ended, lost
+        self._ended, self._lost, self._untold = ended, lost, untold
 
     async def end(self, job: Job, loop: TurnLoop, last: Last) -> None:
         """Writes a run's last entries and frees its session."""
@@ -99,7 +102,8 @@ class Finishing:
         try:
             return bool(run.stop_requested) and await run.pass_stop_on()
         except ServiceError as error:
-            log.warning("stop not passed on", run_id=run.turn.run_id, reason=error.reason)
+            log.warning("stop not passed on yet", run_id=run.turn.run_id, reason=error.reason)
+            self._untold(run.principal, run.turn.run_id)
             return False
 
     async def _write_end(

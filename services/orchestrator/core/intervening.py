@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from services.kit.call import Principal
-from services.kit.errors import CheckpointBroken
+from services.kit.errors import CheckpointBroken, DeadlineExceeded, Overloaded, Unavailable
 from services.kit.run_ids import session_of
 from services.orchestrator.core.callbacks import Callbacks
 from services.orchestrator.core.dispatch import Dispatch
@@ -13,8 +13,9 @@ from services.orchestrator.core.driver import Driver
 from services.orchestrator.core.resuming import whole_log
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.takeover import Takeover
+from services.orchestrator.core.untold import UntoldStops
 from services.orchestrator.domain.log import Cancelled
-from services.orchestrator.domain.run import Answer, Dropped, Standing
+from services.orchestrator.domain.run import Answer, Dropped, Responded, Standing
 from services.orchestrator.domain.turn import Usage
 from services.orchestrator.ports.codec import Codec
 from services.orchestrator.ports.runs import RunLog
@@ -34,10 +35,11 @@ class Intervening:
         driver: Driver,
         dispatch: Dispatch,
         takeover: Takeover,
+        untold: UntoldStops,
     ) -> None:
         """Tells `run_log`, and goes on with what follows by the others, as `Runs` does."""
         self._log, self._codec, self._events, self._callbacks = run_log, codec, events, callbacks
-        self._driver, self._dispatch, self._takeover = driver, dispatch, takeover
+        self._driver, self._dispatch, self._takeover, self._untold = driver, dispatch, takeover, untold
 
     async def cancel(self, principal: Principal, run_id: str) -> None:
         """Tells a run to stop, whoever works on it. One that nobody works on ends at once.
@@ -63,15 +65,21 @@ class Intervening:
             return
 
     async def leave(self, principal: Principal, run_id: str) -> None:
-        """Stops a run whose client has gone. Raises as `cancel`.
+        """Stops a run whose client has gone.
 
         Nobody waits for word of that, and a thousand may go at once: of a run that is at work here the store hears when
-        it ends, or when that cannot be written.
+        it ends, or when that cannot be written; of another, as soon as it can be told.
+
+        Raises:
+            RunNotFound: the caller has no such run.
         """
         run = self._driver.find(principal, run_id)
-        if run is None:
-            return await self.cancel(principal, run_id)
-        run.stop()
+        if run is not None:
+            return run.stop()
+        try:
+            await self.cancel(principal, run_id)
+        except (Unavailable, DeadlineExceeded, Overloaded):
+            self._untold.keep(principal, run_id)
 
     async def _drop(self, principal: Principal, run_id: str) -> bool:
         """Ends a run that stands in the line. False: it does not any more."""
@@ -95,8 +103,8 @@ class Intervening:
         except CheckpointBroken:
             return ""
 
-    async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Principal:
-        """Gives a run the answer it waits for. Returns whose run it is; also when the same answer was taken before.
+    async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Responded:
+        """Gives a run the answer it waits for. Returns also when the same answer was taken before.
 
         Args:
             principal: Who answers: the run's user, or whoever of the tenant is an `approver`.
@@ -114,6 +122,6 @@ class Intervening:
         verdict = "approved" if answer.approved else "answered" if answer.result_json else "denied"
         approver = "approver" in principal.roles
         await self._takeover.hold(principal, session_of(run_id))  # should this process die before it has gone on
-        owner = await self._log.respond(principal, run_id, approval, verdict, kept, any_user=approver)
-        self._takeover.go_on(owner, session_of(run_id))
-        return owner
+        responded = await self._log.respond(principal, run_id, approval, verdict, kept, any_user=approver)
+        self._takeover.go_on(responded.owner, session_of(run_id))
+        return responded

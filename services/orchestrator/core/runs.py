@@ -21,6 +21,7 @@ from services.orchestrator.core.live import LiveRun
 from services.orchestrator.core.resuming import Resuming, succeeded
 from services.orchestrator.core.run_events import RunEvents
 from services.orchestrator.core.takeover import Takeover
+from services.orchestrator.core.untold import UntoldStops
 from services.orchestrator.core.watching import Watching
 from services.orchestrator.domain.log import Last
 from services.orchestrator.domain.run import (
@@ -30,6 +31,7 @@ from services.orchestrator.domain.run import (
     DeadLetter,
     Next,
     Request,
+    Responded,
     Standing,
 )
 from services.orchestrator.ports.codec import Codec
@@ -72,6 +74,7 @@ class Runs:
         self._notices = notices
         self._watching = Watching(run_log, notices, codec, config.heartbeat_s)
         self._dispatch = Dispatch(queue, run_log, codec, self._go_on, read_weights(config.tenant_weights))
+        self._untold = UntoldStops(self.cancel)
         self._driver = Driver(
             memory=memory,
             retrieval=retrieval,
@@ -86,6 +89,7 @@ class Runs:
             gives_up=self._gives_up,
             lost=self._lost,
             parked=self._parked,
+            untold=self._untold.keep,
             now=owners.now,
         )
         self._resuming = Resuming(
@@ -114,7 +118,8 @@ class Runs:
             takeover=self._takeover,
             config=config,
         )
-        self._intervening = Intervening(run_log, codec, events, callbacks, self._driver, self._dispatch, self._takeover)
+        others = (self._driver, self._dispatch, self._takeover, self._untold)
+        self._intervening = Intervening(run_log, codec, events, callbacks, *others)
 
     def start(self) -> None:
         """Begins to look for runs whose owner is gone, and to hear of those told to stop elsewhere."""
@@ -124,6 +129,7 @@ class Runs:
     async def close(self) -> None:
         """Hands the runs that are left to other processes. Who watches them here is told to go on there."""
         self._closing = True
+        self._untold.close()
         await self._takeover.stop()
         await asyncio.gather(*self._beginning, return_exceptions=True)
         await self._driver.close()
@@ -228,7 +234,7 @@ class Runs:
         """Stops a run whose client has gone. As `Intervening.leave`."""
         await self._intervening.leave(principal, run_id)
 
-    async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Principal:
+    async def respond(self, principal: Principal, run_id: str, token: str, answer: Answer) -> Responded:
         """Gives a run the answer it waits for. As `Intervening.respond`."""
         return await self._intervening.respond(principal, run_id, token, answer)
 

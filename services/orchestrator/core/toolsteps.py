@@ -138,7 +138,7 @@ class ToolSteps:
 
     async def _ask(self, call: ToolCall, key: str, reason: ApprovalReason) -> NoReturn:
         """Puts a call before somebody, and waits."""
-        waiting, event = self._calling.ask(call, key, reason)
+        waiting, event = self._calling.ask(call, key, reason, self._usage().remaining)
         await self._park(waiting.approval, waiting, event)
 
     async def _park(self, waits_for: str, waiting: Waiting, *events: Event) -> NoReturn:

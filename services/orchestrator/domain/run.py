@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from services.kit.amounts import NO_AMOUNTS, Amounts
+from services.kit.call import Principal
 from services.kit.errors import ServiceError
 from services.orchestrator.domain.agent import Message
 
@@ -224,6 +225,16 @@ class Resumed:
     """How often an owner of it was lost."""
     response: bytes = b""
     """What it waited for. Empty: it did not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Responded:
+    """A run that was given the answer it waits for."""
+
+    owner: Principal
+    """Whose run it is, without roles."""
+    remaining: Amounts = NO_AMOUNTS
+    """What budgets had left for it when it began to wait."""
 
 
 @dataclass(frozen=True, slots=True)

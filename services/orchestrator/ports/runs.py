@@ -8,7 +8,19 @@ from services.kit.amounts import NO_AMOUNTS, Amounts
 from services.kit.call import Principal
 from services.kit.errors import ServiceError
 from services.orchestrator.domain.agent import Message
-from services.orchestrator.domain.run import Dropped, Grant, Next, Page, Request, Resumed, Standing, Stop, Turn, Waiting
+from services.orchestrator.domain.run import (
+    Dropped,
+    Grant,
+    Next,
+    Page,
+    Request,
+    Responded,
+    Resumed,
+    Standing,
+    Stop,
+    Turn,
+    Waiting,
+)
 
 
 class Memory(Protocol):
@@ -141,7 +153,7 @@ class RunLog(Protocol):
 
     async def respond(
         self, principal: Principal, run_id: str, approval: str, verdict: str, response: bytes, *, any_user: bool
-    ) -> Principal:
+    ) -> Responded:
         """Gives a run the answer it waits for. The same answer of the same user again changes nothing.
 
         Args:
@@ -151,9 +163,6 @@ class RunLog(Protocol):
             verdict: What the approval becomes: `approved`, `denied`, or `answered` by the client that runs the tool.
             response: The answer.
             any_user: It may be a run of another user of the tenant.
-
-        Returns:
-            Whose run it is, without roles.
 
         Raises:
             RunNotFound: there is no such run of the caller.

@@ -1,7 +1,9 @@
 """Tools in the background: they are kept and queued here, and worked on in `background_work`."""
 
+from services.kit import failpoints
 from services.kit.call import Principal
 from services.kit.errors import FailedPrecondition
+from services.kit.failpoints import Point
 from services.kit.queue import TOOL_QUEUE, Queue
 from services.toolexec.core.background_work import BackgroundWork, Task
 from services.toolexec.core.execution import KEEP_RESULT_S, Execution, Executor, approval_of
@@ -38,6 +40,7 @@ class BackgroundTools:
         once = made.tool.side_effect is SideEffect.SIDE_EFFECT
         call = BackgroundCall(execution.agent, made.revision, execution.arguments_json, tool_call_id, once)
         found = await self._executions.begin(principal, made.key, call, approval, _WAIT_S)
+        await failpoints.reached(Point.TOOL_ACCEPTED)
         if found.state is State.RUNNING:  # also when it was begun before: whoever did may not have come to this
             await self._enqueue(principal, made.key, execution.agent)
         return found

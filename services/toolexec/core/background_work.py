@@ -10,6 +10,7 @@ from types import MappingProxyType
 import orjson
 import structlog
 
+from services.kit import failpoints
 from services.kit.call import Principal, current_traceparent, work_as
 from services.kit.errors import (
     DeadlineExceeded,
@@ -22,6 +23,7 @@ from services.kit.errors import (
     ServiceError,
     Unavailable,
 )
+from services.kit.failpoints import Point
 from services.kit.queue import Claimed, Item, Unreadable
 from services.toolexec.core import json_text
 from services.toolexec.core.execution import KEEP_RESULT_S, Execution, Executor, Prepared
@@ -139,15 +141,19 @@ class BackgroundWork:
             return found
         made = await self._prepare(principal, key, found.call)
         ticket = secrets.token_hex(8)
+        await failpoints.reached(Point.BEFORE_TOOL_INTENT)
         found = await self._executions.take(principal, key, ticket, _ATTEMPTS, KEEP_RESULT_S)
         if found.state is not State.RUNNING:
             return found
         try:
+            await failpoints.reached(Point.AFTER_TOOL_INTENT)
             ended = await self._run(principal, key, made, ticket)
         except asyncio.CancelledError:
             await self._executions.release(principal, key, ticket)
             raise
+        await failpoints.reached(Point.BEFORE_TOOL_RESULT)
         await self._keep(principal, key, ticket, ended)
+        await failpoints.reached(Point.AFTER_TOOL_RESULT)
         return await self._executions.read(principal, key)
 
     async def _prepare(self, principal: Principal, key: CallKey, call: BackgroundCall) -> Prepared | ServiceError:

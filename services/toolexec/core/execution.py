@@ -54,8 +54,15 @@ _SETTLE_S = 5.0
 _MARGIN_S = 0.02
 """Of the caller's deadline, kept for the way back."""
 
-TOOLS = Circuit("tool", ToolUnavailable, "the tool does not answer", (ToolTimeout, ToolUnavailable), named=False)
-"""The tools of agents: each has a breaker of its own, so nobody's tool stops another's."""
+TOOLS = Circuit(
+    "tool",
+    ToolUnavailable,
+    "the tool does not answer",
+    (ToolTimeout, ToolUnavailable),
+    named=False,
+    label=lambda name: name.partition("/")[2],
+)
+"""The tools of agents: each has a breaker of its own, so nobody's tool stops another's. No label names a tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +163,7 @@ class Executor:
 
     async def _run_once(self, principal: Principal, made: "Prepared", approval: str) -> Executed:
         key, running_for = made.key, made.limit + _SETTLE_S
+        await failpoints.reached(Point.BEFORE_TOOL_INTENT)
         if approval:
             begun = await self._store.begin_approved(principal, key, approval, running_for)
         else:
@@ -165,6 +173,7 @@ class Executor:
         if isinstance(begun, InProgress):
             raise ExecutionInProgress("the same call is running", retry_after=1.0)
         try:
+            await failpoints.reached(Point.AFTER_TOOL_INTENT)
             outcome = await self.run(principal, made)
         except BaseException:
             with suppress(StoreUnavailable):  # the key frees itself soon
@@ -174,6 +183,7 @@ class Executor:
         # The effect has happened. Its result is worth more than its record: the tool may be repeated with this key.
         with suppress(StoreUnavailable):
             await self._store.finish(principal, key, begun.ticket, outcome, KEEP_RESULT_S)
+        await failpoints.reached(Point.AFTER_TOOL_RESULT)
         return Executed(outcome, replayed=False)
 
     async def run(self, principal: Principal, made: "Prepared") -> Outcome:

@@ -5,9 +5,15 @@ import socket
 import pytest
 
 from services.dev.ports import HIGHEST, NoFreePort, Ports
+from tests.support.ports import free_port
 
 HOST = "127.0.0.1"
-BASE = 27300
+
+
+@pytest.fixture
+def base() -> int:
+    """From here on there are ports that only these tests choose."""
+    return free_port(beside=4)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -19,26 +25,26 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 @pytest.mark.parametrize("host", [HOST, "0.0.0.0"])
-def test_taken_port_is_passed_over(host: str) -> None:
+def test_taken_port_is_passed_over(host: str, base: int) -> None:
     with Ports(HOST) as ports:
-        wanted = ports.choose(BASE)
+        wanted = ports.choose(base)
     with listening(host, wanted), Ports(HOST) as ports:
         assert ports.choose(wanted) > wanted
 
 
-def test_port_is_given_once() -> None:
+def test_port_is_given_once(base: int) -> None:
     with Ports(HOST) as ports:
-        assert ports.choose(BASE) != ports.choose(BASE)
+        assert ports.choose(base) != ports.choose(base)
 
 
-def test_another_stack_does_not_get_a_port_that_is_not_listened_on_yet() -> None:
+def test_another_stack_does_not_get_a_port_that_is_not_listened_on_yet(base: int) -> None:
     with Ports(HOST) as one, Ports(HOST) as other:
-        assert one.choose(BASE) != other.choose(BASE)
+        assert one.choose(base) != other.choose(base)
 
 
-def test_port_is_free_again_when_its_stack_is_gone() -> None:
+def test_port_is_free_again_when_its_stack_is_gone(base: int) -> None:
     with Ports(HOST) as ports:
-        first = ports.choose(BASE)
+        first = ports.choose(base)
     with Ports(HOST) as ports:
         assert ports.choose(first) == first
 

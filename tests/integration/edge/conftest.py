@@ -27,6 +27,7 @@ async def open_edge(backend: Backend, tmp_path_factory: pytest.TempPathFactory) 
 @pytest_asyncio.fixture
 async def edge(open_edge: Edge) -> Edge:
     """Envoy as `make up` starts it, in front of a stub that remembers nothing."""
+    await open_edge.wait_until_used()  # a busy machine may have been late for Envoy's checks
     open_edge.stub.forget()
     return open_edge
 
@@ -41,5 +42,6 @@ async def running_guard(backend: Backend, tmp_path_factory: pytest.TempPathFacto
 @pytest_asyncio.fixture
 async def guarded(running_guard: Guarded) -> Guarded:
     """The same, in front of a stub that remembers nothing."""
+    await running_guard.edge.wait_until_used()
     running_guard.edge.stub.forget()
     return running_guard

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 HEADERS, DATA, SETTINGS, WINDOW_UPDATE = 1, 0, 4, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 
+_PATIENCE_S = 5.0
+_SILENT_S = 0.5
+"""Who has begun to answer and then says nothing for so long is silent."""
+
 
 async def http1(address: str, request: bytes, *, all_of_it: bool = False) -> bytes:
     """What is answered to these bytes: the first reply, or `all_of_it`, until the connection ends or is silent."""
@@ -15,7 +19,7 @@ async def http1(address: str, request: bytes, *, all_of_it: bool = False) -> byt
     answer = b""
     try:
         writer.write(request)
-        while chunk := await asyncio.wait_for(reader.read(65_536), 0.5):
+        while chunk := await asyncio.wait_for(reader.read(65_536), _SILENT_S if answer else _PATIENCE_S):
             answer += chunk
             if _is_whole(answer) and not all_of_it:
                 break

@@ -99,8 +99,9 @@ async def test_a_call_in_json_has_no_deadline(unguarded: Guarded) -> None:
 
 async def test_a_tenant_takes_all_it_wants(unguarded: Guarded) -> None:
     headers = unguarded.sent(tenant="loud")
-    replies = await asyncio.gather(*(unguarded.edge.http.get(PATH, headers=headers) for _ in range(4 * RPS)))
-    assert {reply.status_code for reply in replies} == {200}
+    for _ in range(8):
+        replies = await asyncio.gather(*(unguarded.edge.http.get(PATH, headers=headers) for _ in range(RPS // 2)))
+        assert {reply.status_code for reply in replies} == {200}
 
 
 async def test_a_page_of_a_similar_origin_reads_replies(unguarded: Guarded) -> None:
@@ -179,7 +180,7 @@ async def test_a_replica_that_is_known_to_be_dead_is_called(unguarded: Guarded) 
     edge = unguarded.edge
     await edge.health.set(ORCHESTRATOR, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(20):
             while "failed_active_hc" not in (await edge.http.get(f"http://{edge.admin}/clusters")).text:  # noqa: ASYNC110 - in Envoy
                 await asyncio.sleep(0.1)
         assert (await edge.http.get(PATH, headers=unguarded.sent())).status_code == 200

@@ -66,7 +66,7 @@ async def test_each_flood_ends_its_connection_and_no_other(own_edge: Edge) -> No
     answers = client.result()
     assert {name: end.closed for name, end in zip(FLOODS, ends, strict=True)} == dict.fromkeys(FLOODS, True)
     assert {code for code, _ in answers} == {200}
-    assert len(answers) > 20
+    assert len(answers) > 5
     assert resident(own_edge) - before < GROWTH_BYTES
 
 

@@ -73,6 +73,7 @@ async def test_a_stream_arrives_event_by_event(edge: Edge) -> None:
     assert [first.text_delta.text, second.completed.answer] == ["one", "one"]
 
 
+@pytest.mark.alone
 async def test_cancelling_a_stream_cancels_the_handler_within_half_a_second(edge: Edge) -> None:
     call = edge.orchestrator.RunTurn(run_pb2.RunTurnRequest(session_id="s", input="hello"), timeout=10)
     await call.read()
@@ -105,7 +106,7 @@ async def test_a_call_ends_at_its_deadline(edge: Edge) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await edge.orchestrator.DeleteSession(sessions_pb2.DeleteSessionRequest(session_id="s"), timeout=0.3)
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 async def test_identity_passes_and_the_request_id_is_envoys_own(edge: Edge) -> None:

@@ -188,7 +188,7 @@ async def test_a_replaced_key_set_counts_without_a_restart(guarded: Guarded) -> 
 
 async def until(guarded: Guarded, headers: dict[str, str], code: int) -> None:
     """Waits until a call is answered so."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(20):
         while (await guarded.edge.http.get(PATH, headers=headers)).status_code != code:  # noqa: ASYNC110 - in Envoy
             await asyncio.sleep(0.1)
 

@@ -210,6 +210,7 @@ async def test_a_cursor_is_a_query_parameter(edge: Edge) -> None:
     assert [event["sequence"] async for event in events(reply)] == [5]
 
 
+@pytest.mark.alone
 async def test_hanging_up_cancels_the_handler_within_half_a_second(edge: Edge) -> None:
     async with edge.http.stream("POST", "/v1/sessions/s:run", json={"input": "hello"}) as reply:
         await anext(events(reply))

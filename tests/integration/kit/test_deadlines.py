@@ -58,6 +58,7 @@ async def hops(kinds):
 @pytest.mark.parametrize(
     "kinds", [("socket",) * HOPS, ("inproc",) * HOPS, ("socket", "inproc", "socket", "inproc")], ids=" ".join
 )
+@pytest.mark.alone
 async def test_each_hop_has_less_time_and_none_works_past_the_deadline(kinds):
     async with hops(kinds) as world:
         loop = asyncio.get_running_loop()

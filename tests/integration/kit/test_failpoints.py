@@ -86,7 +86,7 @@ async def test_who_is_held_by_what_a_file_said_goes_on_when_released(tmp_path):
     await asyncio.sleep(0.05)
     assert not held.done()
     arming.release()
-    await asyncio.wait_for(held, 1)
+    await asyncio.wait_for(held, 10)
 
 
 def run(*command, text):

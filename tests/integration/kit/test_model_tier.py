@@ -25,8 +25,8 @@ FULL = "Exceeds maximum queue size"
 LATE = "Request timeout expired"
 DEAD = "Stub process 'llm_0_0' is not healthy."
 FAILED = "internal: lost /secret/file"
-REST_S = 0.3
-FIRST_S = 0.4
+REST_S = 0.5
+FIRST_S = 0.8
 
 
 class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -148,10 +148,9 @@ async def test_a_tier_that_does_not_answer_in_a_fair_time_is_left_alone():
         tier.scripted.takes_s = 3.0
         hurried = await asyncio.gather(*(tier.embed(1.0) for _ in range(3)), return_exceptions=True)
         assert [type(error) for error in hurried] == [DeadlineExceeded] * 3
-        began = time.perf_counter()
         with pytest.raises(ModelUnavailable):
             await tier.embed(1.0)
-        assert time.perf_counter() - began < 0.05
+        assert tier.scripted.asked == 3
 
 
 async def test_a_model_that_stays_silent_is_given_up_and_then_left_alone():
@@ -160,11 +159,10 @@ async def test_a_model_that_stays_silent_is_given_up_and_then_left_alone():
         began = time.perf_counter()
         silent = await asyncio.gather(*(tier.chat(60.0) for _ in range(3)), return_exceptions=True)
         assert [type(error) for error in silent] == [ModelUnavailable] * 3
-        assert FIRST_S * 0.9 < time.perf_counter() - began < FIRST_S + 1.0
-        began = time.perf_counter()
+        assert FIRST_S * 0.9 < time.perf_counter() - began < FIRST_S + 5.0
         with pytest.raises(ModelUnavailable) as refused:
             await tier.chat(60.0)
-        assert time.perf_counter() - began < 0.05
+        assert tier.scripted.asked == 3
         assert refused.value.metadata == {"circuit": "open"}
 
 

@@ -18,9 +18,13 @@ from tests.support.process import appeared, running
 SERVICE = "myriad.orchestrator.v1.OrchestratorService"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 RUN = run_pb2.GetRunRequest(run_id="s.1")
-DRAIN_S = 2.0
+DRAIN_S = 1.0
+LONG_DRAIN_S = 15.0
+NOTICE_S = 1.4
 START_S = 20
-"""A busy machine starts a process slowly."""
+"""A busy machine starts a process slowly, and ends it slowly, too."""
+NO_STORE = {f"MYRIAD_{name}_REDIS_URL": "redis://127.0.0.1:1" for name in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
+"""The default is where a stack of this machine may have one, which asks for a password."""
 
 
 @asynccontextmanager
@@ -83,7 +87,7 @@ async def test_reflection_lists_the_services_metrics_count_the_calls_and_garbage
 
 async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_have(tmp_path):
     (tmp_path / "ready").touch()
-    async with scripted(tmp_path) as (process, channel):
+    async with scripted(tmp_path, MYRIAD_DRAIN_S=str(LONG_DRAIN_S)) as (process, channel):
         async with watched(channel) as overall:
             while await overall() != SERVING:
                 pass
@@ -93,15 +97,15 @@ async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_ha
             process.process.send_signal(signal.SIGTERM)
             assert await overall() == NOT_SERVING
             await appeared(tmp_path / "drained")
-            assert time.monotonic() - told < DRAIN_S / 2
+            assert time.monotonic() - told < LONG_DRAIN_S / 2
         async with grpc.aio.insecure_channel(process.address) as another:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await get_run(another)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert refused.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert not call.done()
         (tmp_path / "answer").touch()
         assert (await call).run.run_id == "s.1"
-        assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
+        assert await process.ended(LONG_DRAIN_S - (time.monotonic() - told)) == 0
     assert (tmp_path / "closed").read_text().splitlines() == ["opened last", "opened first"]
     assert process.complaint == ""
 
@@ -109,7 +113,7 @@ async def test_told_to_stop_it_is_not_serving_at_once_and_ends_when_its_calls_ha
 async def test_with_a_notice_it_is_not_serving_at_once_and_takes_calls_until_that_is_known(tmp_path):
     (tmp_path / "ready").touch()
     (tmp_path / "answer").touch()
-    async with scripted(tmp_path, MYRIAD_NOTICE_S="1") as (process, channel):
+    async with scripted(tmp_path, MYRIAD_NOTICE_S=str(NOTICE_S)) as (process, channel):
         async with watched(channel) as overall:
             while await overall() != SERVING:
                 pass
@@ -117,11 +121,11 @@ async def test_with_a_notice_it_is_not_serving_at_once_and_takes_calls_until_tha
             process.process.send_signal(signal.SIGTERM)
             assert await overall() == NOT_SERVING
         assert [await probed(process.probes, path) for path in ("readyz", "livez")] == [503, 200]
-        while time.monotonic() - told < 0.7:
+        while time.monotonic() - told < NOTICE_S / 2:
             assert (await get_run(channel)).run.run_id == "s.1"
             await asyncio.sleep(0.02)
-        assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
-    assert time.monotonic() - told > 1
+        assert await process.ended(START_S) == 0
+    assert time.monotonic() - told > NOTICE_S
 
 
 async def test_a_call_that_does_not_end_is_cut_off_after_the_drain(tmp_path):
@@ -134,7 +138,7 @@ async def test_a_call_that_does_not_end_is_cut_off_after_the_drain(tmp_path):
             await call
         assert cut.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert time.monotonic() - told > DRAIN_S * 0.9
-        assert await process.ended(DRAIN_S + 1 - (time.monotonic() - told)) == 0
+        assert await process.ended(START_S) == 0
     assert (tmp_path / "closed").read_text().splitlines() == ["opened last", "opened first"]
 
 
@@ -163,7 +167,8 @@ async def refusal(work, module, variables):
     ],
 )
 async def test_a_port_that_is_taken_is_named(tmp_path, taken, module, name, variable):
-    lines = await refusal(tmp_path, module, {variable: str(taken)})
+    stores = NO_STORE if module == "services.vertical" else {}
+    lines = await refusal(tmp_path, module, {variable: str(taken), **stores})
     assert lines[-1] == f"{name} cannot start: cannot listen on 127.0.0.1:{taken}"  # gRPC writes a line before it
 
 

@@ -1,6 +1,7 @@
 """Promise 5, on memory and a real store: nothing is spent beyond a budget, however many runs go at once."""
 
 import asyncio
+import json
 import uuid
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -11,13 +12,15 @@ from myriad.common.v1 import budget_pb2
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import budgets_pb2, run_pb2
 from services.kit.call import Call, Principal, enter
+from services.kit.contracts import contract
 from services.kit.errors import BudgetExhausted
 from services.kit.redis import Redis
+from services.kit.topology import SERVICES
 from services.orchestrator.adapters.memory import MemoryDirectory, MemoryTurns
 from services.orchestrator.adapters.redis import RedisRunLog
 from services.orchestrator.budgets import REMAINING
 from services.orchestrator.config import Config
-from services.orchestrator.domain.agent import Agent, Tool, ToolCall
+from services.orchestrator.domain.agent import Agent, SideEffect, Tool, ToolCall
 from services.orchestrator.domain.turn import Chunk
 from services.orchestrator.servicer import OrchestratorServicer
 from tests.support.memory import running_memory
@@ -31,6 +34,19 @@ RUNAWAY = Agent("aura", 3, "You help.", tools={"search": SEARCH}, model_chooses_
 CONFIG = Config(coalesce_s=0.01, heartbeat_s=1.0, end_s=5.0, model_prices=("llm=1000/2000",))
 RUNS = 20
 FIELDS = ("tokens", "cost_micros", "tool_calls")
+PAY = Tool("pay", "Pays.", {"type": "object", "properties": {}}, 5.0, SideEffect.SIDE_EFFECT)
+ASKED = 15
+"""Tokens that one call of the model takes."""
+
+SAY_WHAT_REMAINS = {"CreateRun", "CreateRuns", "RespondToRun", "GetRun", "GetBudget", "SetBudget"}
+SILENT = {
+    "spends nothing": {"CreateSession", "GetSession", "ListSessions", "ForkSession", "DeleteSession"}
+    | {"SubmitFeedback", "GetAgent", "ListAgents", "ListDeadLetters"},
+    "says it of each run, in its usage": {"ListRuns"},
+    "what a run has spent that is told to stop is known when it has: GetRun says it": {"CancelRun"},
+    "an operator has others spend": {"RedriveDeadLetter"},
+}
+"""RPCs with one reply that say nothing of budgets, by the reason."""
 
 
 @pytest.fixture(scope="module")
@@ -247,3 +263,47 @@ async def test_a_run_for_the_workers_is_accepted_with_word_of_what_remains(b, op
     request.request_id = "r2"
     _, remaining = await answer(world, servicer, "CreateRun", request, world.user)
     assert remaining == '{"tokens":"60","toolCalls":"3"}'
+
+
+def test_each_reply_says_what_remains_or_has_a_reason_not_to():
+    unary = {
+        each.name for each in contract(SERVICES["orchestrator"].proto_service).methods if not each.server_streaming
+    }
+    silent = [name for names in SILENT.values() for name in names]
+    assert sorted([*SAY_WHAT_REMAINS, *silent]) == sorted(unary)
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "control: nothing is"])
+async def test_all_that_a_user_spends_by_is_answered_with_what_remains(b, open_world, limited):
+    world = await open_world(b)
+    b.agents.put(world.user.tenant, Agent("aura", 3, "You help.", tools={"pay": PAY}, model_chooses_tools=True))
+    b.model.scripts = [[Chunk(tool_calls=(ToolCall("", "pay", "{}"),))], ["Paid."]]
+    b.tools.results["pay"] = ("{}", False)
+    servicer = OrchestratorServicer(world.runs, MemoryDirectory(world.memory.client), None, None)
+    paying, waiting = await world.sessions(2)
+    limit = a_budget(3600, tokens=100_000) if limited else None
+    said = {}
+
+    async def ask(method, request):
+        reply, said[method] = await answer(world, servicer, method, request, world.user)
+        return reply
+
+    await ask("SetBudget", budgets_pb2.SetBudgetRequest(scope="BUDGET_SCOPE_USER", budget=limit))
+    await ask("GetBudget", budgets_pb2.GetBudgetRequest(scope="BUDGET_SCOPE_USER"))
+    run_id = await b.begin(session=paying, principal=world.user, runs=world.runs)
+    asked = (await b.events(run_id, principal=world.user, runs=world.runs))[-1].approval_required
+    yes = run_pb2.RespondToRunRequest(run_id=run_id, approval_token=asked.approval_token, approve=run_pb2.Approve())
+    await ask("RespondToRun", yes)
+    ended = (await b.events(run_id, principal=world.user, runs=world.runs))[-1].completed
+    await ask("GetRun", run_pb2.GetRunRequest(run_id=run_id))
+    item = run_pb2.CreateRunRequest(session_id=waiting, input="hello")
+    await ask("CreateRun", item)
+    await ask("CreateRuns", run_pb2.CreateRunsRequest(requests=[item]))
+    assert set(said) == SAY_WHAT_REMAINS
+    if not limited:
+        assert set(said.values()) == {None}
+        return
+    left = [int(json.loads(said[name])["tokens"]) for name in ("SetBudget", "RespondToRun", "GetRun", "CreateRun")]
+    assert left == [100_000, 100_000 - ASKED, ended.usage.remaining.tokens, ended.usage.remaining.tokens]
+    assert said["CreateRuns"] is not None
+    assert said["GetBudget"] == said["SetBudget"]

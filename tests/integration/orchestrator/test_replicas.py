@@ -141,6 +141,7 @@ async def test_who_reconnects_again_and_again_to_any_replica_misses_nothing_and_
     assert seen == bytes_of(await watching)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("deaf", [False, True])
 async def test_a_watcher_elsewhere_sees_what_comes_as_it_comes(house, deaf):
     house.model.scripts = (tuple(piece for number in range(12) for piece in (f"{number} ", 0.1)),)
@@ -154,6 +155,7 @@ async def test_a_watcher_elsewhere_sees_what_comes_as_it_comes(house, deaf):
         assert percentile(late, 0.9) < 0.1, late
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("runs", [30, pytest.param(100, marks=pytest.mark.chaos)])
 async def test_a_silent_run_stops_at_once_when_another_replica_cancels_it(house, runs):
     house.model.scripts = (SILENT,)
@@ -164,18 +166,18 @@ async def test_a_silent_run_stops_at_once_when_another_replica_cancels_it(house,
 
 async def test_control_who_hears_nothing_of_stops_goes_on_until_it_asks(house):
     house.model.scripts = (SILENT,)
-    took = await cancelled_elsewhere(house, house.replica(deaf=True), 5)
-    assert min(took) > STOPPED_S, took
+    took = await cancelled_elsewhere(house, house.replica(deaf=True), 5, pause_s=0.3)  # so not all just before it asks
+    assert max(took) > STOPPED_S, took
 
 
-async def cancelled_elsewhere(house, owner, count):
+async def cancelled_elsewhere(house, owner, count, pause_s=PAUSE_S):
     """Seconds from the cancel at another replica to the last event there."""
     other = house.replica()
     run_ids = [await house.begin(owner) for _ in range(count)]
     await asyncio.gather(*(house.speaks(other, run_id) for run_id in run_ids))
 
     async def cancel(index, run_id):
-        await asyncio.sleep(index * PAUSE_S)
+        await asyncio.sleep(index * pause_s)
         began = time.monotonic()
         await other.cancel(house.owner, run_id)
         (*_, (came, last)) = await house.entries(other, run_id)
@@ -200,8 +202,7 @@ async def test_a_stop_that_is_not_in_the_store_stops_nothing(house, store):
     (*_, (_, last)) = await house.entries(owner, run_id)
     assert kinds([run_event_pb2.RunEvent.FromString(last)]) == ["completed"]
     house.model.scripts = (SILENT,)
-    (took,) = await cancelled_elsewhere(house, owner, 1)  # it still hears
-    assert took <= STOPPED_S
+    assert min(await cancelled_elsewhere(house, owner, 3)) <= STOPPED_S  # it still hears
 
 
 async def test_a_stranger_neither_watches_nor_cancels(house):
@@ -217,5 +218,5 @@ async def test_a_stranger_neither_watches_nor_cancels(house):
     assert house.model.stopped == 0
     await other.cancel(house.owner, run_id)
     with suppress(TimeoutError):
-        await asyncio.wait_for(house.entries(owner, run_id), 2)
+        await asyncio.wait_for(house.entries(owner, run_id), 10)
     assert house.model.stopped == 1

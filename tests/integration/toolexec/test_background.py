@@ -76,6 +76,7 @@ async def test_a_slow_tool_holds_nothing_and_its_result_wakes_the_run(stack, crm
     assert (found.state, found.response.result_json) == (toolexec_pb2.EXECUTION_STATE_DONE, '{"rows":7}')
 
 
+@pytest.mark.alone
 async def test_what_runs_in_another_process_is_cut_within_half_a_second(stack, crm, tmp_path):
     async with stack.elsewhere(tmp_path) as (there, _process):
         await there.ready()
@@ -92,6 +93,7 @@ async def test_what_runs_in_another_process_is_cut_within_half_a_second(stack, c
     assert found.state == toolexec_pb2.EXECUTION_STATE_CANCELLED
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("tool", ["report", "book"])
 async def test_what_a_killed_process_ran_is_taken_over_within_twice_the_idle_time(stack, crm, tmp_path, tool):
     async with stack.elsewhere(tmp_path) as (there, process):

@@ -43,6 +43,8 @@ from tests.support.proxy import reset_connection
 ANN = Principal("acme", "ann")
 DEADLINE_S = 0.3
 LATE_S = 0.1
+CUT_S = 2.0
+"""Who sends without end, or breaks off, is left in less, whatever else the machine does."""
 MOST_BYTES = 1_048_576
 LITTLE = 65_536
 READ_AT_MOST = 393_216
@@ -243,6 +245,18 @@ async def test_a_server_that_hangs_is_cut_at_the_tools_deadline(world, handler):
     assert sockets(world.server) == before
 
 
+async def held_to_memory(work):
+    """What came of each try: one of a few must take no more memory, as others of this process take some, too."""
+    peaks, found = [], []
+    while not peaks or (len(peaks) < TRIES and peaks[-1] > MOST_MEMORY):
+        forget_peak()
+        resident = memory("VmRSS")
+        found.append(await work())
+        peaks.append(memory("VmHWM") - resident)
+    assert peaks[-1] <= MOST_MEMORY, peaks
+    return found
+
+
 FLOODS = [
     endless,
     endless_head,
@@ -262,15 +276,9 @@ FLOODS = [
 async def test_a_server_that_floods_is_cut_at_its_limit_and_takes_no_memory(world, handler):
     await world.run(answer_ok)
     before = sockets(world.server)
-    peaks = []
-    while not peaks or (len(peaks) < TRIES and peaks[-1] > MOST_MEMORY):  # others of this process take memory, too
-        forget_peak()
-        resident = memory("VmRSS")
-        error, took = await world.run(handler, timeout=2.0)
-        peaks.append(memory("VmHWM") - resident)
+    for error, took in await held_to_memory(lambda: world.run(handler, timeout=1.0)):
         assert isinstance(error, ToolResponseTooLarge | ToolUnavailable | ToolTimeout), error
-        assert took <= 2.0 + LATE_S
-    assert peaks[-1] <= MOST_MEMORY, peaks
+        assert took < 1.0 + CUT_S
     await world.server.until_idle()
     assert sockets(world.server) <= before
 
@@ -332,11 +340,8 @@ async def test_a_bomb_of_a_gibibyte_is_never_unpacked(world):
 
     packed = await asyncio.to_thread(bomb, 1_073_741_824)
     await world.run(answer_ok)
-    forget_peak()
-    resident = memory("VmRSS")
-    error, _ = await world.run(bombing, timeout=2.0)
-    assert isinstance(error, ToolResponseTooLarge)
-    assert memory("VmHWM") - resident <= MOST_MEMORY
+    for error, _ in await held_to_memory(lambda: world.run(bombing, timeout=5.0)):
+        assert isinstance(error, ToolResponseTooLarge)
 
 
 BREAKS = [broken_off, garbage, reset, closed, shorter_than_said, two_lengths, no_such_chunk, no_such_status]
@@ -344,9 +349,9 @@ BREAKS = [broken_off, garbage, reset, closed, shorter_than_said, two_lengths, no
 
 @pytest.mark.parametrize("handler", BREAKS, ids=lambda handler: handler.__name__)
 async def test_an_answer_that_is_no_answer_is_unavailable_and_says_nothing_of_the_server(world, handler):
-    error, took = await world.run(handler)
+    error, took = await world.run(handler, timeout=5.0)
     assert isinstance(error, ToolUnavailable), error
-    assert took <= DEADLINE_S + LATE_S
+    assert took < CUT_S
     assert not any(word in error.message.lower() for word in ("127.0.0.1", "error", "h11", "httpcore"))
 
 

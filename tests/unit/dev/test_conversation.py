@@ -132,6 +132,27 @@ def test_run_that_never_ended_is_no_success() -> None:
     assert transcript(delta(2, "a")).failure()
 
 
+async def test_pauses_of_clients_whose_streams_broke_together_grow_and_are_not_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[list[float]] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses[-1].append(seconds)
+
+    monkeypatch.setattr("services.dev.conversation._RESUME_AFTER_S", 1.0)
+    monkeypatch.setattr("services.dev.conversation.asyncio.sleep", sleep)
+    for _ in range(50):
+        pauses.append([])
+        with pytest.raises(ServiceUnavailable):
+            await said(Orchestrator(*([ServiceUnavailable("gone")] for _ in range(20))))
+    for first, *_, last in pauses:
+        assert 0.5 <= first <= 1.5
+        assert 4.0 <= last <= 12.0
+    firsts = [first for first, *_ in pauses]
+    assert max(firsts) - min(firsts) > 0.5
+
+
 async def test_broken_stream_is_resumed_from_the_cursor() -> None:
     orchestrator = Orchestrator([delta(2, "a"), Unavailable("gone")], [delta(3, "b"), Unavailable("gone")], [COMPLETED])
     assert await said(orchestrator) == [2, 3, 4]

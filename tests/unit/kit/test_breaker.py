@@ -175,14 +175,36 @@ def test_each_backend_has_its_own_and_its_state_is_shown():
     assert (world.shown("llm"), world.shown("other"), world.shown("third")) == (2, 0, None)
 
 
-def test_backends_that_users_name_are_counted_and_not_named():
+def test_of_backends_that_users_name_those_are_shown_that_are_not_closed():
     world = World(replace(CIRCUIT, named=False))
+    world.call(name="one")
+    assert world.shown("one") is None
     for name in ("one", "two"):
         world.fail(GONE, times=3, name=name)
-    assert (world.shown("one"), world.open()) == (None, 2)
+    assert (world.shown("one"), world.shown("two"), world.open()) == (State.OPEN, State.OPEN, 2)
     world.clock.now += 100.0
-    world.call(name="one")
-    assert world.open() == 1
+    with world.breakers.of("one").attempt():
+        assert world.shown("one") == State.HALF_OPEN
+    assert (world.shown("one"), world.shown("two"), world.open()) == (None, State.OPEN, 1)
+
+
+def test_of_backends_with_one_label_the_worst_is_shown():
+    world = World(replace(CIRCUIT, named=False, label=lambda name: name.partition("/")[2]))
+    for name in ("acme/find", "other/find"):
+        world.fail(GONE, times=3, name=name, takes=0.0)
+    world.clock.now += 100.0
+    with world.breakers.of("acme/find").attempt():
+        assert world.shown("find") == State.OPEN
+    assert world.shown("find") == State.OPEN
+    world.call(name="other/find")
+    assert (world.shown("find"), world.shown("acme/find")) == (None, None)
+
+
+def test_no_more_are_shown_than_are_kept():
+    world = World(replace(CIRCUIT, named=False), capacity=2)
+    for number in range(5):
+        world.fail(GONE, times=3, name=str(number), takes=0.0)
+    assert [world.shown(str(number)) for number in range(5)] == [None, None, None, State.OPEN, State.OPEN]
 
 
 def test_a_try_that_hangs_keeps_the_others_out_for_one_rest_only():

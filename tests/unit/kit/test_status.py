@@ -41,7 +41,7 @@ def rpc_error(code, details=None):
     [
         (grpc.StatusCode.UNAVAILABLE, errors.ServiceUnavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
-        (grpc.StatusCode.CANCELLED, errors.Cancelled),
+        (grpc.StatusCode.CANCELLED, errors.ServiceUnavailable),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.ResourceExhausted),
         (grpc.StatusCode.DATA_LOSS, errors.Internal),
     ],

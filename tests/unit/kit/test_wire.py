@@ -1,11 +1,10 @@
-import time
-
 from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from myriad.memory.v1 import memory_pb2
 from services.kit.wire import field_with_bad_text
+from tests.support.cpu import within
 
 CREATE = memory_pb2.CreateSessionRequest.DESCRIPTOR
 PUT = memory_pb2.PutAgentRequest.DESCRIPTOR
@@ -72,9 +71,8 @@ def test_a_field_that_claims_more_than_there_is_ends_where_its_message_does(inne
 
 
 def test_a_million_fields_take_no_longer_than_a_few_thousand():
-    began = time.perf_counter()
-    assert field_with_bad_text(b"\x08\x01" * 1_000_000 + b"\x0a\x01\xff", CREATE) is None
-    assert time.perf_counter() - began < 0.1
+    with within(0.1):
+        assert field_with_bad_text(b"\x08\x01" * 1_000_000 + b"\x0a\x01\xff", CREATE) is None
 
 
 def _is_text(value):

@@ -20,7 +20,7 @@ from services.kit.errors import (
 )
 from services.orchestrator.codec import run_of
 from services.orchestrator.config import Config
-from services.orchestrator.core import calling
+from services.orchestrator.core import calling, takeover
 from services.orchestrator.domain.agent import SideEffect, Tool
 from services.orchestrator.domain.run import Answer
 from tests.support.orchestrator import ALICE, EVE, MALLORY, SESSION, act_as, bench, kinds
@@ -117,10 +117,31 @@ async def test_whoever_was_not_told_that_an_answer_was_taken_gives_it_again(b):
     with pytest.raises(ApprovalInvalid):
         await b.runs.respond(ALICE, run_id, token(events), Answer(reason="no"))
     for _ in range(2):
-        assert await b.runs.respond(ALICE, run_id, token(events), YES) == Principal(ALICE.tenant, ALICE.user)
+        assert (await b.runs.respond(ALICE, run_id, token(events), YES)).owner == ALICE
     assert kinds(await ended(b, run_id))[-1] == "completed"
-    assert await b.runs.respond(ALICE, run_id, token(events), YES) == Principal(ALICE.tenant, ALICE.user)
+    assert (await b.runs.respond(ALICE, run_id, token(events), YES)).owner == ALICE
     assert len(b.tools.calls) == 1
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["guarded", "control: nobody knows that it works there"])
+async def test_an_answer_whose_process_was_killed_at_once_is_gone_on_with_by_another(b, known):
+    run_id, events = await asks(b, "refund")
+    doomed = b.another(QUICK)
+    doomed._takeover.go_on = lambda *session: None
+    for owner in b.owners.values():
+        owner.clear()  # whoever worked on it has given the session back since
+    if not known:
+        doomed._takeover.hold = lambda *session: asyncio.sleep(0)
+    act_as(ALICE)
+    await doomed.respond(ALICE, run_id, token(events), YES)
+    b.gone.add(doomed._takeover._owners._me)
+    if known:
+        assert kinds(await ended(b, run_id, after=len(events)))[-1] == "completed"
+        assert len(b.tools.calls) == 1
+    else:
+        await asyncio.sleep(3 * takeover.BEAT_S)
+        assert b.tools.calls == []
+    await doomed.close()
 
 
 async def test_nobody_invents_the_result_of_a_tool_that_is_not_the_clients(b):

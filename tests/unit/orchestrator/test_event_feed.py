@@ -40,7 +40,7 @@ async def b():
 async def take(watch, count, silence=False):
     """Numbers of the next runs told. With `silence`, None for each time that it was told of."""
     found = []
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(30.0):
         while len(found) < count:
             told = await anext(watch)
             if told or silence:

@@ -6,8 +6,9 @@ import pytest
 
 from services.kit.errors import ModelUnavailable, StoreUnavailable
 from services.orchestrator.config import Config
-from services.orchestrator.core import dispatch, live, takeover
+from services.orchestrator.core import dispatch, live, takeover, untold
 from services.orchestrator.core.patience import patiently
+from services.orchestrator.core.untold import UntoldStops
 from services.orchestrator.core.worker import Worker
 from services.orchestrator.domain.agent import SideEffect, Tool
 from services.orchestrator.domain.run import Answer
@@ -30,6 +31,7 @@ async def b(monkeypatch):
         monkeypatch.setattr(module, "patiently", shortly)
     monkeypatch.setattr("services.orchestrator.core.patience._RETRY_S", 0.005)
     monkeypatch.setattr(takeover, "BEAT_S", 0.05)
+    monkeypatch.setattr(untold, "PAUSE_S", 0.05)
     monkeypatch.setattr(dispatch, "_LATER_S", 0.01)
     async with bench(config=QUICK, lease_s=0.05) as made:
         made.runs.start()
@@ -146,3 +148,55 @@ async def test_a_log_that_lost_its_end_just_before_its_run_waits_is_written_anew
     events = await ended(b, await b.begin("pay it"))
     assert kinds(events)[-1] == "approval_required"
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["at work here", "at work elsewhere"])
+@pytest.mark.parametrize("kept", [True, False], ids=["guarded", "control"])
+async def test_a_client_that_left_while_the_store_was_away_for_long_stops_its_run_when_it_is_back(
+    b, monkeypatch, kept, here
+):
+    if not kept:
+        monkeypatch.setattr(UntoldStops, "_tell", lambda _: asyncio.sleep(0))
+    b.model.scripts = [["on ", 0.5, "and on"]]
+    told = b.runs if here else b.another(QUICK)
+    run_id = await b.begin("hello")
+    await until(lambda: b.model.asked)
+    away = [goes_away(b.store, name) for name in ("request_cancel", *(STORE if here else ()))]
+    await told.leave(ALICE, run_id)
+    if here:
+        with pytest.raises(StoreUnavailable):
+            await ended(b, run_id)
+    await asyncio.sleep(4 * AWAY_S)
+    for each in away:
+        each.left = 0
+    await until(lambda: b.store._run(ALICE, run_id).over)
+    assert kinds(await ended(b, run_id))[-1] == ("cancelled" if kept else "completed")
+    await told.close()
+
+
+async def test_who_left_a_run_that_is_no_more_is_forgotten(b):
+    stops = b.runs._untold
+    for run_id in (f"{SESSION}.1", "other.1"):
+        stops.keep(ALICE, run_id)
+    await until(lambda: not stops._runs)
+    assert stops._task is not None
+    await asyncio.wait_for(stops._task, 1)
+
+
+async def test_of_stops_that_cannot_be_told_so_many_are_kept_and_one_holds_up_no_other(monkeypatch):
+    monkeypatch.setattr(untold, "PAUSE_S", 0.005)
+    monkeypatch.setattr(untold, "_MOST", 3)
+    told, away = [], {"s.1"}
+
+    async def stop(_principal, run_id):
+        if run_id in away:
+            raise StoreUnavailable("it does not answer")
+        told.append(run_id)
+
+    stops = UntoldStops(stop)
+    for number in range(1, 5):
+        stops.keep(ALICE, f"s.{number}")
+    await until(lambda: told == ["s.2", "s.3"])
+    away.clear()
+    await until(lambda: told == ["s.2", "s.3", "s.1"])
+    stops.close()

@@ -170,6 +170,28 @@ async def test_the_model_is_not_asked_again_for_an_answer_that_is_whole(b, monke
         await each.close()
 
 
+async def test_an_answer_whose_end_was_on_its_way_is_said_anew_and_counted_once(b):
+    b.model, late = InMemoryModel([["All ", 0.03, "of it."]]), Late(b.store)
+    doomed, other = b.another(memory=late), b.another()
+    act_as(ALICE)
+    run_id = await doomed.begin(ALICE, Request(SESSION, "hello"), lambda run_id: None)
+    await asyncio.wait_for(late.asked.wait(), 1)
+    doomed._driver._holding.close()
+    b.store._run(ALICE, run_id).lease_ends = 0.0
+    await other.resume(ALICE, SESSION)
+    events = await asyncio.wait_for(b.events(run_id, runs=other), 1)
+    assert len(b.model.asked) == 2  # tokens are spent twice, of which the first are in no count
+    assert b.store.spent[run_id].tokens == 15
+    assert counted(events) == events[-1].completed.answer == "All of it."
+    assert [(message.role, message.content) for message in b.store.history(ALICE, SESSION)] == [
+        (Role.USER, "hello"),
+        (Role.ASSISTANT, "All of it."),
+    ]
+    late.goes_on.set()
+    for each in (doomed, other):
+        await each.close()
+
+
 async def test_an_end_that_is_late_is_written_as_any_other(b, monkeypatch):
     monkeypatch.setattr(finishing, "_LATE_S", 0.01)
     b.model, late = InMemoryModel([["All ", "of it."]]), Late(b.store)

@@ -1,9 +1,8 @@
-import time
-
 import pytest
 
 from services.kit.errors import InvalidToolArguments
 from services.toolexec.core.arguments import read_arguments
+from tests.support.cpu import within
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,5 @@ def test_escapes_of_whole_characters_are_kept():
 
 @pytest.mark.parametrize("text", ['{"a":"' + '\\"[' * 21_000, "[" * 65_536, '"' * 65_536, '{"a":"' + "\\" * 65_000])
 def test_reading_hostile_text_takes_milliseconds(text):
-    started = time.thread_time()
-    with pytest.raises(InvalidToolArguments):
+    with within(0.05), pytest.raises(InvalidToolArguments):
         read_arguments(text)
-    assert time.thread_time() - started < 0.05

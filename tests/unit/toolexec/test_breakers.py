@@ -3,10 +3,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from prometheus_client import generate_latest
 
 from services.kit.breaker import Breakers, Rules
 from services.kit.call import Principal
 from services.kit.errors import InvalidToolArguments, ServiceError, ToolTimeout, ToolUnavailable
+from services.kit.telemetry import open_telemetry
 from services.toolexec.adapters.inmemory import FixedClock, InMemoryHttpCaller, InMemoryResultStore, InMemoryToolSource
 from services.toolexec.core.execution import TOOLS, Executed, Execution, Executor, Runners
 from services.toolexec.core.gate import Gate
@@ -56,7 +58,8 @@ class World:
         for tenant in ("acme", "other"):
             tools = [tool("find"), tool("look"), tool("pay", SideEffect.IDEMPOTENT)]
             source.put(tenant, AgentTools("aura", 1, {each.name: each for each in tools}))
-        breakers = Breakers(TOOLS, Rules(3, 2.0), clock=lambda: self.now)
+        self.metrics = open_telemetry("test", "", 0.0)
+        breakers = Breakers(TOOLS, Rules(3, 2.0), self.metrics.load, clock=lambda: self.now)
         runners = Runners({}, HttpTools(self.caller, {"crm": CRM}, frozenset()), breakers)
         self.executor = Executor(source, runners, InMemoryResultStore(clock), Schemas(), Gate(8, 8), clock)
 
@@ -117,6 +120,19 @@ async def test_anothers_tool_of_the_same_name_and_another_tool_run_on():
     world.caller.does = lambda: answered(200)
     await world.run(principal=BOB)
     await world.run("look")
+
+
+async def test_metrics_show_a_tool_that_is_left_alone_and_no_tenant():
+    world = World()
+    world.caller.does = gone
+    await world.fail(ToolUnavailable)
+    page = generate_latest(world.metrics.metrics).decode()
+    assert 'myriad_circuit_state{kind="tool",name="aura/find"} 2.0' in page
+    assert "acme" not in page
+    world.caller.does = lambda: answered(200)
+    world.now += 2.0
+    await world.run()
+    assert "aura/find" not in generate_latest(world.metrics.metrics).decode()
 
 
 async def test_wrong_arguments_and_callers_who_leave_count_for_nothing():

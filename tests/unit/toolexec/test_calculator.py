@@ -1,4 +1,4 @@
-import time
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.toolexec.core.calculator import CalculationError, calculate
+from tests.support.cpu import within
 
 
 @pytest.mark.parametrize(
@@ -133,23 +134,18 @@ def test_sums_and_products_equal_exact_fractions(expression):
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.text(max_size=320), st.text("0123456789.+-*/%^() eabspiqrtmnx,", max_size=320)))
 def test_any_text_has_a_finite_value_or_an_error_within_milliseconds(text):
-    started = time.thread_time()
-    try:
+    with within(0.05), suppress(CalculationError):
         value = calculate(text)
         assert isinstance(value, int | float)
         assert value == value and abs(value) < float("inf")
-    except CalculationError:
-        pass
-    assert time.thread_time() - started < 0.05
 
 
 @pytest.mark.parametrize(
     "expression", ["1.1**1.1" + "**1.1" * 35, "*".join(["1.01**999.9"] * 25), "sqrt(2)*" * 37 + "1"]
 )
 def test_the_dearest_expressions_take_milliseconds(expression):
-    started = time.thread_time()
-    calculate(expression)
-    assert time.thread_time() - started < 0.02
+    with within(0.02):
+        calculate(expression)
 
 
 def _fraction(expression: str) -> Fraction:

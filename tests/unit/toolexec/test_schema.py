@@ -1,9 +1,8 @@
-import time
-
 import pytest
 
 from services.kit.errors import FailedPrecondition, InvalidToolArguments
 from services.toolexec.core.schema import Schemas, compile_schema
+from tests.support.cpu import within
 
 ORDER = {
     "type": "object",
@@ -82,10 +81,8 @@ async def test_a_schema_that_cannot_be_used_says_so(schema):
 def test_references_that_multiply_are_refused_before_they_cost_anything():
     definitions = {f"n{i}": {"anyOf": [{"$ref": f"#/$defs/n{i + 1}"}] * 2} for i in range(40)}
     schema = {"$defs": definitions | {"n40": {"required": ["z"]}}, "$ref": "#/$defs/n0"}
-    started = time.thread_time()
-    with pytest.raises(FailedPrecondition, match="subschemas"):
+    with within(0.2), pytest.raises(FailedPrecondition, match="subschemas"):
         compile_schema(schema, "t")
-    assert time.thread_time() - started < 0.2
 
 
 async def test_references_within_the_schema_work():
@@ -107,10 +104,8 @@ async def test_an_expression_takes_linear_time():
     schemas = Schemas()
     schema = {"properties": {"a": {"pattern": "^(a+)+$"}}}
     await schemas.check(key(), schema, {})
-    started = time.thread_time()
-    with pytest.raises(InvalidToolArguments):
+    with within(0.1), pytest.raises(InvalidToolArguments):
         await schemas.check(key(), schema, {"a": "a" * 60_000 + "!"})
-    assert time.thread_time() - started < 0.1
 
 
 async def test_a_schema_is_compiled_once_and_the_least_used_goes(monkeypatch):

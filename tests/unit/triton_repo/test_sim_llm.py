@@ -81,10 +81,10 @@ def wait_until(condition: Any, seconds: float) -> float:
 
 
 def test_a_thousand_who_leave_at_once_are_seen_at_once(stage: Any, senders: list[Sender], metrics: Any) -> None:
-    wait_until(lambda: all(sender.looks for sender in senders), 5)
+    wait_until(lambda: all(sender.looks for sender in senders), 20)
     for sender in senders:
         sender.left = True
-    assert wait_until(lambda: all(sender.ended for sender in senders), 5) < 0.25
+    assert wait_until(lambda: all(sender.ended for sender in senders), 5) < 0.5
     assert (metrics.running.value, metrics.cancelled.value) == (0, SCRIPTS)
 
 
@@ -92,7 +92,7 @@ def test_a_thousand_who_leave_at_once_are_seen_at_once(stage: Any, senders: list
 def test_one_who_leaves_is_seen_when_its_turn_comes(stage: Any, senders: list[Sender], metrics: Any) -> None:
     wait_until(lambda: senders[170].looks, 5)
     senders[170].left = True
-    assert wait_until(lambda: senders[170].ended, 5) < 2
+    assert wait_until(lambda: senders[170].ended, 20) < 4
     assert sum(sender.ended for sender in senders) == metrics.cancelled.value == 1
 
 

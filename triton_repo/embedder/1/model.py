@@ -84,7 +84,8 @@ class TritonPythonModel:
         # A few are shared by the threads, too: with one chunk, the other thread would have nothing to do.
         size = max(1, min(self._chunk, -(-len(texts) // self._count)))
         chunks = [by_length[start : start + size] for start in range(0, len(texts), size)]
-        inferred = self._threads.map(lambda rows: self._infer([encodings[row].ids for row in rows]), chunks)
+        share = self._threads.map if len(chunks) > 1 else map  # one by itself needs no other thread
+        inferred = share(lambda rows: self._infer([encodings[row].ids for row in rows]), chunks)
         for rows, own in zip(chunks, inferred, strict=True):
             vectors[rows] = own
         return vectors

@@ -79,11 +79,11 @@ def _script(messages):
     asked = max((index for index, message in enumerate(messages) if message["role"] == "user"), default=None)
     if asked is None:
         return {}, 0
-    line = next((line for line in _text(messages[asked]).splitlines() if line.startswith(_MARKER)), None)
     depth = sum(message["role"] == "assistant" and bool(message.get("tool_calls")) for message in messages[asked:])
+    index, line = _line(messages, asked)
     if line is None:
         return {}, depth
-    field = f"messages[{asked}].content"
+    field = f"messages[{index}].content"
     try:
         script = json.loads(line[len(_MARKER) :])
     except ValueError as error:
@@ -92,6 +92,16 @@ def _script(messages):
         script = script.get("then", {}) if isinstance(script, dict) else {}
     _check(script, field)
     return script, depth
+
+
+def _line(messages, asked):
+    """Returns where the script's line stands, and the line: of the last user, or else of the system. None: nowhere."""
+    told = (index for index, message in enumerate(messages) if message["role"] == "system")
+    for index in (asked, *told):
+        for line in _text(messages[index]).splitlines():
+            if line.startswith(_MARKER):
+                return index, line
+    return asked, None
 
 
 def _check(script, field):
