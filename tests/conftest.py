@@ -1,5 +1,6 @@
 """What is the same for all tests."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
     if is_xdist_worker(session):
         items.sort(key=lambda item: begun(item.nodeid))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests are there to the end: to look through them for garbage takes a third of a second
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -138,13 +138,23 @@ async def respond(client: Client, run_id: str, token: str, response: Response) -
 
 
 async def cancel(client: Client, run_id: str) -> None:
-    """Stops a run. Returns when it was told.
+    """Stops a run. Returns when it was told; Envoy may be away for a moment.
 
     Raises:
         RunNotFound: the caller has no such run.
+        Unavailable: nobody could be told for `TIMEOUT_S`.
     """
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + TIMEOUT_S
     stub = orchestrator_pb2_grpc.OrchestratorServiceStub(client.channel)
-    await client.unary(stub.CancelRun, run_pb2.CancelRunRequest(run_id=run_id), timeout=TIMEOUT_S)
+    while True:
+        try:
+            await client.unary(stub.CancelRun, run_pb2.CancelRunRequest(run_id=run_id), timeout=TIMEOUT_S)
+            return
+        except Unavailable:
+            if clock() > give_up:
+                raise
+        await asyncio.sleep(_RESUME_AFTER_S)
 
 
 async def follow(

@@ -128,6 +128,8 @@ def replicas(admin: str) -> Probe:
     async def probe() -> None:
         told = await _get(admin, "/stats?filter=membership_")
         found = {(cluster, kind): int(count) for cluster, kind, count in _MEMBERS.findall(told)}
+        if not any(count for (_, kind), count in found.items() if kind == "total"):
+            raise NotReady("knows of no replica")
         lacking = sorted(name for name, kind in found if found[name, "healthy"] < found[name, "total"])
         if lacking:
             raise NotReady(f"does not reach every replica of {', '.join(dict.fromkeys(lacking))}")

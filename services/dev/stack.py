@@ -26,7 +26,7 @@ from services.kit.call import Principal
 REMAINS_S = 10.0
 """How long the processes of a stack that was killed get to leave in good order."""
 
-SEEN_S = 10.0
+SEEN_S = 60.0
 """How long Envoy may take to find the replicas that are there. It looks every half second."""
 
 
@@ -114,9 +114,9 @@ async def running_stack(
                 await on_made(stack)
             try:
                 await stack.supervisor.start()
+                await _until_edge_sees_all(stack)
                 if prepare is not None:
                     await prepare(stack)
-                await _until_edge_sees_all(stack)
                 stack.set_state(State.READY)
                 yield stack
             finally:

@@ -159,8 +159,10 @@ class Kit:
     def _interceptors(self, timeout_s: float) -> list[Interceptor]:
         return [
             errors,  # outermost: nothing escapes untranslated, not even from another interceptor
-            telemetry(self.telemetry),  # inside: sees the real class; outside of all that may refuse, so it counts that
-            self._admission,  # before any work
+            telemetry(
+                self.telemetry
+            ),  # inside: sees the real class; outside of what may refuse here, so it counts that
+            self._admission,  # before any work: holds the place; it is the door, too, and counts there whom it refuses
             deadline(timeout_s, topology.STREAM_TIMEOUT_S),  # before any waiting
             self._identity,  # before the request is even decoded
             validation(),  # innermost: the handler sees a request that keeps its contract

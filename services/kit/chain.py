@@ -45,7 +45,7 @@ class Door(Protocol):
 
     @property
     def refusal(self) -> ServiceError:
-        """What they are told."""
+        """The error that whoever is refused gets."""
 
     def refuses(self, method: Method) -> bool:
         """Whether a call is refused that has just come over a socket."""

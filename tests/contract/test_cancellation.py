@@ -61,5 +61,5 @@ async def test_the_stock_client_interceptors_do_not():
         stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channels[0])
         await stub.GetRun(run_pb2.GetRunRequest(run_id="s.1"), timeout=20)
 
-    assert not await cancelled(stock, 0.5)
+    assert not await cancelled(stock, 2.0)
     await channels[0].close()

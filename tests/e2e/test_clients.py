@@ -9,7 +9,6 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from services.dev.stack import Stack
-from services.kit.call import Principal
 from services.kit.topology import SERVICES
 from tests.support import toolchains
 from tests.support.client import put_agent, sim
@@ -21,7 +20,6 @@ pytestmark = pytest.mark.timeout(400)
 WORDS = 12
 QUESTION = sim(tokens=WORDS, delay_ms=60)
 ANSWER = "".join(f"word{n} " for n in range(WORDS))
-ADA = Principal("acme", "ada", frozenset())
 
 
 def by_language(client: Client) -> str:

@@ -1,4 +1,4 @@
-"""All services in this process, on whatever machine it is run, in front of a store that fails over."""
+"""What works on runs, in this process, on whatever machine it is run, in front of a store that fails over."""
 
 import asyncio
 import json

@@ -111,18 +111,19 @@ async def test_a_tool_call_under_way_is_cut_when_its_run_is_told_to_stop(rig, us
     clock, waited = asyncio.get_running_loop().time, rig.ledger.waited
     seconds = []
 
-    async def stop(index, item, call):
+    async def stop(index, call):
         await asyncio.sleep(index * PAUSE_S)
-        assert not waited[item].done()  # the control: it goes on until then
+        gone = waited[call.item]
+        assert not gone.done()  # the control: it goes on until then
         since = clock()
         await user.ask("CancelRun", run_id=call.run_id)
-        return await asyncio.wait_for(waited[item], 5) - since
+        return await asyncio.wait_for(gone, 5) - since
 
     for _ in range(0, calls, AT_ONCE):
-        under_way = [await Waiting.begin(user) for _ in range(min(calls, AT_ONCE))]
-        await until(lambda: all(each.item in waited for each in under_way), 10)  # noqa: B023
-        seconds += await asyncio.gather(*(stop(n, each.item, each) for n, each in enumerate(under_way)))
-        for each in under_way:
+        made = [await Waiting.begin(user) for _ in range(min(calls, AT_ONCE))]
+        await until(lambda made=made: all(each.item in waited for each in made), 10)
+        seconds += await asyncio.gather(*(stop(number, each) for number, each in enumerate(made)))
+        for each in made:
             assert kinds(await each.rest())[-1] == "cancelled"
     assert len(seconds) == calls
     assert percentile(seconds, 0.99) <= CUT_S, sorted(seconds)[-5:]

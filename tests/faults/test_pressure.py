@@ -202,7 +202,7 @@ async def thrice_what_the_store_can_answer(alone, beside, seconds=0.8):
 
 
 async def test_who_is_not_let_in_is_told_within_fifty_milliseconds(limited, alone):
-    """Later than one at rest beside it answers: the machine's own delays are both's. Of three floods one will do."""
+    """At most 50 ms after one at rest beside it answers, as the machine delays both. One of three floods will do."""
     slowest = []
     while not slowest or (min(slowest) > PROMPT_S and len(slowest) < 3):
         flood, at_rest = await thrice_what_the_store_can_answer(limited, alone)

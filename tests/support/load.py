@@ -41,6 +41,8 @@ class Load:
 
     began: float = field(default_factory=time.monotonic)
     outcomes: list[Outcome] = field(default_factory=list)
+    stood: float = 0.0
+    """Longest time that who makes the calls stood still, seconds: what ended then was seen so much later."""
 
     @property
     def now(self) -> float:
@@ -122,6 +124,7 @@ async def steady(
             task.add_done_callback(under_way.discard)
             number += 1
             await asyncio.sleep(max(0.0, number / rps - load.now))
+            load.stood = max(load.stood, load.now - number / rps)
 
     generating = asyncio.create_task(generate())
     try:

@@ -22,6 +22,9 @@ from tests.support.ports import free_port
 ROOT = Path(__file__).parents[2]
 _INHERITED = ("PATH", "HOME")
 
+NO_STORE = {f"MYRIAD_{name}_REDIS_URL": "redis://127.0.0.1:1" for name in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
+"""The default is where a stack of this machine may have one, which asks for a password."""
+
 
 @dataclass
 class Process:

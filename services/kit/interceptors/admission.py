@@ -41,7 +41,7 @@ class Admission:
 
     @property
     def refusal(self) -> ServiceError:
-        """What who is refused is told."""
+        """The error that whoever is refused gets."""
         return Overloaded("too many calls are under way", retry_after=_RETRY_AFTER_S)
 
     def refuses(self, method: Method) -> bool:

@@ -119,7 +119,9 @@ class RedisSessionStore:
         begun, *others = (await self._redis.replies([*ahead, begin, *along]))[len(ahead) :]
         try:
             return await self._begun(principal, session_id, request, begun, reservation, others)
-        except RequestIdReused:  # what another call under it began stays the request's, whichever of them claimed it
+        except (
+            RequestIdReused
+        ):  # the id stays taken: another call has begun a run under it, whoever of the two claimed it
             raise
         except ServiceError:
             if request and _is_new(others[0]):

@@ -71,7 +71,7 @@ class Driver:
         gives_up: Callable[[Job, ServiceError, Callable[[], Awaitable[None]]], Awaitable[None]],
         lost: Callable[[LiveRun], None],
         parked: Callable[[LiveRun], None],
-        untold: Callable[[Principal, str], None],
+        untold: Callable[[Principal, str], bool],
         now: Callable[[], float],
     ) -> None:
         """Works with these ports.
@@ -90,7 +90,8 @@ class Driver:
             gives_up: Ends a run of a queue that failed for the last time, by the function it is given.
             lost: Told of a run that could not be brought to its end, and that nobody else has.
             parked: Told of a run that waits for somebody or something from now on.
-            untold: Told of a run that is to stop, and the store could not be told so.
+            untold: Told of a run that is to stop, and the store could not be told so. True: when the store was, it is
+                gone on with.
             now: The store's time, seconds since 1970.
         """
         self.live: dict[tuple[str, str], LiveRun] = {}
@@ -99,6 +100,7 @@ class Driver:
         self._events, self._config = events, config
         self._prices = read_prices(config.model_prices)
         self._remind, self._gives_up, self._lost, self._parked = remind, gives_up, lost, parked
+        self._untold = untold
         self._now = now
         self._finishing = Finishing(memory, codec, events, config.end_s, ended, lost, untold)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,7 +171,8 @@ class Driver:
             # Whatever its code does: nobody waits for a run for ever, and its session is free again one lease later.
             log.error("run not ended", run_id=run.turn.run_id, exc_info=error)
             run.shown.lose(Internal("internal error"))
-            self._lost(run)
+            if not (run.stop_requested and self._untold(run.principal, run.turn.run_id)):
+                self._lost(run)
         finally:
             job.analysis.cancel()
             key = (run.principal.tenant, run.turn.run_id)

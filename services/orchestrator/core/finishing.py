@@ -50,7 +50,7 @@ class Finishing:
         end_s: float,
         ended: Callable[[Job, Last, Next | None], Awaitable[None]],
         lost: Callable[[LiveRun], None],
-        untold: Callable[[Principal, str], None],
+        untold: Callable[[Principal, str], bool],
     ) -> None:
         """Works with these ports.
 
@@ -61,7 +61,8 @@ class Finishing:
             end_s: So long it tries, while the store is away, seconds.
             ended: Told when a run has its last event, and which run of its session is due.
             lost: Told of a run that could not be brought to its end, and that nobody else has.
-            untold: Told of a run that is to stop, and the store could not be told so.
+            untold: Told of a run that is to stop, and the store could not be told so. True: when the store was, it is
+                gone on with.
         """
         self._memory, self._codec, self._events, self._end_s = memory, codec, events, end_s
         self._ended, self._lost, self._untold = ended, lost, untold
@@ -86,7 +87,8 @@ class Finishing:
             level = log.warning if is_anothers else log.error
             level("run not ended", run_id=run.turn.run_id, reason=error.reason)
             run.shown.lose(elsewhere() if is_anothers else error)
-            if await self._pass_stop_on(run) or not is_anothers:  # in this order: who goes on with it is to know
+            waits = await self._pass_stop_on(run)  # before it is gone on with: whoever does is to know
+            if waits or (waits is not None and not is_anothers):
                 self._lost(run)
         else:
             self._events.ended(run.principal, run.turn.run_id, job.agent.name, last)
@@ -97,14 +99,17 @@ class Finishing:
         if await self._pass_stop_on(run):
             self._lost(run)
 
-    async def _pass_stop_on(self, run: LiveRun) -> bool:
-        """Has the store know of a stop that may be known here only. Whether the run waits: nobody sees to it then."""
+    async def _pass_stop_on(self, run: LiveRun) -> bool | None:
+        """Has the store know of a stop that may be known here only.
+
+        Returns:
+            Whether the run waits: nobody sees to it then. None: the store will know of it later; then it is seen to.
+        """
         try:
             return bool(run.stop_requested) and await run.pass_stop_on()
         except ServiceError as error:
             log.warning("stop not passed on yet", run_id=run.turn.run_id, reason=error.reason)
-            self._untold(run.principal, run.turn.run_id)
-            return False
+            return None if self._untold(run.principal, run.turn.run_id) else False
 
     async def _write_end(
         self, run: LiveRun, loop: TurnLoop, last: Last, entries: list[bytes], first_sequence: int

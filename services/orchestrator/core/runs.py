@@ -74,7 +74,7 @@ class Runs:
         self._notices = notices
         self._watching = Watching(run_log, notices, codec, config.heartbeat_s)
         self._dispatch = Dispatch(queue, run_log, codec, self._go_on, read_weights(config.tenant_weights))
-        self._untold = UntoldStops(self.cancel)
+        self._untold = UntoldStops(self._stop_left)
         self._driver = Driver(
             memory=memory,
             retrieval=retrieval,
@@ -118,8 +118,9 @@ class Runs:
             takeover=self._takeover,
             config=config,
         )
-        others = (self._driver, self._dispatch, self._takeover, self._untold)
-        self._intervening = Intervening(run_log, codec, events, callbacks, *others)
+        self._intervening = Intervening(
+            run_log, codec, events, callbacks, self._driver, self._dispatch, self._takeover, self._untold
+        )
 
     def start(self) -> None:
         """Begins to look for runs whose owner is gone, and to hear of those told to stop elsewhere."""
@@ -129,10 +130,10 @@ class Runs:
     async def close(self) -> None:
         """Hands the runs that are left to other processes. Who watches them here is told to go on there."""
         self._closing = True
-        self._untold.close()
         await self._takeover.stop()
         await asyncio.gather(*self._beginning, return_exceptions=True)
         await self._driver.close()
+        await self._untold.close()
         self._callbacks.close()
         await self._takeover.leave()
 
@@ -260,6 +261,11 @@ class Runs:
     def _lost(self, run: LiveRun) -> None:
         """Goes on, as soon as that can be, with a run that could not be brought to its end."""
         self._takeover.go_on(run.principal, session_of(run.turn.run_id))
+
+    async def _stop_left(self, principal: Principal, run_id: str) -> None:
+        """Stops a run whose client has gone, and that nobody may be at work on by now. Raises as `cancel`."""
+        await self.cancel(principal, run_id)
+        self._takeover.go_on(principal, session_of(run_id))
 
     def _parked(self, run: LiveRun) -> None:
         """Has the budgets of a run that waits told what it has spent: memory does that when asked to go on."""

@@ -164,6 +164,9 @@ class RunLog(Protocol):
             response: The answer.
             any_user: It may be a run of another user of the tenant.
 
+        Returns:
+            Whose run it is, and what budgets had left for it when it began to wait; also when the answer is repeated.
+
         Raises:
             RunNotFound: there is no such run of the caller.
             ApprovalInvalid: the approval is not this run's, was used for another answer, or has expired.

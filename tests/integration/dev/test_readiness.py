@@ -89,6 +89,11 @@ async def test_an_edge_is_ready_when_it_uses_every_replica(healthy: tuple[int, i
         assert await seen(readiness.replicas(address)) == wrong
 
 
+async def test_an_edge_that_knows_of_no_replica_is_not_ready() -> None:
+    async with server_that_says(b"HTTP/1.1 200 OK\r\n\r\ncluster.collector.membership_total: 0\n") as address:
+        assert await seen(readiness.replicas(address)) == "knows of no replica"
+
+
 @pytest.mark.parametrize(
     ("reply", "wrong"),
     [

@@ -79,13 +79,14 @@ async def test_a_malformed_request_is_refused(edge: Edge, request_text: str, cod
     assert edge.stub.seen == []
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "target, code",
     [("localhost", 400), ("localhost:443", 404), ("elsewhere.test:443", 403), ("/v1/runs/s.1", 400)],
 )
 async def test_a_tunnel_is_refused_at_once(edge: Edge, target: str, code: int) -> None:
     request = f"CONNECT {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(2):
         assert code_of(await http1(edge.address, request.encode())) == code
     assert edge.stub.seen == []
 

@@ -127,7 +127,7 @@ def test_a_port_that_is_taken_cannot_be_had(address):
         serve_probes("127.0.0.1", int(address.partition(":")[2]), Vitals(), CollectorRegistry())
 
 
-def test_it_ends_at_once_when_it_is_told_to():
+def test_its_thread_ends_when_it_is_told_to():
     before, port = set(threading.enumerate()), free_port()
     close = serve_probes("127.0.0.1", port, Vitals(), CollectorRegistry())
     (thread,) = set(threading.enumerate()) - before

@@ -164,6 +164,7 @@ async def test_a_silent_run_stops_at_once_when_another_replica_cancels_it(house,
     assert house.model.stopped == runs
 
 
+@pytest.mark.alone
 async def test_control_who_hears_nothing_of_stops_goes_on_until_it_asks(house):
     house.model.scripts = (SILENT,)
     took = await cancelled_elsewhere(house, house.replica(deaf=True), 5, pause_s=0.3)  # so not all just before it asks
@@ -187,6 +188,7 @@ async def cancelled_elsewhere(house, owner, count, pause_s=PAUSE_S):
     return await asyncio.gather(*(cancel(index, run_id) for index, run_id in enumerate(run_ids)))
 
 
+@pytest.mark.alone
 async def test_a_stop_that_is_not_in_the_store_stops_nothing(house, store):
     house.model.scripts = (("word ", 0.3, "end"),)
     owner = house.replica()
@@ -202,7 +204,7 @@ async def test_a_stop_that_is_not_in_the_store_stops_nothing(house, store):
     (*_, (_, last)) = await house.entries(owner, run_id)
     assert kinds([run_event_pb2.RunEvent.FromString(last)]) == ["completed"]
     house.model.scripts = (SILENT,)
-    assert min(await cancelled_elsewhere(house, owner, 3)) <= STOPPED_S  # it still hears
+    assert max(await cancelled_elsewhere(house, owner, 3)) <= STOPPED_S  # it still hears
 
 
 async def test_a_stranger_neither_watches_nor_cancels(house):

@@ -12,6 +12,7 @@ from google.rpc import status_pb2
 from myriad.common.v1 import common_pb2
 from myriad.memory.v1 import memory_pb2
 from myriad.orchestrator.v1 import run_event_pb2, run_pb2
+from services.dev import conversation
 from services.dev.conversation import Conversation, follow
 from services.dev.show import printable
 from services.dev.transcript import Transcript
@@ -194,6 +195,23 @@ async def test_run_outlives_the_client_unless_it_says_stop() -> None:
     await said(orchestrator)
     assert orchestrator.calls[0].on_disconnect == run_pb2.ON_DISCONNECT_CONTINUE
     assert orchestrator.calls[0].request_id
+
+
+async def test_a_stop_is_said_again_while_envoy_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    orchestrator, told = Orchestrator(), []
+
+    async def away_twice(_method: object, request: Any, *, timeout: float) -> None:
+        told.append(request)
+        if len(told) < 3:
+            raise ServiceUnavailable("orchestrator cannot be reached")
+
+    monkeypatch.setattr(orchestrator, "unary", away_twice)
+    await conversation.cancel(orchestrator, RUN)  # type: ignore[arg-type]
+    assert told == 3 * [run_pb2.CancelRunRequest(run_id=RUN)]
+    monkeypatch.setattr(conversation, "TIMEOUT_S", 0.0)
+    told.clear()
+    with pytest.raises(ServiceUnavailable):
+        await conversation.cancel(orchestrator, RUN)  # type: ignore[arg-type]
 
 
 async def test_cancelled_task_stops_the_run() -> None:

@@ -9,13 +9,12 @@ from services.kit.call import Principal
 from services.kit.errors import LeaseLost, RunNotFound, SessionBusy, StoreUnavailable
 from services.orchestrator.adapters.inmemory_owners import InMemoryOwners
 from services.orchestrator.adapters.inmemory_services import InMemoryModel
-from services.orchestrator.checkpoint import read_progress, read_record, write_progress, write_record
 from services.orchestrator.config import Config
 from services.orchestrator.core import finishing, takeover
 from services.orchestrator.core.holding import Holding
-from services.orchestrator.domain.agent import Message, Role, Tool, ToolCall
-from services.orchestrator.domain.run import Concurrency, Record, Request
-from services.orchestrator.domain.turn import Chunk, Citation, Complexity, Entity, Progress, Understanding, Usage
+from services.orchestrator.domain.agent import Role, Tool, ToolCall
+from services.orchestrator.domain.run import Concurrency, Request
+from services.orchestrator.domain.turn import Chunk
 from tests.support.events import counted
 from tests.support.orchestrator import ALICE, EVE, SESSION, act_as, bench, kinds
 from tests.support.waiting import until
@@ -291,32 +290,6 @@ async def test_the_sessions_of_a_process_that_is_gone_are_taken_over(b, known):
     assert counted(events) == events[-1].completed.answer == ANSWER
     dying.bury()
     await doomed.close()
-
-
-def test_what_is_kept_is_read_as_it_was():
-    record = Record("hello\n", "aura", 3, ("admin", "user"))
-    assert read_record(write_record(record)) == record
-    progress = Progress(
-        sequence=4,
-        begun=True,
-        understanding=Understanding(
-            (("greeting", 0.5),), False, (Entity("order", "1007", 2, 6, "1007"),), Complexity(0.5, 1.0), "en", [0.25]
-        ),
-        facts=(Citation("k", "d", "t", "c", 0, 3, "text", 0.5),),
-        step=1,
-        calls=(ToolCall("call_1_0", "find", "{}"),),
-        answered=0,
-        started=True,
-        messages=(Message(Role.ASSISTANT, "said", (ToolCall("call_1_0", "find", "{}"),)),),
-        said="said",
-        usage=Usage(1, 2, 3, 4, 0.5),
-        bad_calls=1,
-    )
-    read = read_progress(write_progress(progress))
-    assert read.understanding.embedding == ()
-    progress.understanding = read.understanding
-    assert read == progress
-    assert read_progress(b"") == Progress()
 
 
 async def test_nobody_takes_over_anothers_session(b):

@@ -5,9 +5,7 @@ from services.kit.app import Kit
 from services.kit.clients import INPROC
 from services.kit.telemetry import open_telemetry
 from services.vertical.app import build, load_configs
-
-NO_STORE = {f"MYRIAD_{name}_REDIS_URL": "redis://127.0.0.1:1" for name in ("MEMORY", "ORCHESTRATOR", "TOOLEXEC")}
-"""The default is where a stack of this machine may have one, which asks for a password."""
+from tests.support.process import NO_STORE
 
 
 async def test_one_process_answers_greeter_without_a_socket() -> None:
