@@ -62,6 +62,9 @@ _POOL = 32
 _SLACK = _POOL + 8
 """File descriptors a process may have more than at first: its pool may have been empty then."""
 
+_KEPT = 16
+"""Connections to a tool that toolexec keeps for a while: so many customers called it at once."""
+
 CALLS_SHOP = sim(tool_calls=[{"name": "look", "arguments": {"item": "lamp"}}], then={"text": "It is on its way."})
 """What to say so that a turn of `desk` calls its tool, then answers."""
 
@@ -177,7 +180,7 @@ class Rig:
         for name, most in self.at_rest.items():
             now = descriptors(self.pid(name))
             pools = sum(len(self.replicas(service)) for service in _POOLED) if name == "valkey" else 0
-            if now > most + max(_SLACK, pools * _POOL):
+            if now > most + max(_SLACK, pools * _POOL) + (_KEPT if name == "toolexec" else 0):
                 found.append(f"{now} descriptors of {name}, {most} at rest")
         return found
 
