@@ -30,6 +30,7 @@ class _Held:
     def __init__(self) -> None:
         self.open = 0
         self.errors = 0
+        self.last_error = ""
         self.words = 0
         self.watched = False
 
@@ -69,7 +70,7 @@ async def _measure(bench: Bench, say: Say) -> _Result:
     tasks = [asyncio.create_task(_hold(held, edges[index % len(edges)], gate)) for index in range(STREAMS)]
     while held.open + held.errors < STREAMS:
         await asyncio.sleep(5)
-        say(f"{held.open} streams open, {held.errors} errors")
+        say(f"{held.open} streams open, {held.errors} errors {held.last_error}".rstrip())
     opened_s, after = time.perf_counter() - began, asking.usage_of(bench.pids())
     cores = await _watch(bench, held)
     descriptors = {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in bench.pids().items()}
@@ -129,8 +130,9 @@ async def _hold(held: _Held, edge: Client, gate: asyncio.Semaphore) -> None:
                     if kind in asking.LAST:
                         break
         held.errors += 1  # nobody has stopped it
-    except Exception:  # noqa: BLE001 - whatever ends a stream, it was not held
+    except Exception as error:  # noqa: BLE001 - whatever ends a stream, it was not held
         held.errors += 1
+        held.last_error = f"{type(error).__name__}: {error}"
     held.open -= opened
 
 
