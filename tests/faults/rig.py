@@ -177,10 +177,11 @@ class Rig:
         known = {state.pid for state in self.stack.state.parts.values()}
         strangers = [each.pid for each in self.stack.state.processes() if _leader(each.pid) not in known]
         found += [f"process {pid}" for pid in strangers]
+        pools = sum(len(self.replicas(service)) for service in _POOLED)
+        more = {"valkey": pools * _POOL, "toolexec": _SLACK + _KEPT}
         for name, most in self.at_rest.items():
             now = descriptors(self.pid(name))
-            pools = sum(len(self.replicas(service)) for service in _POOLED) if name == "valkey" else 0
-            if now > most + max(_SLACK, pools * _POOL) + (_KEPT if name == "toolexec" else 0):
+            if now > most + more.get(name, _SLACK):
                 found.append(f"{now} descriptors of {name}, {most} at rest")
         return found
 
